@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from drills.rollout.setup.commands import Setting
 from drills.rollout.setup.records import CommandDone
 from drills.rollout.setup.stages import Command
 from sim.base.clocks import SystemClock
+from tests.commands import is_running, soon
 
 CARGO = """
 running 1 test
@@ -114,14 +114,7 @@ def test_command_gets_only_named_variables_and_secrets_are_redacted(tmp_path: Pa
 def test_processes_of_a_command_end_with_it(tmp_path: Path):
     mark = tmp_path / "pid"
     done(tmp_path, command(f"sleep 60 & echo $! > {mark}; wait", timeout_s=0.5))
-    limit = time.monotonic() + 5
-    while Path(f"/proc/{mark.read_text().strip()}").exists() and time.monotonic() < limit:
-        state = Path(f"/proc/{mark.read_text().strip()}/stat").read_text().split()[2]
-        if state == "Z":
-            break
-        time.sleep(0.05)
-    else:
-        assert not Path(f"/proc/{mark.read_text().strip()}").exists()
+    assert soon(lambda: not is_running(int(mark.read_text())), 5.0)
 
 
 def test_long_output_is_cut_in_its_middle(tmp_path: Path):

@@ -4,7 +4,6 @@ import json
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from drills.runs import targets
 from drills.runs.targets import Target
 from sim.engines.shared.endpoints import Endpoints
 from sim.service.paths import HEALTH_PATH, STATUS_PATH
-from tests.commands import LIMIT_S, free_port
+from tests.commands import LIMIT_S, free_port, is_running, soon
 from tests.pages import Asked, Page, pages
 
 SECRET = "s3ssion-s3cret"
@@ -120,18 +119,7 @@ def test_processes_of_a_revision_command_end_with_it(tmp_path: Path, script: str
     pid = tmp_path / "pid"
     about = entry(runtime=["sh", "-c", script.format(pid=pid)], timeout_s=1.5)
     assert Finder(endpoints(), about).runtime() == revision
-    until = time.monotonic() + LIMIT_S
-    while is_alive(int(pid.read_text())):
-        assert time.monotonic() < until, "it was left behind"
-        time.sleep(0.01)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process still runs; one that only waits to be buried does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    assert soon(lambda: not is_running(int(pid.read_text())), LIMIT_S), "it was left behind"
 
 
 def test_revision_command_gets_our_environment(monkeypatch: pytest.MonkeyPatch) -> None:

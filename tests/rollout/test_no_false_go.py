@@ -1,6 +1,7 @@
 """What must never end in a go, each tried on a whole stage."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -178,18 +179,6 @@ def test_empty_thresholds_are_refused(rollout: RolloutWorld):
 # --- signatures -------------------------------------------------------------------------------------
 
 
-def test_report_edited_after_its_signature_is_refused(rollout: RolloutWorld):
-    path = latest(rollout) / records.REPORT
-    path.write_bytes(path.read_bytes().replace(b'"preflight"', b'"preflighT"'))
-    refused(rollout, "1", "changed afterwards")
-
-
-def test_evidence_edited_after_its_signature_is_refused(rollout: RolloutWorld):
-    path = latest(rollout) / records.COMMANDS
-    path.write_bytes(path.read_bytes().replace(b"sync_metrics", b"sync_metricz"))
-    refused(rollout, "1", "is not the file that the report of that stage is based on")
-
-
 def test_forged_signature_is_refused(rollout: RolloutWorld):
     run_dir = latest(rollout)
     signed = msgspec.json.decode((run_dir / records.SIGNOFF).read_bytes(), type=Signoff)
@@ -209,11 +198,6 @@ def test_signature_needs_owner_role_and_statement(rollout: RolloutWorld):
     for missing in ("owner", "role", "statement"):
         with pytest.raises(UsageError, match=missing):
             Person(**{**dict.fromkeys(("owner", "role", "statement"), "x"), missing: " "})
-
-
-def test_signature_of_yesterday_is_too_old(rollout: RolloutWorld):
-    rollout.clock.step(timedelta(hours=24, seconds=1))
-    refused(rollout, "1", "24 h are allowed")
 
 
 def test_clock_that_was_set_back_is_refused(rollout: RolloutWorld):
@@ -247,15 +231,47 @@ def test_waiver_unlocks_no_stage(rollout: RolloutWorld):
 # --- what must be the same --------------------------------------------------------------------------
 
 
-def test_changed_revision_is_refused(rollout: RolloutWorld):
-    rollout.endpoints.panel("traffic", revision="mock-r1")
-    refused(rollout, "1", "revisions changed", "mock-r1")
+def edited(name: str, old: bytes, new: bytes) -> Callable[[RolloutWorld], object]:
+    """Change a file of the signed preflight."""
+
+    def edit(world: RolloutWorld) -> None:
+        path = latest(world) / name
+        path.write_bytes(path.read_bytes().replace(old, new))
+
+    return edit
 
 
-def test_changed_thresholds_are_refused(rollout: RolloutWorld):
-    path = rollout.folder / "their-thresholds.toml"
+def loosen(world: RolloutWorld) -> None:
+    path = world.folder / "their-thresholds.toml"
     path.write_text(path.read_text() + "\n# looser\n")
-    refused(rollout, "1", "thresholds")
+
+
+def copy_run(world: RolloutWorld) -> None:
+    """As if somebody had removed a failed run from the journal, but not its folder."""
+    run_dir = latest(world)
+    shutil.copytree(run_dir, run_dir.with_name("20261121T000000Z-stage-0-beef"))
+
+
+CAPS = "caps = { clients = 150, connects_per_s = 200.0, events_per_s = 200.0 }\n"
+UNLIKE: dict[str, tuple[Callable[[RolloutWorld], object], tuple[str, ...]]] = {
+    "edited report": (edited(records.REPORT, b'"preflight"', b'"preflighT"'), ("changed afterwards",)),
+    "edited evidence": (
+        edited(records.COMMANDS, b"sync_metrics", b"sync_metricz"),
+        ("is not the file that the report of that stage is based on",),
+    ),
+    "signed yesterday": (lambda world: world.clock.step(timedelta(hours=24, seconds=1)), ("24 h are allowed",)),
+    "other revision": (lambda world: world.endpoints.panel("traffic", revision="mock-r1"), ("revisions changed", "mock-r1")),
+    "other thresholds": (loosen, ("thresholds",)),
+    "other configuration": (lambda world: world.endpoints.write(extra=CAPS), ("configuration sha256 changed",)),
+    "unrecorded run": (copy_run, ("the journal lacks the run 20261121T000000Z-stage-0-beef",)),
+}
+
+
+@pytest.mark.parametrize("what", UNLIKE)
+def test_stage_after_a_change_is_refused(rollout: RolloutWorld, what: str):
+    change, words = UNLIKE[what]
+    change(rollout)
+    refused(rollout, "1", *words)
 
 
 def test_mock_unlocks_no_stage(rollout: RolloutWorld):

@@ -1,5 +1,6 @@
 """Figures from a Prometheus: a hand-written one that answers anything, and a real one that scrapes a mock."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -20,7 +21,7 @@ from drills.rollout.setup.records import Snapshot
 from drills.runs.targets import Prometheus
 from sim.base.clocks import SteppedClock, SystemClock
 from sim.base.redaction import Redactor
-from tests.commands import LIMIT_S, Said, free_port, stormgate
+from tests.commands import LIMIT_S, Said, free_port, soon, stormgate
 from tests.pages import Asked, Page, pages
 from tests.served import Served, serving
 
@@ -246,40 +247,28 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
             yield Scraped(url, mock, lambda: is_there.__setitem__(0, False))
 
 
-class _prometheus:  # noqa: N801 - a context manager, written as a class so that its end is plain to see
-    def __init__(self, config: Path, folder: Path) -> None:
-        self.log = folder / "prometheus.log"
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [
-                    *(str(PROGRAM), f"--config.file={config}", f"--storage.tsdb.path={folder / 'tsdb'}"),
-                    *(f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"),
-                ],
-                stdout=log,
-                stderr=log,
-                cwd=folder,
-                env={**os.environ, "GOMAXPROCS": "1"},
-            )
+@contextlib.contextmanager
+def _prometheus(config: Path, folder: Path) -> Iterator[str]:
+    log, port = folder / "prometheus.log", free_port()
+    url = f"http://127.0.0.1:{port}"
+    arguments = (f"--config.file={config}", f"--storage.tsdb.path={folder / 'tsdb'}", "--log.level=warn")
+    with log.open("w") as out:
+        command = [str(PROGRAM), *arguments, f"--web.listen-address=127.0.0.1:{port}"]
+        process = subprocess.Popen(command, stdout=out, stderr=out, cwd=folder, env={**os.environ, "GOMAXPROCS": "1"})
+    try:
+        assert soon(lambda: process.poll() is not None or _is_ready(url), LIMIT_S), log.read_text()
+        assert process.poll() is None, log.read_text()
+        yield url
+    finally:
+        process.kill()
+        process.wait()
 
-    def __enter__(self) -> str:
-        limit = time.monotonic() + LIMIT_S
-        while not self._is_ready():
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < limit, self.log.read_text()
-            time.sleep(0.05)
-        return self.url
 
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def _is_ready(self) -> bool:
-        try:
-            return httpx.get(f"{self.url}/-/ready", trust_env=False).status_code == 200
-        except httpx.HTTPError:
-            return False
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/-/ready", trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def test_real_prometheus_gives_what_the_runtime_counted(scraped: Scraped) -> None:

@@ -1,31 +1,109 @@
 """The three changes of a rollback, smallest blast radius first, and how each is observed from outside.
 
-A lever makes a change, and an observation proves it: the services' revisions, the outcome of a burst, or the routing of some
-hundred keys. A change is restored if the observation is the same as before the change.
+A lever makes and restores a change: an operator's two commands on a target, or a route of our own mock. An observation proves
+it: the services' revisions, the outcome of a burst, or the routing of some hundred keys. A change is restored if the
+observation is the same as before the change.
 """
 
+import asyncio
+import shlex
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from drills.judging.checks.verdicts import State
 from drills.rollout.rollback.bursts import Burst
-from drills.rollout.rollback.levers import Lever
 from drills.rollout.servers import routing_checks
+from drills.rollout.setup.commands import hook_environment
 from drills.rollout.setup.records import Revisions, RoutingCheck
 from drills.rollout.setup.stages import RoutingChecks
+from sim.base import operator_command
 from sim.base.clocks import Clock
-from sim.base.errors import StormgateError
+from sim.base.errors import HookError, StormgateError
+from sim.base.operator_command import Output
+from sim.base.redaction import Redactor
+from sim.drill.target_rules import RollbackHook
+from sim.engines.shared import service_api
 from sim.engines.shared.endpoints import Endpoints
+from sim.engines.sockets.http import ServiceHttp
 
+Action = Literal["apply", "restore"]
 Name = Literal["traffic", "throttle", "cohort"]
 ROUTING_CHECKS = RoutingChecks()  # the number and rate of the routing checks
 _BURST_APART_S = 1.0  # between two bursts, because the caps apply to any one second
+
+
+class Lever(ABC):
+    """A way to make one change and to restore it. `evidence` lists files relative to the run's folder."""
+
+    def __init__(self) -> None:
+        self.evidence: list[str] = []
+
+    def apply(self) -> None:
+        """Make the change. Raises a `StormgateError` if that fails."""
+        self._set("apply")
+
+    def restore(self) -> None:
+        """Restore the state, also after an `apply` that failed halfway. Raises a `StormgateError` if that fails."""
+        self._set("restore")
+
+    @abstractmethod
+    def _set(self, action: Action) -> None: ...
+
+    @abstractmethod
+    def command(self, action: Action) -> str:
+        """The command line of an action, as a person would type it; without secrets."""
+
+
+class HookLever(Lever):
+    """An operator's two commands. Their output is kept in `folder`, without secrets."""
+
+    def __init__(self, name: str, hook: RollbackHook, endpoints: Endpoints, folder: Path, about: Mapping[str, str]) -> None:
+        super().__init__()
+        self._name, self._hook, self._folder, self._endpoints = name, hook, folder, endpoints
+        self._redact = Redactor(endpoints.secrets)
+        self._about = {"STEP": name, **about}
+
+    def command(self, action: Action) -> str:
+        return shlex.join(self._redact.text(part) for part in getattr(self._hook, action))
+
+    def _set(self, action: Action) -> None:
+        output = Output(self._redact)
+        environment = hook_environment(self._endpoints, ACTION=action, **self._about)
+        name = f"{self._name}-{action}.txt"
+        try:
+            run = operator_command.run(getattr(self._hook, action), environment, self._hook.timeout_s, output)
+            _, why = asyncio.run(run)
+        finally:
+            output.keep(self._folder / name)
+            self.evidence.append(f"{self._folder.name}/{name}")
+        if why:
+            raise HookError(f"the command to {action} {self._name} {why}; its output is in {self._folder / name}.")
+
+
+class MockLever(Lever):
+    """A route of our own mock: PUT a new body, and restore the body from before."""
+
+    def __init__(self, endpoints: Endpoints, name: str, wanted: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._endpoints, self._name = endpoints, name
+        self._bodies: dict[Action, Mapping[str, Any]] = {"apply": wanted, "restore": before}
+
+    def command(self, action: Action) -> str:
+        body = msgspec.json.encode(self._bodies[action]).decode()
+        return shlex.join(["curl", "-X", "PUT", "-d", body, f"{self._endpoints.runtime_url}/_mock/{self._name}"])
+
+    def _set(self, action: Action) -> None:
+        async def put() -> None:
+            async with ServiceHttp(self._endpoints) as http:
+                await http.ask(service_api.change, self._name, self._bodies[action])
+
+        asyncio.run(put())
 
 
 class CannotBeginError(StormgateError):

@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 
 from drills.rollout.rollback import bursts, recovery
-from drills.rollout.rollback.changes import Change, Cohort, Throttle, Traffic
-from drills.rollout.rollback.levers import HookLever, Lever, MockLever
+from drills.rollout.rollback.changes import Change, Cohort, HookLever, Lever, MockLever, Throttle, Traffic
 from drills.rollout.rollback.recovery import CanaryCheck
 from drills.rollout.servers import revisions
 from drills.rollout.setup import records
