@@ -172,8 +172,8 @@ def test_one_unreadable_replication_is_an_error():
 # --- measures ---------------------------------------------------------------------------------------
 
 
-def spread_of(*values: float, name: str = "m") -> replications.Spread:
-    (spread,) = replications.spreads([verdict(metrics=(Metric(name, value, "s", 5),)) for value in values])
+def spread_of(*values: float) -> replications.Spread:
+    (spread,) = replications.spreads([verdict(metrics=(Metric("m", value, "s", 5),)) for value in values])
     return spread
 
 
@@ -183,15 +183,12 @@ def test_a_measure_has_mean_interval_and_quantiles():
     assert spread.interval == pytest.approx(stats.t.interval(0.95, 19, loc=10.5, scale=stats.sem(range(1, 21))))
 
 
-def test_a_measure_of_nothing_is_left_out_of_the_mean():
+def test_metrics_without_a_finite_value_have_no_interval():
     spread = spread_of(1.0, NAN, 3.0)
     assert (spread.mean, spread.n) == (2.0, 2)
     assert (spread_of(NAN, NAN).n, spread_of(NAN, NAN).interval) == (0, None)
-
-
-def test_an_endless_measure_has_no_interval():
-    spread = spread_of(1.0, INF)
-    assert (spread.mean, spread.interval, spread.most) == (INF, None, INF)
+    endless = spread_of(1.0, INF)
+    assert (endless.mean, endless.interval, endless.most) == (INF, None, INF)
 
 
 def test_missing_count_of_disconnects_is_zero():

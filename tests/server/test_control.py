@@ -136,6 +136,7 @@ def test_longest_token_becomes_too_old_before_expiry():
         *((asked, (422, "unsupported_topic")) for asked in ({"topics": ["a:b"]}, {"topics": ["run::events"]})),
         *((asked, (422, "unsupported_topic")) for asked in ({"streams": ["x"]}, {"streams": ["runtime.topic."]})),
         ({"scopes": ["admin"]}, (403, "scope_not_allowed")),
+        ({"scopes": ["admin"], "topics": ["run:1:events"]}, (403, "scope_not_allowed")),
         ({"scopes": ["runtime.topics"]}, (403, "scope_not_allowed")),
         ({"scopes": ["runtime.run_events"], "topics": ["worker:1:lifecycle"]}, (403, "scope_not_allowed")),
         ({"topics": ["fleet:user:bob:workers"]}, (403, "scope_not_allowed")),
