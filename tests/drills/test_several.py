@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from drills.reports import report, terminal
-from drills.reports.terminal import Several
+from drills.reports import report
 from drills.runs import results, running
 from drills.runs.request import Request
 from sim.base import process_pool
@@ -129,35 +128,3 @@ def test_failed_judging_names_the_command_to_retry(both: Path, monkeypatch: pyte
     monkeypatch.setattr(process_pool, "run", lambda *arguments: process_pool.Outcome({}, "a worker process was killed"))
     with pytest.raises(EvidenceError, match=r"a worker process was killed; `stormgate judge`"):
         running.conclude(both)
-
-
-# --- progress ---------------------------------------------------------------------------------------
-
-WAITS, RUNS, DONE = (Standing(False, False, "", 0.0), Standing(True, False, "fault", 3.25), Standing(False, True, "end", 9.0))
-
-
-def test_log_gets_a_line_per_finished_drill_and_one_at_intervals(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    now = [1000.0]
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
-    with Several("2 drills", ("one", "two")) as progress:
-        for standings in ((WAITS, WAITS), (RUNS, WAITS), (RUNS, WAITS), (DONE, RUNS), (DONE, DONE)):
-            progress(standings)
-            now[0] += 6.0
-    assert capsys.readouterr().err.splitlines() == [
-        "2 drills: 0 of 2 done",
-        "2 drills: 0 of 2 done; one: fault, 3.2 s simulated",
-        "2 drills: 1 of 2 done; two: fault, 3.2 s simulated",
-        "2 drills: 2 of 2 done",
-    ]
-
-
-def test_terminal_gets_a_bar_and_a_line_per_running_drill(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setenv("FORCE_COLOR", "1")  # by which rich takes anything for a terminal
-    monkeypatch.setenv("TERM", "xterm")
-    with Several("3 drills", ("one", "two", "three")) as progress:
-        progress((DONE, RUNS, RUNS))
-        progress._live.refresh()
-    said = capsys.readouterr().err
-    assert [word for word in ("1 of 3", "two: fault", "three: fault", "━") if word not in said] == []
