@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
 
@@ -68,14 +69,18 @@ def test_a_process_never_started_can_be_stopped(tmp_path: Path):
     assert asyncio.run(process.kill()) == 0
 
 
-def test_the_reason_of_a_failed_start_is_reported(tmp_path: Path):
+@pytest.fixture
+def taken_port() -> Iterator[int]:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = taken.getsockname()[1]
-        process = MockProcess(ServeOptions(RuntimeSettings(), Switches(), port=port), tmp_path)
-        with pytest.raises(TargetError, match=f"did not start: cannot listen on 127.0.0.1:{port}"):
-            asyncio.run(process.start())
+        yield taken.getsockname()[1]
+
+
+def test_the_reason_of_a_failed_start_is_reported(tmp_path: Path, taken_port: int):
+    process = MockProcess(ServeOptions(RuntimeSettings(), Switches(), port=taken_port), tmp_path)
+    with pytest.raises(TargetError, match=f"did not start: cannot listen on 127.0.0.1:{taken_port}"):
+        asyncio.run(process.start())
     assert process.pid == 0
 
 
@@ -146,14 +151,10 @@ def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals):
     assert list(tmp_path.iterdir()) == [], "its temporary log is gone"
 
 
-def test_a_port_in_use_is_one_sentence(tmp_path: Path):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        result = stormgate("mock", "serve", "--port", port)
+def test_a_port_in_use_is_one_sentence(taken_port: int):
+    result = stormgate("mock", "serve", "--port", taken_port)
     assert (result.code, result.out) == (3, "")
-    assert result.err.startswith(f"stormgate: cannot listen on 127.0.0.1:{port}")
+    assert result.err.startswith(f"stormgate: cannot listen on 127.0.0.1:{taken_port}")
     assert result.err.count("\n") == 1
 
 
