@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from sim.client.notices import Run, no_run
-from sim.protocols.adapter import Credentials, NegativeForms
+from sim.protocols.adapter import Capabilities, Credentials, NegativeForms
 from sim.protocols.events import Message
 from sim.protocols.intents import Compatibility, Intent
 from sim.protocols.markers import PUBLISHED_AT, MarkerReader
@@ -90,6 +90,7 @@ class ClientSettings:
 
     seed: int
     compatibility: Compatibility
+    capabilities: Capabilities  # of the protocol
     reply_timeout_s: float = 10.0  # [ours] for a connect, a join or a subscribe
     replay_batch_size: int = 200
     token_ttl_s: int | None = None  # requested from the control service; None: its default

@@ -1,17 +1,20 @@
-"""Dense cursors: a client's position in a stream whose positions are consecutive numbers.
+"""Cursors: a client's position in a stream, for dense, ordered and opaque positions.
 
-Only this module of the sessions adds, subtracts or compares positions.
+Only this module, `spans` and `checkpoints` of the sessions add, subtract or compare positions. A cursor counts in numbers: the
+offsets of the server where they are numbers, otherwise the client's own count of applied events.
 """
 
-import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
-from sim.protocols.events import Batch, Hash, Head, Message, Position
+from sim.protocols.adapter import Positions
+from sim.protocols.events import Item, Position
 
-Damage = Literal["kept", "old", "lost", "torn", "future"]
+UNKNOWN = math.nan  # a number of events that the client cannot know
+MAX_REMEMBERED = 4096  # [ours] events that an opaque cursor recognizes as duplicates
 
 
 class Outcome(Enum):
@@ -31,11 +34,24 @@ class DesktopBatch(NamedTuple):
     checkpoint: int
 
 
+class Start(NamedTuple):
+    """Where a cursor continues: from the watermark `old` (None: unknown, or it had none), with this many events `lost`."""
+
+    how: Literal["fresh", "retained", "other_log"]
+    old: int | None = None
+    lost: float = 0
+
+
 def offset_of(position: Position | None) -> int:
-    """Return a position's number. Raises `TypeError` for one that is not dense."""
+    """Return a position's number. Raises `TypeError` for one that is not a number."""
     if position is None or not isinstance(position.offset, int):
-        raise TypeError(f"{position} is not a dense position")
+        raise TypeError(f"{position} is not a number")
     return position.offset
+
+
+def number_of(position: Position | None) -> int:
+    """Return a position's number; -1 without a number."""
+    return position.offset if position is not None and isinstance(position.offset, int) else -1
 
 
 def apply_outcome(watermark: int, seq: int) -> Outcome:
@@ -64,7 +80,9 @@ def apply_as_desktop(watermark: int, seqs: Iterable[int]) -> DesktopBatch:
 
 @dataclass(slots=True)
 class Cursor:
-    """`watermark` is the highest applied seq, None before any snapshot or cursor was accepted."""
+    """A cursor of dense positions. `watermark` is the highest applied seq, None before any snapshot or cursor was accepted."""
+
+    takes_spans: ClassVar[bool] = True  # whether consecutive events can be applied at once
 
     topic: str
     stream: str  # the topic's name in observations
@@ -79,6 +97,45 @@ class Cursor:
     asked_from: int | None = None  # cursor of the subscribe whose replay is running
     replayed: int = 0
     replayed_new: int = 0
+    epoch: str | None = None  # of the log, in protocols with epochs
+    is_log_lost: bool = False  # the log that it had followed was replaced, or its position is not known any more
+
+    @classmethod
+    def at(cls, topic: str, stream: str, position: Position | None) -> "Cursor":
+        """Return a cursor that resumes from a stored position; None: without one."""
+        if position is None or not isinstance(position.offset, int):
+            return cls(topic, stream)
+        seq = position.offset
+        return cls(topic, stream, seq, seq, restored=seq, epoch=position.epoch)
+
+    # --- positions ----------------------------------------------------------------------------------
+
+    @property
+    def position(self) -> Position | None:
+        """The position to resume from."""
+        return None if self.watermark is None else Position(self.watermark, self.epoch)
+
+    @property
+    def stored(self) -> Position | None:
+        """The persisted position."""
+        return None if self.checkpoint is None else Position(self.checkpoint, self.epoch)
+
+    def seq_of(self, item: Item) -> int:
+        """Return an event's number."""
+        return offset_of(item.position)
+
+    def shown(self, seq: int | None) -> int:
+        """Return a number as observations contain it; -1: none that the server would know."""
+        return -1 if seq is None else seq
+
+    def is_other_log(self, position: Position | None) -> bool:
+        """Whether a position belongs to another log than the cursor's."""
+        return position is not None and None not in (position.epoch, self.epoch) and position.epoch != self.epoch
+
+    def learn_epoch(self, position: Position | None) -> None:
+        """Store the epoch of the first position that has one."""
+        if self.epoch is None and position is not None:
+            self.epoch = position.epoch
 
     # --- replays ------------------------------------------------------------------------------------
 
@@ -90,7 +147,7 @@ class Cursor:
         """Start a replay after the cursor `asked_from`; returns its position."""
         self.asked_from = asked_from
         self.replayed = self.replayed_new = 0
-        return None if asked_from is None else Position(asked_from)
+        return None if asked_from is None else Position(asked_from, self.epoch)
 
     def count_replayed(self, seq: int) -> bool:
         """Count an event of the replay; True if it is at or below the requested cursor."""
@@ -113,28 +170,45 @@ class Cursor:
             self.seen = seq
         return outcome
 
+    def has(self, item: Item) -> bool:
+        """Whether an event is applied or covered."""
+        return self.watermark is not None and not self.is_other_log(item.position) and self.seq_of(item) <= self.watermark
+
+    def apply(self, seq: int, item: Item) -> None:
+        """Move to an event that is being applied."""
+        self.watermark = seq
+
+    def reject(self) -> None:
+        """Do not apply an event whose hash is wrong; the next replay must bring it again."""
+
+    def end_batch(self, after: Position | None) -> None:
+        """Take the position after a batch, in protocols whose events have none of their own."""
+
+    def write_checkpoint(self) -> bool:
+        """Persist the position; False if nothing changed."""
+        is_new = self.checkpoint != self.known
+        self.checkpoint = self.known
+        return is_new
+
     @property
     def known(self) -> int | None:
         """The seq up to which everything is applied or covered, also between a rebootstrap and its first event."""
         return self.start if self.watermark is None else self.watermark
 
-    def accept_head(self) -> tuple[int, int]:
-        """Continue from the head after an empty replay; returns the same as `accept_start`."""
+    def accept_head(self) -> Start:
+        """Continue from the head after an empty replay."""
         return self.accept_start(self.head + 1)
 
-    def accept_start(self, first_seq: int) -> tuple[int, int]:
-        """Continue from the first retained event.
-
-        Returns (old, lost): the watermark before (-1: none), and the number of events between it and the new
-        one, which are lost.
-        """
+    def accept_start(self, first_seq: int) -> Start:
+        """Continue from the first retained event. The events between the watermark before and the new one are lost."""
         baseline = max(first_seq - 1, 0)
         if self.start is None:
             self.watermark = baseline
-            return -1, 0
+            is_lost, self.is_log_lost = self.is_log_lost, False
+            return Start("other_log", None, baseline) if is_lost else Start("fresh")
         old, self.start = self.start, None
         self.watermark = max(old, baseline)
-        return old, self.watermark - old
+        return Start("retained", old, self.watermark - old)
 
     def jump(self, seqs: Iterable[int]) -> DesktopBatch:
         """Apply a batch as the desktop client does."""
@@ -169,8 +243,15 @@ class Cursor:
 
     def forget(self) -> None:
         """Forget all positions, like a new client."""
-        self.watermark = self.checkpoint = self.start = self.restored = None
+        self.watermark = self.checkpoint = self.start = self.restored = self.asked_from = self.epoch = None
         self.doubted = False
+
+    def lose_log(self) -> None:
+        """Forget all positions, because the server has another log or does not know where the client was."""
+        is_lost = self.is_log_lost or self.known is not None
+        self.forget()
+        self.seen = self.head = self.head_before = 0
+        self.is_log_lost = is_lost
 
     def rebootstrap(self, snapshot: int | None) -> bool:
         """Drop the cursor. Events that a snapshot covers or that were applied before need not be received again.
@@ -183,6 +264,34 @@ class Cursor:
         self.watermark = None
         return snapshot is not None and snapshot > (old or 0)
 
+    def is_below(self, position: Position) -> bool:
+        """Whether a server that starts at this position skips events that the client lacks."""
+        asked = self.known if self.asked_from is None else self.asked_from
+        return asked is not None and offset_of(position) > asked
+
+    def is_above(self, position: Position) -> bool:
+        """Whether the cursor is above a position of its own log."""
+        return self.watermark is not None and offset_of(position) < self.watermark
+
+    def is_at(self, position: Position) -> bool:
+        """Whether the cursor is at this position."""
+        return self.watermark == offset_of(position)
+
+    def continue_at(self, position: Position) -> Start:
+        """Continue at the position where the server starts."""
+        if self.is_other_log(position):
+            self.lose_log()
+        self.learn_epoch(position)
+        at, asked = offset_of(position), self.asked_from
+        if self.watermark is None:
+            return self.accept_start(at + 1)
+        old = self.watermark if asked is None else min(asked, self.watermark)
+        lost = max(at - old, 0)
+        # Events above `at` that came before the answer are applied already, or are above a gap and come again.
+        self.watermark = max(self.watermark, at)
+        self.asked_from = None
+        return Start("retained", old, lost)
+
     # --- how far it is ------------------------------------------------------------------------------
 
     def lacks(self, head: int) -> bool:
@@ -194,104 +303,170 @@ class Cursor:
         return None if self.watermark is None else head - self.watermark
 
 
-# --- runs: consecutive events, the same for all clients that have all earlier ones ------------------------
+@dataclass(slots=True)
+class OrderedCursor(Cursor):
+    """A cursor of increasing positions with lawful holes: a missing event is not visible, and a head proves no loss."""
+
+    is_blocked: bool = False  # an event was not applied: none after it may be, until a replay brings it again
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether an event is known to be missing."""
+        return self.is_blocked
+
+    def begin_replay(self, asked_from: int | None) -> Position | None:
+        """See `Cursor`."""
+        self.is_blocked = False
+        # Without the zero-argument form, which a dataclass with slots does not support here.
+        return Cursor.begin_replay(self, asked_from)
+
+    def offer(self, seq: int) -> Outcome:
+        """See `Cursor`."""
+        assert self.watermark is not None
+        if seq <= self.watermark:
+            return Outcome.DUPLICATE
+        self.seen = max(self.seen, seq)
+        return Outcome.GAP if self.is_blocked else Outcome.APPLY
+
+    def reject(self) -> None:
+        """See `Cursor`."""
+        self.is_blocked = True
+
+    def compare_head(self, head: int) -> bool:
+        """Return False: the events up to a head may be another stream's."""
+        return False
 
 
-class Span(NamedTuple):
-    """Events `after + 1` to `last` of one topic; `head` is the topic's head in the message."""
+@dataclass(slots=True)
+class OpaqueCursor(OrderedCursor):
+    """A cursor of positions that only the server can read. `watermark` counts the events that this process applied.
 
-    topic: str
-    after: int
-    last: int
-    head: int
-
-
-def spans_of(message: Message) -> tuple[Span, ...] | None:
-    """Return a message's spans if it has only intact, consecutive events with a head for each topic; otherwise None."""
-    first: dict[str, int] = {}
-    last: dict[str, int] = {}
-    marks = [event for event in message if isinstance(event, Head)]
-    for batch in [event for event in message if isinstance(event, Batch)]:
-        for item in batch.items:
-            seq = offset_of(item.position)
-            if seq != last.get(batch.stream, seq - 1) + 1 or item.check is Hash.BAD:
-                return None
-            first.setdefault(batch.stream, seq)
-            last[batch.stream] = seq
-    heads = {mark.stream: offset_of(mark.position) for mark in marks}
-    if not last or len(marks) != len(last) or any(heads.get(topic, -1) < last[topic] for topic in last):
-        return None
-    return tuple(Span(topic, first[topic] - 1, last[topic], heads[topic]) for topic in last)
-
-
-def take_spans(cursors: Mapping[str, Cursor], spans: tuple[Span, ...], replaying: bool) -> bool:
-    """Apply all spans at once. If a client does not have exactly the events before them, return False and change nothing."""
-    for topic, after, last, _ in spans:
-        cursor = cursors.get(topic)
-        if cursor is None or cursor.watermark != after or cursor.checkpoint == last:
-            return False
-        if replaying and after < (cursor.asked_from or 0):
-            return False
-    if replaying:
-        for topic, after, last, _ in spans:
-            cursors[topic].replayed += last - after
-            cursors[topic].replayed_new += last - after
-    return follow_spans(cursors, spans)
-
-
-def follow_spans(cursors: Mapping[str, Cursor], spans: tuple[Span, ...]) -> bool:
-    """Apply spans that should continue at the watermarks; False if one does not, which leaves the cursors invalid."""
-    for topic, after, last, head in spans:
-        cursor = cursors[topic]
-        if cursor.watermark != after:
-            return False
-        cursor.watermark = cursor.checkpoint = last
-        cursor.head = head
-        if cursor.seen < last:
-            cursor.seen = last
-    return True
-
-
-def go_on(spans: tuple[Span, ...], places: dict[str, int]) -> bool:
-    """Whether spans continue at these places by topic; if so, the places move to their ends."""
-    if len(spans) == 1:
-        topic, after, last, _ = spans[0]
-        if places.get(topic) != after:
-            return False
-        places[topic] = last
-        return True
-    for topic, after, _, _ in spans:
-        if places.get(topic) != after:
-            return False
-    for topic, _, last, _ in spans:
-        places[topic] = last
-    return True
-
-
-# --- stored checkpoints, which survive a client's process -------------------------------------------------
-
-
-def stored(seq: int) -> str:
-    """Return a checkpoint in its stored form: `57:b0dc4b06` is a number and the CRC-32 of its digits."""
-    return f"{seq}:{zlib.crc32(str(seq).encode()):08x}"
-
-
-def restore(text: str | None, careless: bool = False) -> int | None:
-    """Return the checkpoint in a stored text; None without a text, or if it was not completely written.
-
-    `careless` is the defect `reads_torn_checkpoints`: any digits are accepted.
+    A duplicate is an event with the position of an applied one or, where events have no position of their own, with its
+    payload.
     """
-    digits = (text or "").partition(":")[0]
-    if not (digits.isascii() and digits.isdigit()):
+
+    takes_spans: ClassVar[bool] = False
+
+    place: Position | None = None  # the server's position, as it gave it
+    stored_place: Position | None = None
+    recent: dict[object, None] = field(default_factory=dict)  # what identifies the last applied events
+
+    @classmethod
+    def at(cls, topic: str, stream: str, position: Position | None) -> "OpaqueCursor":
+        """See `Cursor`."""
+        if position is None:
+            return cls(topic, stream)
+        return cls(topic, stream, 0, restored=0, epoch=position.epoch, place=position, stored_place=position)
+
+    @property
+    def position(self) -> Position | None:
+        """See `Cursor`."""
+        return self.place
+
+    @property
+    def stored(self) -> Position | None:
+        """See `Cursor`."""
+        return self.stored_place
+
+    def seq_of(self, item: Item) -> int:
+        """Return the number that the event would get, 0 for a duplicate."""
+        return 0 if _identity(item) in self.recent else (self.known or 0) + 1
+
+    def shown(self, seq: int | None) -> int:
+        """See `Cursor`."""
+        return -1
+
+    def begin_replay(self, asked_from: int | None) -> Position | None:
+        """See `Cursor`."""
+        self.is_blocked = False
+        Cursor.begin_replay(self, asked_from)
+        return self.place
+
+    def count_replayed(self, seq: int) -> bool:
+        """Count an event of the replay; False, because positions cannot be compared."""
+        self.replayed += 1
+        self.replayed_new += seq > 0
+        return False
+
+    def has(self, item: Item) -> bool:
+        """See `Cursor`."""
+        return _identity(item) in self.recent
+
+    def apply(self, seq: int, item: Item) -> None:
+        """See `Cursor`."""
+        self.watermark = seq
+        self.recent[_identity(item)] = None
+        if len(self.recent) > MAX_REMEMBERED:
+            del self.recent[next(iter(self.recent))]
+        if item.position is not None:
+            self.place = item.position
+
+    def end_batch(self, after: Position | None) -> None:
+        """See `Cursor`."""
+        if after is not None and not self.is_blocked:
+            self.place = after
+
+    def write_checkpoint(self) -> bool:
+        """See `Cursor`."""
+        is_new = self.stored_place != self.place
+        self.stored_place = self.place
+        return is_new
+
+    def accept_start(self, first_seq: int) -> Start:
+        """See `Cursor`; how many events are lost is unknown."""
+        return self._start(is_lost=self.is_log_lost or self.start is not None)
+
+    def _start(self, is_lost: bool) -> Start:
+        self.watermark, self.start, self.is_log_lost = self.known or 0, None, False
+        return Start("other_log", None, UNKNOWN) if is_lost else Start("fresh")
+
+    def learn_head(self, head: int) -> bool:
+        """Return False: a head cannot be compared."""
+        return False
+
+    def forget(self) -> None:
+        """See `Cursor`; the applied events are still recognized."""
+        self.place = self.stored_place = None
+        Cursor.forget(self)
+
+    def rebootstrap(self, snapshot: int | None) -> bool:
+        """See `Cursor`; a snapshot's position cannot be compared."""
+        self.place = None
+        return Cursor.rebootstrap(self, None)
+
+    def is_below(self, position: Position) -> bool:
+        """Return False: positions cannot be compared."""
+        return False
+
+    def is_above(self, position: Position) -> bool:
+        """Return False: positions cannot be compared."""
+        return False
+
+    def is_at(self, position: Position) -> bool:
+        """See `Cursor`."""
+        return self.place == position
+
+    def continue_at(self, position: Position) -> Start:
+        """See `Cursor`."""
+        self.place, self.epoch = position, position.epoch
+        return self._start(is_lost=self.is_log_lost or self.known is not None)
+
+    def lacks(self, head: int) -> bool:
+        """Return False: positions cannot be compared."""
+        return False
+
+    def lag(self, head: int) -> int | None:
+        """Return None: positions cannot be compared."""
         return None
-    return int(digits) if careless or text == stored(int(digits)) else None
 
 
-def damage(text: str | None, how: Damage, events: int) -> str | None:
-    """Return a stored checkpoint after damage of this kind; `events` is how many events it becomes too low or too high."""
-    seq = restore(text)
-    if text is None or seq is None or how == "lost":
-        return None
-    if how == "torn":
-        return text[: max(len(str(seq)) // 2, 1)]  # the write was interrupted here
-    return stored({"kept": seq, "old": max(seq - events, 0), "future": seq + events}[how])
+def _identity(item: Item) -> object:
+    """Return what identifies an event: its position, or else its payload."""
+    return item.position if item.position is not None else hash(bytes(item.payload))
+
+
+KINDS: dict[Positions, type[Cursor]] = {
+    Positions.DENSE: Cursor,
+    Positions.ORDERED: OrderedCursor,
+    Positions.OPAQUE: OpaqueCursor,
+}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from sim.client.cursor import Span, spans_of
+from sim.client.spans import Span, spans_of
 from sim.protocols.events import Batch, Message
 from sim.protocols.markers import MarkerReader
 

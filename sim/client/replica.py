@@ -7,34 +7,55 @@ subscribe again), and the desktop's, which skips missing events.
 import math
 from collections.abc import Callable, Iterable, Mapping
 
-from sim.client.cursor import Cursor, Outcome, follow_spans, offset_of, take_spans
+import msgspec
+
+from sim.client.actions import ClientSettings
+from sim.client.cursor import KINDS, Cursor, Outcome, Start, number_of, offset_of
 from sim.client.notices import Run, short_hash
 from sim.client.policies import Policy
-from sim.protocols.events import Batch, Hash, Head, Item, Message, Position, Snapshot, Stale
-from sim.protocols.markers import NO_MARKERS, MarkerReader
+from sim.client.spans import follow_spans, take_spans
+from sim.protocols.adapter import Positions
+from sim.protocols.events import (
+    Batch,
+    Event,
+    Hash,
+    Head,
+    Item,
+    Message,
+    Position,
+    PositionUnknown,
+    Resumed,
+    Snapshot,
+    Stale,
+    Whose,
+)
 from sim.protocols.payloads import payload_hash
 
 
 class Replica:
-    """A client's cursors by topic. `note` takes the fields of a `Notice`; `stream_id` names a topic in notices."""
+    """A client's cursors by topic. `note` takes the fields of a `Notice`."""
 
     def __init__(
         self,
         topics: Iterable[str],
         policy: Policy,
         note: Callable[..., None],
-        checkpoints: Mapping[str, int],
-        stream_id: Callable[[str], str] = str,
-        markers: MarkerReader = NO_MARKERS,
+        checkpoints: Mapping[str, Position],
+        settings: ClientSettings,
     ) -> None:
-        left = {topic: checkpoints.get(topic) for topic in topics}
-        self.cursors = {topic: Cursor(topic, stream_id(topic), seq, seq, restored=seq) for topic, seq in left.items()}
+        positions = settings.capabilities.positions
+        self._head_of = settings.capabilities.head_of
+        self._stream_id = stream_id = settings.stream_id
+        self.cursors = {topic: KINDS[positions].at(topic, stream_id(topic), checkpoints.get(topic)) for topic in topics}
         self.topics = tuple(self.cursors)
         self._policy = policy
         self._note = note
-        self._stream_id = stream_id
-        self._markers = markers
-        self._clamps = policy.asks_again and "trusts_future_checkpoints" not in policy.defects
+        self._markers = settings.markers
+        # A client can only skip or repeat by arithmetic what has dense positions.
+        is_dense = positions is Positions.DENSE
+        self._jumps = is_dense and not policy.asks_again
+        self._takes_snapshots = policy.takes_snapshots or not is_dense
+        self._clamps = not self._jumps and "trusts_future_checkpoints" not in policy.defects
 
     # --- replays ------------------------------------------------------------------------------------
 
@@ -51,19 +72,20 @@ class Replica:
         """Whether a checkpoint of the client's earlier process was above its stream's head."""
         return any(cursor.doubted for cursor in self.cursors.values())
 
-    def begin_replay(self) -> dict[str, Position | None]:
+    def begin_replay(self, topics: Iterable[str]) -> dict[str, Position | None]:
         """Start replays; returns the positions to subscribe with."""
         after: dict[str, Position | None] = {}
-        for cursor in self.cursors.values():
+        for topic in topics:
+            cursor = self.cursors[topic]
             resume_after = self._resume_after(cursor)
-            after[cursor.topic] = cursor.begin_replay(resume_after)
-            self._note("replay_started", cursor.stream, -1 if resume_after is None else resume_after)
+            after[topic] = cursor.begin_replay(resume_after)
+            self._note("replay_started", cursor.stream, cursor.shown(resume_after))
         return after
 
     def _resume_after(self, cursor: Cursor) -> int | None:
         if cursor.doubted:
             cursor.forget()
-        if self._policy.takes_snapshots:
+        if self._takes_snapshots:
             return cursor.watermark
         if cursor.start is not None:  # desktop, after a stale cursor
             return cursor.start
@@ -71,20 +93,82 @@ class Replica:
             self._rebase(cursor, cursor.head)
         return cursor.watermark
 
-    def end_replay(self, diverged: bool) -> bool:
+    def end_replay(self, topics: Iterable[str], diverged: bool) -> bool:
         """End a replay; True if events are still missing, which is recorded as an error of the replay if `diverged`."""
         behind = False
-        for cursor in self.cursors.values():
+        for cursor in [self.cursors[topic] for topic in topics]:
             self._note("replayed", cursor.stream, cursor.replayed, value=float(cursor.replayed_new))
-            if not self._policy.asks_again:
+            if self._jumps:
                 continue
             if cursor.watermark is None:  # an empty replay: continue from the head; events before it are lost
-                self._write_checkpoint(cursor, self._go_on(cursor, *cursor.accept_head()))
+                self._go_on(cursor, cursor.accept_head())
+                self._write_checkpoint(cursor)
             if cursor.is_behind:
                 behind = True
                 if diverged and cursor.seen:
-                    self._note("gap", cursor.stream, cursor.seen, value=float(cursor.watermark or 0), detail="replay")
+                    self._note_gap(cursor, cursor.seen, "replay")
         return behind
+
+    def has_reached_head(self, topic: str) -> bool:
+        """Whether a stream has every event up to the last reported head."""
+        cursor = self.cursors[topic]
+        return not cursor.lacks(cursor.head)
+
+    # --- answers to a subscribe ---------------------------------------------------------------------
+
+    def resume(self, event: Resumed) -> bool:
+        """Take where the server starts a stream; True if events are missing that only another subscribe brings."""
+        if (cursor := self.cursors.get(event.stream or "")) is None:
+            return False
+        at, head = event.at, event.head
+        if cursor.is_other_log(at or head):
+            self._note_unknown(cursor, "other_log")
+            cursor.lose_log()
+        elif at is not None and cursor.is_below(at):
+            self._note("stale", cursor.stream, cursor.shown(cursor.asked_from), detail="silent")
+        if at is not None and (cursor.watermark is None or cursor.is_below(at)):
+            self._continue_at(cursor, at)
+        cursor.learn_epoch(at or head)
+        return head is not None and self._take_head(cursor, Head(cursor.topic, head, self._head_of))
+
+    def take_unknown(self, event: PositionUnknown) -> bool:
+        """Take that the server does not know a position; False if the client had none, so a new subscribe changes nothing."""
+        if (cursor := self.cursors.get(event.stream)) is None:
+            return False
+        had_position = cursor.position is not None
+        self._note_unknown(cursor, event.reason or "position_unknown")
+        at = event.subscribed_at
+        known = event.head if at is None else at
+        if known is None or cursor.is_other_log(known):
+            cursor.lose_log()
+        elif cursor.is_above(known):
+            self._clamp(cursor, number_of(known))
+            if cursor.doubted:
+                cursor.lose_log()
+        elif at is None:
+            cursor.lose_log()
+        if at is not None and (cursor.watermark is None or not cursor.is_at(at)):
+            self._continue_at(cursor, at)
+        return had_position
+
+    def refetch(self, topic: str) -> None:
+        """Drop the position of a stream that must be read from its retained events again."""
+        self.cursors[topic].rebootstrap(None)
+
+    def lose_session(self) -> None:
+        """Take that the server does not know the session whose streams would resume with it."""
+        for cursor in self.cursors.values():
+            if cursor.known is not None:
+                self._note_unknown(cursor, "session_unknown")
+                cursor.lose_log()
+
+    def _note_unknown(self, cursor: Cursor, reason: str) -> None:
+        self._note("stale", cursor.stream, cursor.shown(cursor.known), detail=reason)
+
+    def _continue_at(self, cursor: Cursor, at: Position) -> None:
+        """Continue at the position where the server starts, and report what is lost."""
+        self._go_on(cursor, cursor.continue_at(at))
+        self._write_checkpoint(cursor)
 
     # --- heads --------------------------------------------------------------------------------------
 
@@ -93,17 +177,26 @@ class Replica:
         clamped = False
         for event in message:
             if isinstance(event, Head) and (cursor := self.cursors.get(event.stream)):
-                clamped |= self._learn_head(cursor, offset_of(event.position))
+                clamped |= self._take_head(cursor, event)
         return clamped
 
-    def _learn_head(self, cursor: Cursor, head: int) -> bool:
-        if not (cursor.learn_head(head) and self._clamps):
+    def _take_head(self, cursor: Cursor, head: Head) -> bool:
+        seq = number_of(head.position)
+        if seq < 0 or cursor.is_other_log(head.position):  # the events, or the next subscribe, bring the other log
             return False
+        if head.whose is Whose.SOCKET:  # what this connection was sent, which proves nothing about the log
+            cursor.head = seq
+            return False
+        if not (cursor.learn_head(seq) and self._clamps):
+            return False
+        self._clamp(cursor, seq)
+        return True
+
+    def _clamp(self, cursor: Cursor, head: int) -> None:
         self._note("clamped", cursor.stream, head, value=float(cursor.watermark or 0))
         cursor.clamp(head)
         if not cursor.doubted:
-            self._write_checkpoint(cursor, head)
-        return True
+            self._write_checkpoint(cursor)
 
     def compare_heads(self, message: Message) -> bool:
         """Compare a heartbeat's heads; True if a stream is still behind the previous heartbeat, or was clamped.
@@ -113,9 +206,9 @@ class Replica:
         stuck = False
         for event in message:
             if isinstance(event, Head) and (cursor := self.cursors.get(event.stream)):
-                head = offset_of(event.position)
-                stuck |= cursor.compare_head(head)
-                stuck |= self._learn_head(cursor, head)
+                if event.whose is Whose.AUTHORITY and not cursor.is_other_log(event.position):
+                    stuck |= cursor.compare_head(number_of(event.position))
+                stuck |= self._take_head(cursor, event)
         return stuck
 
     # --- stale cursors ------------------------------------------------------------------------------
@@ -123,7 +216,7 @@ class Replica:
     def has_dropped(self, signals: tuple[Stale, ...]) -> bool:
         """Whether every cursor that a stale signal names was already dropped."""
         named = [self.cursors[each.stream] for each in signals if each.stream in self.cursors]
-        return self._policy.takes_snapshots and all(c.watermark is None for c in named or self.cursors.values())
+        return self._takes_snapshots and all(c.watermark is None for c in named or self.cursors.values())
 
     def take_stale(self, signals: tuple[Stale, ...], attempt: int) -> bool:
         """Drop the stale cursors; False if none of them was used, so a new subscribe would change nothing."""
@@ -132,10 +225,12 @@ class Replica:
             if each.stream is None:
                 self._note("stale", attempt=attempt, detail=reason)
             elif cursor := self.cursors.get(each.stream):
-                self._note("stale", cursor.stream, offset_of(each.asked), attempt, float(each.lag), reason)
-        snapshots = {each.stream: each.snapshot for each in signals}
+                self._note("stale", cursor.stream, number_of(each.asked), attempt, float(each.lag), reason)
+                if each.subscribed_at is not None:
+                    self._continue_at(cursor, each.subscribed_at)
+        snapshots = {each.stream: each.snapshot for each in signals if each.subscribed_at is None}
         stale = [cursor for cursor in self.cursors.values() if None in snapshots or cursor.topic in snapshots]
-        if not self._policy.takes_snapshots:
+        if not self._takes_snapshots:
             for cursor in stale:
                 cursor.start = 0
             return True
@@ -146,22 +241,19 @@ class Replica:
 
     def _rebootstrap(self, cursor: Cursor, snapshot: Snapshot | None) -> None:
         old = cursor.known
-        at = offset_of(snapshot.at) if snapshot and snapshot.at else None
-        if cursor.rebootstrap(at) and at is not None:
+        at = number_of(snapshot.at) if snapshot else -1
+        if cursor.rebootstrap(None if at == -1 else at):
             value = math.nan if old is None else float(old)
             self._note("rebootstrapped", cursor.stream, at, value=value, detail="snapshot")
-            self._write_checkpoint(cursor, at)
+            self._write_checkpoint(cursor)
 
-    def _go_on(self, cursor: Cursor, old: int, lost: int) -> int:
-        """Report where a cursor continues, and what it lost; returns the watermark."""
-        assert cursor.watermark is not None
-        if old == -1:
-            self._note("rebootstrapped", cursor.stream, cursor.watermark, detail="fresh")
-            return cursor.watermark
-        self._note("rebootstrapped", cursor.stream, cursor.watermark, value=float(old), detail="retained")
-        if lost:
-            self._note("declared_loss", cursor.stream, cursor.watermark, value=float(lost))
-        return cursor.watermark
+    def _go_on(self, cursor: Cursor, start: Start) -> None:
+        """Report where a cursor continues, and what it lost (NaN: an unknown number)."""
+        at = cursor.shown(cursor.watermark)
+        old = math.nan if start.old is None else float(start.old)
+        self._note("rebootstrapped", cursor.stream, at, value=old, detail=start.how)
+        if start.lost:
+            self._note("declared_loss", cursor.stream, at, value=float(start.lost))
 
     def _rebase(self, cursor: Cursor, watermark: int) -> None:
         cursor.watermark = watermark
@@ -176,7 +268,7 @@ class Replica:
         """
         batches = [event for event in message if isinstance(event, Batch)]
         self._note("received", value=float(sum(len(batch.items) for batch in batches)))
-        if not self._policy.asks_again:
+        if self._jumps:
             self._jump_over(batches, replaying, first_replay)
             return False
         hole = False
@@ -186,71 +278,90 @@ class Replica:
             if cursor is None:
                 self._note_ungranted(batch.stream, batch.items)
                 continue
-            if batch.items:
+            if batch.items or batch.after is not None:
                 touched[batch.stream] = cursor
             for item in batch.items:
-                if replaying:
-                    self._count_replayed(cursor, offset_of(item.position), first_replay)
-                hole |= not self._take_item(cursor, item)
+                hole |= not self._take_item(cursor, item, replaying, first_replay)
+            cursor.end_batch(batch.after)
         for cursor in touched.values():
-            assert cursor.watermark is not None
-            self._write_checkpoint(cursor, cursor.watermark)
+            self._write_checkpoint(cursor)
         return hole
+
+    def without_repeats(self, message: Message) -> Message:
+        """Return a message without the events that the client has already from the batch's first form."""
+        events: list[Event] = []
+        for event in message:
+            if isinstance(event, Batch) and event.is_repeat and (cursor := self.cursors.get(event.stream)):
+                items = tuple(item for item in event.items if not cursor.has(item))
+                if not items:
+                    continue
+                event = msgspec.structs.replace(event, items=items)
+            events.append(event)
+        return tuple(events)
 
     def take_run(self, run: Run, replaying: bool = False) -> bool:
         """Apply a whole message, without its notices; False unless the client has exactly the earlier events."""
-        return self._policy.asks_again and take_spans(self.cursors, run.spans, replaying)
+        return not self._jumps and take_spans(self.cursors, run.spans, replaying)
 
     def follow(self, run: Run) -> bool:
         """Apply a run that should continue at the watermarks; False if it does not."""
         return follow_spans(self.cursors, run.spans)
 
-    def _take_item(self, cursor: Cursor, item: Item) -> bool:
-        seq = offset_of(item.position)
+    def _take_item(self, cursor: Cursor, item: Item, replaying: bool, first_replay: bool) -> bool:
+        if cursor.is_other_log(item.position):
+            self._note_unknown(cursor, "other_log")
+            cursor.lose_log()
+        cursor.learn_epoch(item.position)
+        seq = cursor.seq_of(item)
+        if replaying:
+            self._count_replayed(cursor, seq, first_replay)
         if cursor.watermark is None:
-            self._go_on(cursor, *cursor.accept_start(seq))
-        outcome = cursor.offer(seq)
+            self._go_on(cursor, cursor.accept_start(seq))
+        outcome, shown = cursor.offer(seq), cursor.shown(seq)
         if outcome is Outcome.DUPLICATE:
-            self._take_duplicate(cursor, seq, item)
+            self._take_duplicate(cursor, shown, item)
             return True
         declared = item.payload_hash
         if item.check is Hash.BAD:
             if "ignores_hashes" not in self._policy.defects:
-                self._note("hash_mismatch", cursor.stream, seq, marker=self._number(cursor, item))
+                self._note("hash_mismatch", cursor.stream, shown, marker=self._number(cursor, item))
+                cursor.reject()
                 return False
             declared = payload_hash(bytes(item.payload))  # of the payload that is really applied
         if outcome is Outcome.GAP and "applies_past_holes" not in self._policy.defects:
-            self._note(
-                "gap", cursor.stream, seq, value=float(cursor.watermark or 0), detail="live", marker=self._number(cursor, item)
-            )
+            self._note_gap(cursor, seq, "live", self._number(cursor, item))
             return False
-        cursor.watermark = seq
-        self._note_applied(cursor, seq, item, declared)
+        cursor.apply(seq, item)
+        self._note_applied(cursor, shown, item, declared)
         return True
 
     def _number(self, cursor: Cursor, item: Item) -> int:
         return self._markers.read(item.payload, cursor.stream).number
 
-    def _note_applied(self, cursor: Cursor, seq: int, item: Item, declared: str) -> None:
+    def _note_applied(self, cursor: Cursor, shown: int, item: Item, declared: str) -> None:
         marker, problem = self._markers.read(item.payload, cursor.stream)
-        self._note("applied", cursor.stream, seq, detail=short_hash(declared), marker=marker)
+        self._note("applied", cursor.stream, shown, detail=short_hash(declared), marker=marker)
         if problem:
-            self._note("altered", cursor.stream, seq, detail=problem, marker=marker)
+            self._note("altered", cursor.stream, shown, detail=problem, marker=marker)
 
-    def _take_duplicate(self, cursor: Cursor, seq: int, item: Item) -> None:
+    def _take_duplicate(self, cursor: Cursor, shown: int, item: Item) -> None:
         if "applies_duplicates" in self._policy.defects:
-            self._note_applied(cursor, seq, item, item.payload_hash)
+            self._note_applied(cursor, shown, item, item.payload_hash)
         else:
-            self._note("duplicate_dropped", cursor.stream, seq, marker=self._number(cursor, item))
+            self._note("duplicate_dropped", cursor.stream, shown, marker=self._number(cursor, item))
 
     def _count_replayed(self, cursor: Cursor, seq: int, first_replay: bool) -> None:
         # Later on a connection, this may be a legal duplicate of the live tail.
         if cursor.count_replayed(seq) and first_replay:
             self._note("replay_below_cursor", cursor.stream, seq, value=float(cursor.asked_from or 0))
 
+    def _note_gap(self, cursor: Cursor, seq: int, detail: str, marker: int = -1) -> None:
+        value = float(cursor.shown(cursor.watermark or 0))
+        self._note("gap", cursor.stream, cursor.shown(seq), value=value, detail=detail, marker=marker)
+
     def _note_ungranted(self, topic: str, items: Iterable[Item]) -> None:
         for item in items:
-            self._note("ungranted", self._stream_id(topic), offset_of(item.position))
+            self._note("ungranted", self._stream_id(topic), number_of(item.position))
 
     def _jump_over(self, batches: list[Batch], replaying: bool, first_replay: bool) -> None:
         """Apply as the desktop does: all events of a topic at once, skipping missing ones."""
@@ -280,10 +391,9 @@ class Replica:
         for seq in result.gap:
             marker = self._number(cursor, received[seq])
             self._note("gap", cursor.stream, seq, value=float(before or 0), detail="live", marker=marker)
-        self._write_checkpoint(cursor, result.checkpoint)
+        self._write_checkpoint(cursor)
 
-    def _write_checkpoint(self, cursor: Cursor, seq: int) -> None:
-        """Write the checkpoint whenever the watermark moved, because a restart resumes from it."""
-        if cursor.checkpoint != seq:
-            cursor.checkpoint = seq
-            self._note("checkpoint_written", cursor.stream, seq)
+    def _write_checkpoint(self, cursor: Cursor) -> None:
+        """Write the checkpoint whenever the position moved, because a restart resumes from it."""
+        if cursor.write_checkpoint():
+            self._note("checkpoint_written", cursor.stream, cursor.shown(cursor.checkpoint))

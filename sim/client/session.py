@@ -14,7 +14,7 @@ randomness is `draw(seed, purpose, client, n)`.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from sim.base import randomness
 from sim.base.errors import IllegalMoveError
@@ -37,6 +37,7 @@ from sim.protocols.events import (
     Message,
     Next,
     Opened,
+    Position,
     Problem,
     Refused,
     Reply,
@@ -74,7 +75,7 @@ class Session:
         topics: Iterable[str],
         policy: Policy,
         settings: ClientSettings,
-        checkpoints: dict[str, int] | None = None,
+        checkpoints: Mapping[str, Position] | None = None,
     ) -> None:
         self.client = client
         self.policy = policy
@@ -82,7 +83,7 @@ class Session:
         self.state = State.IDLE
         self._notes = Notes()
         self._note = self._notes.add
-        self.replica = Replica(topics, policy, self._note, checkpoints or {}, settings.stream_id, settings.markers)
+        self.replica = Replica(topics, policy, self._note, checkpoints or {}, settings)
         self._notices_silence = "trusts_silence" not in policy.defects
         self.token: Token | None = None
         self.retries = Retries(client, policy, settings.seed)
@@ -383,7 +384,7 @@ class Session:
         self._ask_at = NEVER
         self._ask_ref = self._next_ref()
         self._asking, self._ask_answered, self._ask_complete = True, False, False
-        after = self.replica.begin_replay()
+        after = self.replica.begin_replay(self.replica.topics)
         self._actions.append(Send(Subscribe(self._ask_ref, after, self.settings.replay_batch_size)))
         self._reply_by = now + self.settings.reply_timeout_s
         self._schedule()
@@ -428,7 +429,7 @@ class Session:
             return
         self._asking, self._reply_by = False, NEVER
         # After a repeated replay, events that the live tail had delivered earlier may look like a hole in the replay.
-        behind = self.replica.end_replay(diverged=not self.is_caught_up or self._fruitless > 0)
+        behind = self.replica.end_replay(self.replica.topics, diverged=not self.is_caught_up or self._fruitless > 0)
         self._note("replay_completed", value=math.nan if self.is_caught_up else (now - self._due) * 1000)
         self.is_caught_up = True
         self._fruitless = self._fruitless + 1 if behind else 0

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from sim.client.cursor import Damage
+from sim.client.checkpoints import Damage
 from sim.server.settings import Count, CountOrZero, LiveFault, NotNegative, Positive, Share
 
 SwitchValue = float | int | bool | str | LiveFault

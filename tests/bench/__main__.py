@@ -27,6 +27,7 @@ from sim.engines.sockets.http import ServiceHttp
 from sim.engines.sockets.publisher import create_streams
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions, raise_descriptor_limit
+from sim.protocols.spacetime.adapter import CAPABILITIES
 from sim.server.settings import RuntimeSettings, Switches
 from tests.bench import held, proxied, simulated
 from tests.bench.report import COMPATIBILITY, Job, Report, Rounds, medians, ratios
@@ -68,7 +69,7 @@ async def metric(kind: str, folder: Path) -> Report:
 
 
 async def _tokens(http: ServiceHttp, topic: str) -> list[str]:
-    settings = ClientSettings(seed=1, compatibility=COMPATIBILITY)
+    settings = ClientSettings(seed=1, compatibility=COMPATIBILITY, capabilities=CAPABILITIES)
     sessions = [Session(number, [topic], policies.get("reference"), settings) for number in range(CLIENTS)]
     tokens: list[Token] = await asyncio.gather(*(http.ask(service_api.mint, session) for session in sessions))
     return [token.text for token in tokens]

@@ -24,6 +24,7 @@ from sim.client.session import Session
 from sim.engines.shared import service_api
 from sim.engines.sockets.client import ClientDriver
 from sim.engines.sockets.http import ServiceHttp
+from sim.protocols.spacetime.adapter import CAPABILITIES
 from sim.protocols.spacetime.codec import encode_client
 from sim.protocols.spacetime.frames import Join, Subscribe
 from sim.record.parquet import Recorder
@@ -44,7 +45,7 @@ class OurClients(Crowd):
     async def connect(self, job: Job) -> None:
         """Return when every client has subscribed."""
         clock = WallClock()
-        settings = ClientSettings(seed=1, compatibility=COMPATIBILITY)
+        settings = ClientSettings(seed=1, compatibility=COMPATIBILITY, capabilities=CAPABILITIES)
         tokens = iter(job.tokens)
 
         async def mint(_: Session) -> Token:

@@ -29,6 +29,7 @@ from sim.engines.greenlets.http import GreenletHttp
 from sim.engines.shared import service_api
 from sim.engines.shared.service_api import Request
 from sim.mock.server import raise_descriptor_limit
+from sim.protocols.spacetime.adapter import CAPABILITIES
 from sim.protocols.spacetime.codec import encode_client
 from sim.protocols.spacetime.frames import Join, Subscribe
 from tests.bench.report import COMPATIBILITY, Connecting, Counting, Crowd, Job, Report, Window, carry_out, measurements
@@ -65,7 +66,7 @@ class OurCrowd(Crowd):
     def connect(self, job: Job) -> None:
         """Return when every client has subscribed."""
         clock, service = WallClock(), ReadyTokens(job)
-        settings = ClientSettings(seed=1, compatibility=COMPATIBILITY)
+        settings = ClientSettings(seed=1, compatibility=COMPATIBILITY, capabilities=CAPABILITIES)
         for number in range(len(job.tokens)):
             session = Session(number, [job.topic], policies.get("reference"), settings)
             client = CountingClient(session, service, clock, self._recorder, self._live.noticed)

@@ -26,7 +26,7 @@ from sim.protocols.events import Closed, Opened
 from sim.protocols.intents import Compatibility, Raw
 from sim.protocols.payloads import canonical_json
 from sim.protocols.spacetime import server
-from sim.protocols.spacetime.adapter import SpacetimeConnection, frame_of
+from sim.protocols.spacetime.adapter import CAPABILITIES, SpacetimeConnection, frame_of
 from sim.protocols.spacetime.codec import encode_client
 from sim.protocols.spacetime.codes import classify, connect_refused
 from sim.protocols.spacetime.negative import SpacetimeForms
@@ -83,7 +83,7 @@ class InMemoryService:
         self.is_down = False
         self.network_is_down = network_is_down
         self.topics = topics
-        own = ClientSettings(seed, COMPATIBILITY, forms=SpacetimeForms(), stream_id=stream_id, service=settings)
+        own = ClientSettings(seed, COMPATIBILITY, CAPABILITIES, forms=SpacetimeForms(), stream_id=stream_id, service=settings)
         self.sessions = [session(client, topics, policies.get(policy), own) for client in range(clients)]
         self.wires: dict[int, Wire] = {}
         self.notices: list[list[Notice]] = [[] for _ in range(clients)]

@@ -6,10 +6,10 @@ from sim.client import policies
 from sim.client.actions import Action, ClientSettings, Close, Connect, Mint, Send, Token
 from sim.client.notices import Notice
 from sim.client.session import Session
-from sim.protocols.events import Closed, Opened
+from sim.protocols.events import Closed, Opened, Position
 from sim.protocols.intents import Compatibility, Raw
 from sim.protocols.payloads import canonical_json, payload_hash
-from sim.protocols.spacetime.adapter import SpacetimeConnection, frame_of
+from sim.protocols.spacetime.adapter import CAPABILITIES, SpacetimeConnection, frame_of
 from sim.protocols.spacetime.codes import classify, connect_refused
 from sim.protocols.spacetime.frames import (
     Body,
@@ -77,9 +77,10 @@ class SessionDriver:
         expires_s: float = 2e6,
     ) -> None:
         compatibility = Compatibility("drill", "20260201T000000Z", "spacetime.sync.v1", 1)
-        settings = ClientSettings(seed, compatibility, forms=SpacetimeForms(), stream_id=stream_id)
+        settings = ClientSettings(seed, compatibility, CAPABILITIES, forms=SpacetimeForms(), stream_id=stream_id)
         self.wire = SpacetimeConnection("ws://driver")
-        self.session = session(client, topics, policies.get(policy), settings, checkpoints)
+        positions = {topic: Position(seq) for topic, seq in (checkpoints or {}).items()}
+        self.session = session(client, topics, policies.get(policy), settings, positions)
         self.now = 1000.0
         self.refresh_s, self.expires_s = refresh_s, expires_s
         self.notices: list[Notice] = []

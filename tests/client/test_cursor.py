@@ -4,31 +4,53 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.client.cursor import Cursor, Damage, Outcome, apply_outcome, damage, restore, stored
+from sim.base.errors import UsageError
+from sim.client.checkpoints import Damage, can_damage, damage, restore, stored
+from sim.client.cursor import Cursor, Outcome, Start, apply_outcome
 from sim.engines.shared.client_setup import next_life
+from sim.protocols.adapter import Positions
+from sim.protocols.events import Position
 from tests.client.session_driver import RUN, WORKER, SessionDriver
 
 
 def store(driver: SessionDriver) -> dict[str, str]:
     cursors = driver.session.replica.cursors.values()
-    return {cursor.topic: stored(cursor.checkpoint) for cursor in cursors if cursor.checkpoint is not None}
+    return {cursor.topic: stored(cursor.stored) for cursor in cursors if cursor.stored is not None}
 
 
-SEQ = st.integers(min_value=0, max_value=2**63 - 1)
+OFFSET = st.integers(min_value=0, max_value=2**63 - 1) | st.text(max_size=20)
+POSITIONS = st.builds(Position, OFFSET, st.none() | st.text(max_size=8))
 
 
-@given(SEQ)
-def test_stored_checkpoint_is_restored(seq: int):
-    assert restore(stored(seq)) == seq
+@given(POSITIONS)
+def test_stored_checkpoint_is_restored(position: Position):
+    assert restore(stored(position)) == position
 
 
-@given(SEQ, st.data())
-def test_partly_written_checkpoint_is_invalid(seq: int, data: st.DataObject):
-    whole = stored(seq)
+@given(POSITIONS, st.data())
+def test_partly_written_checkpoint_is_invalid(position: Position, data: st.DataObject):
+    whole = stored(position)
     assert restore(whole[: data.draw(st.integers(0, len(whole) - 1))]) is None
 
 
-@pytest.mark.parametrize("text", [None, "", ":", "57", "57:", "57:00000000", "-1:0", "٣:0", "57:b0dc4b06x", "x" * 40])
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        ":",
+        "57",
+        "57:",
+        "57:00000000",
+        "-1:0",
+        "٣:0",
+        "57:b0dc4b06x",
+        "x" * 40,
+        '["57"]:0',
+        "[-1,null]:c5b3d4f6",
+        "[:",
+    ],
+)
 def test_malformed_checkpoint_is_invalid(text: str | None):
     assert restore(text) is None
 
@@ -37,14 +59,34 @@ def test_malformed_checkpoint_is_invalid(text: str | None):
 def test_restore_accepts_any_text(text: str):
     for careless in (False, True):
         found = restore(text, careless)
-        assert found is None or found >= 0
+        assert found is None or found.offset != -1
 
 
 @pytest.mark.parametrize(("how", "left"), [("kept", 120), ("old", 90), ("future", 150), ("lost", None), ("torn", None)])
-def test_each_damage_has_its_documented_result(how: Damage, left: int | None):
-    assert restore(damage(stored(120), how, 30)) == left
+@pytest.mark.parametrize("epoch", [None, "e1"])
+def test_each_damage_has_its_documented_result(how: Damage, left: int | None, epoch: str | None):
+    assert restore(damage(stored(Position(120, epoch)), how, 30)) == (None if left is None else Position(left, epoch))
     assert damage(None, how, 30) is None
-    assert restore(damage(stored(10), "old", 30)) == 0, "never below zero"
+    assert restore(damage(stored(Position(10)), "old", 30)) == Position(0), "never below zero"
+
+
+@pytest.mark.parametrize(("how", "left"), [("kept", Position("b-2")), ("lost", None), ("torn", None)])
+def test_opaque_checkpoint_is_kept_lost_or_torn(how: Damage, left: Position | None):
+    assert can_damage(Positions.OPAQUE, how)
+    assert restore(damage(stored(Position("b-2")), how, 1)) == left
+
+
+@pytest.mark.parametrize("how", ["old", "future"])
+def test_opaque_checkpoint_cannot_be_invented(how: Damage):
+    assert not can_damage(Positions.OPAQUE, how)
+    assert can_damage(Positions.ORDERED, how)
+    with pytest.raises(UsageError, match="opaque"):
+        damage(stored(Position("b-2")), how, 1)
+
+
+def test_careless_restore_reads_torn_checkpoint():
+    assert restore(damage(stored(Position(120)), "torn", 1), careless=True) == Position(1)
+    assert restore(damage(stored(Position("b-2")), "torn", 1), careless=True) == Position('["b-2"')
 
 
 @pytest.mark.parametrize(("policy", "after"), [("reference", {}), ("wrong_reads_torn_checkpoints", {RUN: 1})])
@@ -59,7 +101,7 @@ def test_restarted_client_keeps_only_checkpoints_and_disconnect_count():
     driver = SessionDriver(topics=(RUN, WORKER)).go_live(1, 2, 3)
     driver.lose("network")
     left = store(driver)
-    assert left == {RUN: stored(3), WORKER: stored(0)}
+    assert left == {RUN: stored(Position(3)), WORKER: stored(Position(0))}
     again = next_life(driver.session, left)
     assert type(again) is type(driver.session)
     assert [again.replica.cursors[topic].watermark for topic in (RUN, WORKER)] == [3, 0]
@@ -89,5 +131,5 @@ def test_cursor_without_watermark_accepts_a_start_first():
     cursor = Cursor(RUN, "stream")
     with pytest.raises(AssertionError):
         cursor.offer(5)
-    assert cursor.accept_start(5) == (-1, 0)
+    assert cursor.accept_start(5) == Start("fresh")
     assert cursor.offer(5) is Outcome.APPLY

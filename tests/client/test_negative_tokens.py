@@ -15,6 +15,7 @@ from sim.client.session import Session
 from sim.drill.model import NegativeClientName
 from sim.engines.shared.client_setup import by_own_clock, clock_ahead_s, forget_token, unix_s
 from sim.protocols.events import Closed
+from sim.protocols.spacetime.adapter import CAPABILITIES
 from sim.protocols.spacetime.negative import SpacetimeForms
 from sim.protocols.spacetime.streams import run_events
 from sim.server import tokens
@@ -220,7 +221,7 @@ def test_stopped_delivery_closes_and_refuses_sockets():
     ("policy", "ahead_s", "refresh_s"), [("reference", 300.0, 270.0), ("wrong_trusts_clock", 300.0, -30.0)]
 )
 def test_only_wrong_trusts_clock_uses_own_clock(policy: str, ahead_s: float, refresh_s: float):
-    settings = ClientSettings(1, COMPATIBILITY, forms=SpacetimeForms())
+    settings = ClientSettings(1, COMPATIBILITY, CAPABILITIES, forms=SpacetimeForms())
     session = Session(0, (RUN,), policies.get(policy), settings)
     token = Token("t", 270.0, 300.0, server_refresh_at=270.0, server_expires_at=300.0)
     assert by_own_clock(token, session, ahead_s).refresh_at == refresh_s

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from sim.base.errors import IllegalMoveError
 from sim.client.notices import Run, run_of
+from sim.client.spans import Span
 from sim.protocols.markers import NO_MARKERS
 from sim.protocols.spacetime.adapter import SpacetimeConnection
 from sim.protocols.spacetime.frames import HeartbeatPush, ServerFrame, Update, UpdateBatch, Watermark
@@ -156,7 +157,6 @@ def test_clients_share_notices_of_the_same_run():
         batch(4, 3),
         batch(3, 3),
         batch(3, head=2),
-        UpdateBatch((update(3),), True, ()),
         UpdateBatch((update(3),), True, (Watermark(WORKER, 3),)),
         UpdateBatch((update(3), update(4, WORKER)), True, (Watermark(RUN, 4),)),
         UpdateBatch((update(3), update(3, WORKER)), True, (Watermark(RUN, 3), Watermark(RUN, 3))),
@@ -165,3 +165,9 @@ def test_clients_share_notices_of_the_same_run():
 )
 def test_frame_that_is_not_a_run_returns_none(frame: UpdateBatch):
     assert run_in(frame) is None
+
+
+def test_frame_without_heads_is_a_run():
+    run = run_in(UpdateBatch((update(3), update(4)), True, ()))
+    assert run is not None
+    assert run.spans == (Span(RUN, 2, 4, -1),)

@@ -14,6 +14,7 @@ from sim.engines.virtual.client import VirtualClient
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.service import SimulatedService
 from sim.protocols.intents import Compatibility
+from sim.protocols.spacetime.adapter import CAPABILITIES
 from sim.protocols.spacetime.streams import run_events
 from sim.record.parquet import Recorder
 from sim.server.settings import RuntimeSettings, Switches
@@ -29,7 +30,7 @@ KEPT = RestartClients(at_s=0.0, checkpoint="kept")
 def client(tmp_path: Path) -> VirtualClient:
     env, model = VirtualClock(BEGAN), SystemModel()
     endpoints = SimulatedService(env, RuntimeSettings(), Switches(), model)
-    session = Session(0, [TOPIC], policies.get("reference"), ClientSettings(1, COMPATIBILITY))
+    session = Session(0, [TOPIC], policies.get("reference"), ClientSettings(1, COMPATIBILITY, CAPABILITIES))
     return VirtualClient(env, session, endpoints, model, Recorder(tmp_path), BEGAN)
 
 

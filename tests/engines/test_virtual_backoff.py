@@ -18,6 +18,7 @@ from sim.engines.virtual.client import VirtualClient
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.service import SimulatedService
 from sim.protocols.intents import Compatibility
+from sim.protocols.spacetime.adapter import CAPABILITIES
 from sim.record.observations import Kind
 from sim.record.parquet import Recorder, read
 from sim.server.settings import RuntimeSettings, Switches
@@ -29,7 +30,7 @@ RUNTIME = RuntimeSettings()
 # after half a second, before the kernel tries again for it.
 NARROW = SystemModel(server=Server(accept_backlog=10, handshake_ms=20.0), control=ControlService(mint_ms=0.0))
 COMPATIBILITY = Compatibility("test", "20260601T000000Z", RUNTIME.protocol_version, RUNTIME.schema_version)
-SETTINGS = ClientSettings(seed=1, compatibility=COMPATIBILITY, reply_timeout_s=0.5)
+SETTINGS = ClientSettings(seed=1, compatibility=COMPATIBILITY, capabilities=CAPABILITIES, reply_timeout_s=0.5)
 NO_JITTER = Exponential("no_jitter")  # the same base and cap as the jittered ones
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from sim.client.actions import Send
 from sim.client.negative.base import NegativeClient, verdict
 from sim.client.session import NEVER
-from sim.protocols.events import Position, Reply
+from sim.protocols.events import Reply
 from sim.protocols.intents import Raw
 
 
@@ -61,7 +61,7 @@ class HiddenMutation(AnyMutation):
 
     def _questions(self) -> Iterable[Raw]:
         cursors = self.replica.cursors.values()
-        after = {cursor.topic: None if cursor.watermark is None else Position(cursor.watermark) for cursor in cursors}
+        after = {cursor.topic: cursor.position for cursor in cursors}
         return self._forms.hidden_mutations((self._next_ref(), self._next_ref()), self._mutation(), after)
 
     def _verdict(self, reply: Reply) -> str:

@@ -9,7 +9,8 @@ from importlib.metadata import version
 
 from sim.base.randomness import draw_bits
 from sim.client.actions import ClientSettings, Token
-from sim.client.cursor import damage, restore, stored
+from sim.client.checkpoints import damage, restore, stored
+from sim.client.cursor import number_of
 from sim.client.negative.tokens import RevokedToken
 from sim.client.session import Session
 from sim.client.transitions import CONNECTED
@@ -18,7 +19,7 @@ from sim.drill.fault_schedule import PlannedFault
 from sim.drill.model import Drill
 from sim.protocols.adapter import Connection
 from sim.protocols.intents import Compatibility
-from sim.protocols.spacetime.adapter import SpacetimeConnection
+from sim.protocols.spacetime.adapter import CAPABILITIES, SpacetimeConnection
 from sim.protocols.spacetime.negative import SpacetimeForms
 from sim.protocols.spacetime.streams import stream_id
 from sim.record.observations import NAN, Row
@@ -46,6 +47,7 @@ def client_settings(drill: Drill, seed: int, marker_run: str = "") -> ClientSett
         replay_batch_size=runtime.replay_batch_size,
         token_ttl_s=drill.fleet.token_ttl_s or None,
         service=runtime,
+        capabilities=CAPABILITIES,
         forms=SpacetimeForms(),
         stream_id=stream_id,
         marker_run=marker_run,
@@ -130,10 +132,11 @@ def restart(session: Session, fault: RestartClients) -> tuple[Session, list[Row]
     rows: list[Row] = [("disconnected", "", -1, 0, NAN, "process_died", -1)] if session.state in CONNECTED else []
     left: dict[str, str | None] = {}
     for cursor in session.replica.cursors.values():
-        text = None if cursor.checkpoint is None else stored(cursor.checkpoint)
+        text = None if cursor.stored is None else stored(cursor.stored)
         left[cursor.topic] = damage(text, fault.checkpoint, fault.events)
-        seq, value = restore(left[cursor.topic]), NAN if cursor.checkpoint is None else float(cursor.checkpoint)
-        rows.append(("restarted", cursor.stream, -1 if seq is None else seq, 0, value, fault.checkpoint, -1))
+        before = number_of(cursor.stored)
+        seq, value = number_of(restore(left[cursor.topic])), NAN if before == -1 else float(before)
+        rows.append(("restarted", cursor.stream, seq, 0, value, fault.checkpoint, -1))
     return next_life(session, left), rows
 
 
@@ -141,7 +144,7 @@ def next_life(session: Session, stored_checkpoints: Mapping[str, str | None]) ->
     """Return the next session of a client whose process died. It has only its stored checkpoints."""
     careless = "reads_torn_checkpoints" in session.policy.defects
     found = {topic: restore(text, careless) for topic, text in stored_checkpoints.items()}
-    checkpoints = {topic: seq for topic, seq in found.items() if seq is not None}
+    checkpoints = {topic: position for topic, position in found.items() if position is not None}
     again = type(session)(session.client, session.replica.topics, session.policy, session.settings, checkpoints)
     again.retries.disconnects = session.retries.disconnects  # so that two sessions of a client never draw the same values
     return again

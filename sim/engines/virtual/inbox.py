@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from sim.client.cursor import go_on
 from sim.client.notices import Run, run_of
 from sim.client.session import Session
+from sim.client.spans import go_on
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.links import RoughLink
 from sim.protocols.events import Activity, Answer, Batch, Closed, Head, Message
