@@ -138,6 +138,10 @@ MUTATIONS = (
         *("accept_revoked_token", "session_revocation", "drill.negative_clients", "drill.revocation", "revoked_token_accepted"),
         only=True,
     ),
+    defect(
+        *("forget_revocations", "session_revocation", "drill.negative_clients", "drill.revocation", "revoked_token_accepted"),
+        only=True,
+    ),
     defect("keep_revoked_sockets", "session_revocation", "drill.revocation", only=True),
     defect("revoke_everyone", "session_revocation", "drill.revocation", only=True, course=PATIENT),
     defect("forget_fallback_key", "token_rotation", "drill.key_rotation", "error.websocket_auth_error_ratio", only=True),

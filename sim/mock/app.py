@@ -23,8 +23,9 @@ from sim.mock.requests import RequestRefusedError, body, problem
 from sim.mock.revisions import Rollout
 from sim.mock.sockets import Message, Receive, Send, Sockets
 from sim.mock.store import Store
+from sim.protocols import registry
 from sim.protocols.payloads import canonical_json
-from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
+from sim.protocols.profile import Publication
 from sim.server.control import Control, ControlRefusedError, TokenRequest
 from sim.server.counters import metrics
 from sim.server.deployment import Deployment, routing_answer
@@ -33,7 +34,6 @@ from sim.server.settings import RuntimeSettings, Switches
 from sim.server.tokens import Keyring
 from sim.service import paths
 
-CODEX_EVENT_PREFIX = "codex.worker."  # events of these types go to the one topic without snapshots
 DEFAULT_ADMIN_TOKEN = "mock-admin"
 
 
@@ -66,6 +66,7 @@ class MockOptions:
     switches: Switches
     admin_token: str = DEFAULT_ADMIN_TOKEN
     deployment: Deployment = field(default_factory=Deployment)
+    protocol: str = registry.DEFAULT
 
 
 class Mock:
@@ -73,16 +74,19 @@ class Mock:
 
     def __init__(self, options: MockOptions, store: Store) -> None:
         keyring = Keyring(store.signing_key())
+        forms = registry.server_forms(options.protocol)
         self.options = options
+        self.socket_path = forms.socket_path
+        self.profile = forms.profile
         self.store = store
         self.rollout = Rollout(options.deployment, options.switches, store)
-        self.runtime = Runtime(options.settings, keyring, self.rollout.switches)
+        self.runtime = Runtime(options.settings, keyring, self.profile, self.rollout.switches)
         if "lose_log_on_restart" in self.switches.defects:
             store.forget_events()
-        self.runtime.streams.logs.update(store.load(options.settings.window_events))
-        self.control = Control(options.settings, keyring)
-        self.authority = Authority(self.runtime, store, options.settings, self.rollout)
-        self.sockets = Sockets(self.runtime, self.rollout)
+        self.runtime.streams.logs.update(store.load(options.settings.window_events, self.profile))
+        self.control = Control(options.settings, keyring, self.profile)
+        self.authority = Authority(self.runtime, store, self.rollout)
+        self.sockets = Sockets(self.runtime, self.rollout, forms)
         self.authority.committed = self.sockets.kick
         self._minting: asyncio.Semaphore | None = None
         self._minting_limit = 0
@@ -98,7 +102,7 @@ class Mock:
         http = Starlette(routes=self._routes(), lifespan=self._lifespan, exception_handlers=refusals)
 
         async def route(scope: Message, receive: Receive, send: Send) -> None:
-            if scope["type"] == "websocket" and scope["path"] == paths.SOCKET_PATH:
+            if scope["type"] == "websocket" and scope["path"] == self.socket_path:
                 await self.sockets(scope, receive, send)
             else:
                 await http(scope, receive, send)
@@ -134,7 +138,7 @@ class Mock:
             await asyncio.sleep(TICK_S)
             self.runtime.wake(time.time())
             while self.runtime.mutations:  # the defect accept_mutation: a client publishes over its socket
-                topic = next(iter(self.runtime.streams.logs), run_events("r1"))
+                topic = next(iter(self.runtime.streams.logs), self.profile.topics.of_event("r1", "run.progress"))
                 with contextlib.suppress(RequestRefusedError, ValueError):
                     payload = canonical_json(msgspec.json.decode(self.runtime.mutations.pop()))
                     await self.authority.publish(topic, f"socket-{uuid.uuid4()}", payload, None)
@@ -197,9 +201,10 @@ class Mock:
         asked = await body(request, _NewEvent)
         if not self.store.has_run(run_id):
             raise RequestRefusedError(404, "unknown_run", f"there is no run {run_id}")
-        topic = CODEX_WORKER_EVENTS if asked.event_type.startswith(CODEX_EVENT_PREFIX) else run_events(run_id)
+        topics = self.profile.topics
+        topic = topics.of_event(run_id, asked.event_type)
         try:
-            content = canonical_json({"run_id": run_id, "event_type": asked.event_type, "payload": asked.payload})
+            content = canonical_json(self.profile.content(Publication(run_id, asked.event_type, asked.payload, 0, time.time())))
             key = asked.idempotency_key or str(uuid.uuid4())
             done = await self.authority.publish(topic, key, content, asked.expected_next_seq)
         except ValueError as error:
@@ -208,7 +213,7 @@ class Mock:
             "run_id": run_id,
             "seq": done.entry.seq,
             "topic": topic,
-            "stream_id": stream_id(topic),
+            "stream_id": topics.stream_id(topic),
             "payload_hash": done.entry.payload_hash,
             "duplicate": done.duplicate,
         }
@@ -224,7 +229,11 @@ class Mock:
         self._require_admin(request)
         runtime = self.runtime
         logs = runtime.streams.logs.values()
-        return JSONResponse(metrics(runtime.counters, logs, runtime.consumers, self.options.settings.profile, time.time()))
+        return JSONResponse(
+            metrics(
+                runtime.counters, logs, runtime.consumers, self.options.settings.profile, time.time(), self.profile.transport
+            )
+        )
 
     async def _prometheus(self, request: Request) -> Response:
         """Answer with the same metrics and more in the format of Prometheus. Requires the same bearer token."""

@@ -36,7 +36,7 @@ def text(runtime: Runtime, control: Control) -> bytes:
     """Render the metrics of both profiles, those of the control service, and those that only this page has."""
     values: dict[str, float] = {**control.counters, **monitored(runtime.counters)}
     for profile in get_args(Profile):
-        body = metrics(runtime.counters, runtime.streams.logs.values(), runtime.consumers, profile, now=0.0)
+        body = metrics(runtime.counters, runtime.streams.logs.values(), runtime.consumers, profile, 0.0, transport="")
         for table, part in body.items():
             values |= {f"{table}.{name}": value for name, value in part.items()} if isinstance(part, dict) else {}
     return generate_latest(_Page(values))

@@ -13,10 +13,8 @@ from sim.base.errors import StorageError
 from sim.mock.requests import RequestRefusedError
 from sim.mock.revisions import Rollout
 from sim.mock.store import Store
-from sim.protocols.payloads import payload_hash
 from sim.server.admission import PublishLimits, Refusal, failure, is_acknowledged_unwritten
 from sim.server.runtime import Runtime
-from sim.server.settings import RuntimeSettings
 from sim.server.stream_log import Appended, Entry, WrongNextSeqError
 
 
@@ -32,11 +30,11 @@ class _Publish:
 class Authority:
     """The only writer of the log."""
 
-    def __init__(self, runtime: Runtime, store: Store, settings: RuntimeSettings, rollout: Rollout) -> None:
+    def __init__(self, runtime: Runtime, store: Store, rollout: Rollout) -> None:
         self._runtime = runtime
         self._rollout = rollout
         self._store = store
-        self._limits = PublishLimits(settings)
+        self._limits = PublishLimits(runtime.settings, runtime.profile)
         self._waiting: list[_Publish] = []
         self.failure = ""  # why publishing is no longer possible, or empty
         self.committed: Callable[[], None] = lambda: None  # called after each commit with new events
@@ -50,7 +48,7 @@ class Authority:
         self._admit(topic, payload)
         fault = failure(runtime.switches, runtime.counters)
         if fault is not None and is_acknowledged_unwritten(runtime.switches):
-            entry = Entry(runtime.streams.head(topic) + 1, key, payload, payload_hash(payload), time.time())
+            entry = Entry(runtime.streams.head(topic) + 1, key, payload, runtime.profile.payload_hash(payload), time.time())
             return Appended(entry, duplicate=False)
         if fault is not None and not fault.is_taken:
             raise self._refused(fault)

@@ -22,6 +22,7 @@ from sim.base.ownership import STATE_PREFIX, OwnedFolder
 from sim.mock.app import DEFAULT_ADMIN_TOKEN, Mock, MockOptions
 from sim.mock.process_limits import BACKLOG, MAX_PORTS_TRIED, MIN_PORT, SHUTDOWN_LIMIT_S
 from sim.mock.store import Store
+from sim.protocols import registry
 from sim.server.deployment import Deployment
 from sim.server.settings import RuntimeSettings, Switches
 
@@ -41,6 +42,7 @@ class ServeOptions:
     state: str = ""
     exit_with_stdin: bool = False
     deployment: Deployment = field(default_factory=Deployment)
+    protocol: str = registry.DEFAULT
 
 
 def listening_line(host: str, port: int) -> str:
@@ -102,7 +104,7 @@ def admin_token() -> str:
 
 
 def _mock_options(options: ServeOptions) -> MockOptions:
-    return MockOptions(options.settings, options.switches, admin_token(), options.deployment)
+    return MockOptions(options.settings, options.switches, admin_token(), options.deployment, options.protocol)
 
 
 async def _run(server: uvicorn.Server, listener: socket.socket, exit_with_stdin: bool) -> None:

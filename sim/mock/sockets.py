@@ -19,7 +19,7 @@ from sim.mock.process_limits import MAX_CACHED_BATCHES, MAX_WAITING_FRAMES
 from sim.mock.revisions import Rollout
 from sim.protocols import events
 from sim.protocols.intents import Compatibility
-from sim.protocols.spacetime import server
+from sim.protocols.profile import ServerForms
 from sim.server.runtime import DeliveryDownError, Runtime
 from sim.server.tokens import TokenRefusedError
 
@@ -46,9 +46,10 @@ class _Signals:
 class Sockets:
     """All open sockets of a mock."""
 
-    def __init__(self, runtime: Runtime, rollout: Rollout) -> None:
+    def __init__(self, runtime: Runtime, rollout: Rollout, forms: ServerForms) -> None:
         self._runtime = runtime
         self._rollout = rollout
+        self._forms = forms
         self._lines: dict[int, _Signals] = {}
         self.held_back = 0  # clients whose sockets are not read at the moment
         self._texts: dict[tuple[int, str], tuple[events.Message, str]] = {}
@@ -65,21 +66,21 @@ class Sockets:
                 line.something_to_send.set()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Serve `/sync/socket/websocket` as an ASGI endpoint."""
+        """Serve the socket's path as an ASGI endpoint."""
         await receive()  # websocket.connect
         self._runtime.counters.upgrades += 1
         query = {name: values[0] for name, values in parse_qs(scope["query_string"].decode("latin-1")).items()}
         refusal = self._rollout.limits.connect_refusal(time.time()) if "token" in query else None
         if refusal is not None:
-            await _deny(send, refusal.status, refusal.code, refusal.retry_after_ms)
+            await self._deny(send, refusal.status, refusal.code, refusal.retry_after_ms)
             return
         try:
             number = self._runtime.open(query.get("token"), _compatibility(query), time.time())
         except TokenRefusedError as error:
-            await _deny(send, 403, error.code)
+            await self._deny(send, 403, error.code)
             return
         except DeliveryDownError:
-            await _deny(send, 503)
+            await self._deny(send, 503)
             return
         line = self._lines[number] = _Signals()
         writer: asyncio.Task[None] | None = None
@@ -96,6 +97,14 @@ class Sockets:
             if writer is not None:
                 writer.cancel()
 
+    async def _deny(self, send: Send, status: int, code: str = "", retry_after_ms: int | None = None) -> None:
+        """Refuse the upgrade. The body contains the code, if any, unless the protocol's refusals are bare."""
+        error = {"code": code} if retry_after_ms is None else {"code": code, "retry_after_ms": retry_after_ms}
+        body = msgspec.json.encode({"error": error} if code else {}) if self._forms.profile.states_refusals else b""
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+        await send({"type": "websocket.http.response.body", "body": body})
+
     async def _read(self, number: int, line: _Signals, receive: Receive, send: Send) -> None:
         max_bytes = self._runtime.settings.longest_frame_kib * 1024
         while (message := await receive())["type"] == "websocket.receive":
@@ -103,7 +112,7 @@ class Sockets:
             text = message.get("text")
             try:
                 data = message["bytes"] if text is None else text.encode()
-                intent = server.read(data, text is not None, max_bytes)
+                intent = self._forms.read(data, text is not None, max_bytes)
             except BrokenMessageError as error:  # the message was read completely, so the sender gets the close frame
                 await send({"type": "websocket.close", "code": error.status})
                 return
@@ -133,7 +142,7 @@ class Sockets:
                     await send({"type": "websocket.send", "text": self._text(message, self._runtime.channel(number))})
                     line.may_read.set()
                 if self._runtime.is_closing(number):
-                    await send({"type": "websocket.close", "code": 1000})
+                    await send({"type": "websocket.close", "code": self._forms.profile.close_code})
                     return
         except (OSError, KeyError, RuntimeError):  # the client disconnected
             return
@@ -142,11 +151,11 @@ class Sockets:
 
     def _text(self, message: events.Message, channel: str) -> str:
         if not isinstance(message[0], events.Batch):
-            return server.write(message, channel)
+            return self._forms.write(message, channel)
         kept = self._texts.get((id(message), channel))
         if kept is not None and kept[0] is message:
             return kept[1]
-        text = server.write(message, channel)
+        text = self._forms.write(message, channel)
         if len(self._texts) >= MAX_CACHED_BATCHES:
             self._texts.clear()
         self._texts[id(message), channel] = (message, text)
@@ -160,12 +169,3 @@ def _compatibility(query: dict[str, str]) -> Compatibility:
         protocol_version=query.get("protocol_version", ""),
         schema_version=query.get("schema_version"),
     )
-
-
-async def _deny(send: Send, status: int, code: str = "", retry_after_ms: int | None = None) -> None:
-    """Refuse the upgrade. The body contains the code, if any."""
-    error = {"code": code} if retry_after_ms is None else {"code": code, "retry_after_ms": retry_after_ms}
-    body = msgspec.json.encode({"error": error} if code else {})
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": body})

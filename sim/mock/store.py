@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.base.errors import StorageError
-from sim.protocols.spacetime.streams import topic_class
+from sim.protocols.profile import ServerProfile
 from sim.server.stream_log import Entry, StreamLog
 from sim.server.tokens import Key
 
@@ -88,18 +88,19 @@ class Store:
         except sqlite3.Error as error:
             raise StorageError(f"{self._path}: cannot be read ({error}).") from None
 
-    def load(self, window_events: int) -> dict[str, StreamLog]:
+    def load(self, window_events: int, profile: ServerProfile) -> dict[str, StreamLog]:
         """Load every stream: all keys, and the newest `window_events` entries."""
         heads = self._rows("SELECT topic, MAX(seq) FROM events GROUP BY topic")
-        return {topic: self._log(topic, head, window_events) for topic, head in heads}
+        return {topic: self._log(topic, head, window_events, profile) for topic, head in heads}
 
-    def _log(self, topic: str, head: int, window_events: int) -> StreamLog:
+    def _log(self, topic: str, head: int, window_events: int, profile: ServerProfile) -> StreamLog:
         known = self._rows("SELECT key, seq, payload_hash FROM events WHERE topic = ?", topic)
         keys = {key: (seq, payload_hash) for key, seq, payload_hash in known}
         newest = "SELECT seq, key, payload, payload_hash, appended_at FROM events WHERE topic = ? AND seq > ?"
         entries = [Entry(*row) for row in self._rows(newest, topic, head - window_events)]
+        retention_s = profile.topics.topic_class(topic).retention_s
         try:
-            return StreamLog.restore(window_events, topic_class(topic).retention_s, entries, keys, head)
+            return StreamLog.restore(window_events, retention_s, entries, keys, head, profile.payload_hash)
         except ValueError as error:
             raise StorageError(f"{self._path}: stream {topic} is inconsistent ({error}).") from None
 

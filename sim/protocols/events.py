@@ -221,6 +221,12 @@ class Batch(msgspec.Struct, frozen=True):
     is_repeat: bool = False
 
 
+class Repeated(msgspec.Struct, frozen=True):
+    """The events of the previous message again, in the protocol's second form. A client takes it only as a sign of life."""
+
+    message: tuple[Any, ...]
+
+
 class Head(msgspec.Struct, frozen=True, gc=False):
     """The last position of a stream. In a message without a batch it is a separate report, such as a heartbeat."""
 
@@ -315,6 +321,7 @@ Event = (
     | PositionUnknown
     | CaughtUp
     | Batch
+    | Repeated
     | Head
     | Published
     | PublishFailed

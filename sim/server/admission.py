@@ -1,39 +1,54 @@
 """Admission checks of the runtime: connects, joins (the compatibility window), subscribes and publishes."""
 
+import math
 from collections.abc import Container
 from dataclasses import dataclass
 
 from sim.base.randomness import draw
 from sim.protocols.events import Problem, Refused
-from sim.protocols.intents import Compatibility, Subscribe
-from sim.protocols.spacetime import codes
-from sim.protocols.spacetime.streams import topic_class
+from sim.protocols.intents import Compatibility, Join, Subscribe
+from sim.protocols.profile import ServerProfile
+from sim.server.connection import Connection
 from sim.server.counters import Counters
 from sim.server.deployment import Throttle
 from sim.server.settings import RuntimeSettings, Switches
 from sim.server.tokens import Claims, Keyring, TokenRefusedError, may_read, verify
 
+REVOKED = "reauth_required"
 _BUILD_LENGTH = len("20260101T000000Z")
 
 
 def admitted(
-    token: str | None, keyring: Keyring, now: float, settings: RuntimeSettings, switches: Switches, revoked: Container[str]
+    token: str | None,
+    keyring: Keyring,
+    now: float,
+    settings: RuntimeSettings,
+    switches: Switches,
+    revoked: Container[str],
+    profile: ServerProfile,
 ) -> Claims:
-    """Verify a connect's token and return its claims; raises `TokenRefusedError`. `revoked` are ids of sessions."""
+    """Verify a connect's token and return its claims; raises `TokenRefusedError`. `revoked` are ids of sessions and devices."""
     claims = verify(
         token,
         keyring,
         now,
         leeway_s=settings.token_leeway_s,
-        max_age_s=settings.token_max_age_s,
+        expiry_leeway_s=None if profile.has_token_leeway else 0.0,
+        max_age_s=settings.token_max_age_s if profile.has_token_age else math.inf,
         void_before=switches.tokens_void_before,
         defects=switches.defects,
     )
     if "introspect_tokens" in switches.defects and switches.mint_outage:
         raise TokenRefusedError("unauthorized", "the token cannot be checked now")
-    if claims.session_id in revoked and "accept_revoked_token" not in switches.defects:
+    if not profile.checks_revocation_at_join and is_revoked(claims, switches, revoked):
         raise TokenRefusedError("token_revoked", "the session was revoked")
     return claims
+
+
+def is_revoked(claims: Claims, switches: Switches, revoked: Container[str]) -> bool:
+    """Whether the runtime refuses these claims because their session or device was revoked."""
+    is_out = claims.session_id in revoked or claims.device_id in revoked
+    return is_out and "accept_revoked_token" not in switches.defects
 
 
 def incompatibility(
@@ -54,17 +69,34 @@ def incompatibility(
     return "unsupported_client_build" if build > settings.max_client_build else ""
 
 
-def subscribe_refusal(claims: Claims, intent: Subscribe, defects: Container[str]) -> Refused | None:
+def join_refusal(
+    connection: Connection,
+    intent: Join,
+    settings: RuntimeSettings,
+    switches: Switches,
+    revoked: Container[str],
+    profile: ServerProfile,
+) -> Refused | None:
+    """Return the refusal of a join of a revoked session or an incompatible client; None for any other."""
+    if profile.checks_revocation_at_join and is_revoked(connection.claims, switches, revoked):
+        return profile.refusals.request(intent.ref, REVOKED, "session access was revoked; sign in again", ())
+    joined = intent.metadata if profile.reads_metadata_of_join else Compatibility()
+    code = incompatibility(settings, joined, connection.compatibility, switches.defects)
+    return profile.refusals.request(intent.ref, code, "this build cannot sync here", ()) if code else None
+
+
+def subscribe_refusal(claims: Claims, intent: Subscribe, defects: Container[str], profile: ServerProfile) -> Refused | None:
     """Return the refusal of a subscribe that is empty, malformed, or not granted by its token; None for any other."""
     if not intent.after or intent.is_malformed:
-        return codes.refused(intent.ref, "bad_subscription", "a subscription needs topics, and cursors that are numbers")
-    forbidden = tuple(topic for topic in intent.after if not may_read(claims, topic))
+        message = "a subscription needs topics, and cursors that are numbers"
+        return profile.refusals.request(intent.ref, "bad_subscription", message, ())
+    forbidden = tuple(topic for topic in intent.after if not may_read(claims, topic, profile.topics))
     if forbidden and "ignore_grants" not in defects:
-        return codes.refused(intent.ref, "forbidden_topic", "not granted by this token", forbidden)
+        return profile.refusals.request(intent.ref, "forbidden_topic", "not granted by this token", forbidden)
     return None
 
 
-def slow_consumer(settings: RuntimeSettings, topic: str, depth: int, is_evicted: bool) -> Problem:
+def slow_consumer(settings: RuntimeSettings, profile: ServerProfile, topic: str, depth: int, is_evicted: bool) -> Problem:
     """Return the warning for a client with a full outbound queue: read faster or, if it is evicted, disconnect."""
     wait_ms = float(settings.slow_consumer_reconnect_after_ms)
     details = {
@@ -75,7 +107,7 @@ def slow_consumer(settings: RuntimeSettings, topic: str, depth: int, is_evicted:
         "queue_limit": settings.outbound_queue_events,
         "reconnect_after_ms": wait_ms,
     }
-    return codes.slow_consumer(is_evicted, wait_ms, "the outbound queue of this connection is full", details)
+    return profile.refusals.slow_consumer(is_evicted, wait_ms, "the outbound queue of this connection is full", details)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +191,7 @@ class ServiceLimits:
 
     def connect_refusal(self, now: float) -> Refusal | None:
         """Return the refusal of a connect at `now` (s); None if it is accepted."""
-        return _over(self._connects, codes.RATE_LIMITED, now)
+        return _over(self._connects, "rate_limited", now)
 
 
 def _bucket(rate: float | None, now: float) -> TokenBucket | None:
@@ -176,13 +208,14 @@ def _over(bucket: TokenBucket | None, code: str, now: float) -> Refusal | None:
 class PublishLimits:
     """Limits of each topic: bytes per event, and publishes per second."""
 
-    def __init__(self, settings: RuntimeSettings) -> None:
+    def __init__(self, settings: RuntimeSettings, profile: ServerProfile) -> None:
         self._settings = settings
+        self._class_of = profile.topics.topic_class
         self._buckets: dict[str, TokenBucket] = {}
 
     def refusal(self, topic: str, payload_bytes: int, now: float) -> Refusal | None:
         """Return the refusal of a publish at `now` (s); None if it is accepted."""
-        kind = topic_class(topic)
+        kind = self._class_of(topic)
         if payload_bytes > kind.max_payload_bytes:
             return Refusal(413, "spacetime_frame_payload_too_large", f"at most {kind.max_payload_bytes} bytes")
         rate = self._settings.publishes_per_s or kind.publishes_per_s

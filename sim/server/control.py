@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 import msgspec
 
 from sim.base.errors import PeerError
-from sim.protocols.spacetime.streams import FALLBACK, SINGLE_TOPICS, stream_id, topic_class, topic_of
+from sim.protocols.profile import ServerProfile, Topics
 from sim.server.settings import RuntimeSettings
-from sim.server.tokens import AUDIENCE, ISSUER, MAX_TOKEN_CHARS, SCOPES, Claims, Key, Keyring, mint, required_scope
+from sim.server.tokens import AUDIENCE, ISSUER, MAX_TOKEN_CHARS, Claims, Key, Keyring, mint
 
 ISSUED = "sync.token.issued"
 # The counter of a refusal, by its HTTP status.
@@ -23,10 +23,7 @@ _REFUSAL_COUNTERS = {
 }
 COUNTERS = (ISSUED, *dict.fromkeys(_REFUSAL_COUNTERS.values()), "sync.token.issue.policy_eval_failed")
 _SESSION = re.compile(r"session-([A-Za-z0-9._:-]{1,128})")
-_STREAM_TOPICS = {stream_id(topic): topic for topic in SINGLE_TOPICS}
-_GRANTABLE_SCOPES = tuple(dict.fromkeys(scope for name, scope in SCOPES.items() if name != FALLBACK.name))
 _ORG = "org-mock"
-_USER_FLEET = "fleet:user:"
 
 
 class ControlRefusedError(PeerError):
@@ -99,8 +96,12 @@ class Control:
     Apart from its keys, it stores only its counters and the count for token ids.
     """
 
-    def __init__(self, settings: RuntimeSettings, keyring: Keyring, *, denied_devices: Container[str] = ()) -> None:
+    def __init__(
+        self, settings: RuntimeSettings, keyring: Keyring, profile: ServerProfile, *, denied_devices: Container[str] = ()
+    ) -> None:
         self._settings = settings
+        self._profile = profile
+        self._topics = profile.topics
         self._keyring = keyring
         self._denied_devices = denied_devices
         self._counts = dict.fromkeys(COUNTERS, 0)
@@ -138,7 +139,7 @@ class Control:
         try:
             claims = self._decide(request, now, outage, token_id)
             if "grant_any_topic" not in defects:
-                _refuse_other_tenants(claims)
+                _refuse_other_tenants(claims, self._topics)
             key = self._keyring.primary
             if "sign_with_old_key" in defects and self._keyring.fallbacks:
                 key = self._keyring.fallbacks[0]
@@ -154,9 +155,9 @@ class Control:
             _refuse(503, "minting_disabled", "minting sync tokens is disabled")
         user = _user(request.session)
         ttl_s = self._ttl(request.ttl_s)
-        topics = _merged_topics(request)
+        topics = _merged_topics(request, self._topics)
         device = self._device(request.device_id, user)
-        scopes = _scopes(request.scopes, topics)
+        scopes = _scopes(request.scopes, topics, self._topics)
         self._minted += 1
         return Claims(
             issuer=ISSUER,
@@ -202,7 +203,7 @@ class Control:
         return {
             "token": token,
             "token_type": "Bearer",
-            "transport": "spacetime_ws",
+            "transport": self._profile.transport,
             "protocol_version": self._settings.protocol_version,
             "expires_in": ttl_s,
             "refresh_after_in": refresh_s,
@@ -210,11 +211,11 @@ class Control:
             "refresh_after": _rfc3339(claims.issued_at + refresh_s),
             "expires_at": _rfc3339(claims.expires_at),
             "kid": key.kid,
-            **_granted(claims),
+            **_granted(claims, self._topics),
         }
 
 
-def _granted(claims: Claims) -> dict[str, Any]:
+def _granted(claims: Claims, topics: Topics) -> dict[str, Any]:
     """Return the part of an answer that describes what a token grants."""
     return {
         "issuer": claims.issuer,
@@ -223,8 +224,10 @@ def _granted(claims: Claims) -> dict[str, Any]:
         "org_id": claims.org_id,
         "claims_version": claims.claims_version,
         "scopes": list(claims.scopes),
-        "granted_topics": [{"topic": topic, "required_scope": required_scope(topic)} for topic in claims.topics],
-        "granted_streams": [{"stream": stream_id(topic), "required_scope": required_scope(topic)} for topic in claims.topics],
+        "granted_topics": [{"topic": topic, "required_scope": topics.required_scope(topic)} for topic in claims.topics],
+        "granted_streams": [
+            {"stream": topics.stream_id(topic), "required_scope": topics.required_scope(topic)} for topic in claims.topics
+        ],
         "token_id": claims.token_id,
         "session_id": claims.session_id,
         "device_id": claims.device_id,
@@ -242,28 +245,29 @@ def _user(session: str | None) -> str:
     return match[1]
 
 
-def _merged_topics(request: TokenRequest) -> tuple[str, ...]:
+def _merged_topics(request: TokenRequest, known: Topics) -> tuple[str, ...]:
     """Return the requested topics, including those of stream ids. A topic without its own class is refused (422)."""
-    named = [_STREAM_TOPICS.get(stream) or topic_of(stream) or stream for stream in request.streams]
+    fixed = {known.stream_id(topic): topic for topic in known.fixed}
+    named = [fixed.get(stream) or known.topic_of(stream) or stream for stream in request.streams]
     topics = tuple(dict.fromkeys((*request.topics, *named)))
     for topic in topics:
-        if topic_class(topic) is FALLBACK:
+        if known.topic_class(topic) is known.fallback:
             _refuse(422, "unsupported_topic", f"unsupported topic {topic[:128]!r}")
     return topics
 
 
-def _refuse_other_tenants(claims: Claims) -> None:
-    """Refuse (403) a topic of another user's fleet."""
+def _refuse_other_tenants(claims: Claims, topics: Topics) -> None:
+    """Refuse (403) a topic that only another user may read."""
     for topic in claims.topics:
-        if topic.startswith(_USER_FLEET) and topic.split(":")[2] != claims.user_id:
+        if topics.owner_of(topic) not in (None, claims.user_id):
             _refuse(403, "scope_not_allowed", f"topic {topic[:128]!r} is another user's")
 
 
-def _scopes(asked: tuple[str, ...], topics: tuple[str, ...]) -> tuple[str, ...]:
+def _scopes(asked: tuple[str, ...], topics: tuple[str, ...], known: Topics) -> tuple[str, ...]:
     """Return the scopes of a token: the requested ones, else those that its topics need, else all that can be granted."""
-    needed = tuple(dict.fromkeys(required_scope(topic) for topic in topics))
-    scopes = asked or needed or _GRANTABLE_SCOPES
-    refused = [scope for scope in scopes if scope not in _GRANTABLE_SCOPES] + [scope for scope in needed if scope not in scopes]
+    needed = tuple(dict.fromkeys(known.required_scope(topic) for topic in topics))
+    scopes = asked or needed or known.scopes
+    refused = [scope for scope in scopes if scope not in known.scopes] + [scope for scope in needed if scope not in scopes]
     if refused:
         _refuse(403, "scope_not_allowed", f"scope {refused[0][:128]!r} is not allowed, or not asked for with its topic")
     return scopes

@@ -64,7 +64,9 @@ def monitored(counters: Counters) -> dict[str, float]:
     }
 
 
-def metrics(counters: Counters, logs: Iterable[StreamLog], consumers: int, profile: Profile, now: float) -> dict[str, object]:
+def metrics(
+    counters: Counters, logs: Iterable[StreamLog], consumers: int, profile: Profile, now: float, transport: str
+) -> dict[str, object]:
     """Return the body of the metrics endpoint.
 
     In the full profile `max_replay_lag` is the depth of the fullest retained window, not a client's lag, and
@@ -82,7 +84,7 @@ def metrics(counters: Counters, logs: Iterable[StreamLog], consumers: int, profi
     generated_at = datetime.fromtimestamp(now, UTC).isoformat().replace("+00:00", "Z")
     if profile == "pinned":
         delivery: dict[str, object] = {"stream_count": len(logs), "event_count": sum(log.retained for log in logs)}
-        return {"transport": "spacetime_ws", "mirror": mirror, "delivery": delivery, "generated_at": generated_at}
+        return {"transport": transport, "mirror": mirror, "delivery": delivery, "generated_at": generated_at}
     delivery = {
         "active_consumers": consumers,
         "total_polls": counters.polls,
@@ -92,7 +94,7 @@ def metrics(counters: Counters, logs: Iterable[StreamLog], consumers: int, profi
         "stale_cursor_events_total": counters.stale_cursors,
     }
     return {
-        "transport": "spacetime_ws",
+        "transport": transport,
         "mirror": mirror,
         "delivery": delivery,
         "auth_failures": dict(counters.auth),

@@ -12,14 +12,14 @@ from itertools import groupby
 import msgspec
 
 from sim.base.randomness import draw
-from sim.protocols.events import Batch, CaughtUp, Event, Hash, Item, Message
-from sim.protocols.spacetime.codes import MALFORMED_FRAME
+from sim.protocols.events import Batch, CaughtUp, Event, Hash, Item, Malformed, Message
 from sim.server.connection import Connection
 from sim.server.counters import Counters
 from sim.server.misbehaviours import seq_of
 from sim.server.settings import LiveFault, Switches
 
 LIVE_FAULTS = ("duplicate_deliveries", "jumble_deliveries", "reorder_deliveries", "delay_deliveries", "malform_frames")
+_MALFORMED = Malformed("malformed_frame")
 _JUMBLED = msgspec.Raw(b'{"jumbled":true}')
 _Items = list[tuple[str, Item]]  # each with its stream
 
@@ -73,7 +73,7 @@ class Disorder:
                 continue
             if kind == "malform_frames":
                 self._counters.act(kind)
-                return (MALFORMED_FRAME,)
+                return (_MALFORMED,)
             self._counters.act(kind, sum(seq_of(item) in hits for _, item in items))
             items = self._one(kind, fault, connection, items, hits, waiting, now)
         items = self._let_follow(items, waiting)

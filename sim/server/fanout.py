@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from sim.protocols.events import Batch, CaughtUp, Event, Hash, Head, Item, Message, Position
+from sim.protocols.events import Activity, Batch, CaughtUp, Event, Hash, Head, Item, Message, Position, Repeated, Whose
 from sim.server import misbehaviours
 from sim.server.connection import Connection
 from sim.server.counters import Counters
@@ -46,6 +46,7 @@ class Fanout:
         self._live: dict[str, dict[int, _Shared]] = {}
         self._replays: dict[tuple[int, str, bool, tuple[Head, ...]], tuple[_Items, Message]] = {}
         self._joint: dict[tuple[tuple[str, int], ...], tuple[Message, int]] = {}  # by several topics with their positions
+        self._repeated: dict[int, tuple[Message, Message]] = {}  # by the id() of the message that each entry keeps
 
     def set_switches(self, switches: Switches) -> None:
         """Apply these switches from now on."""
@@ -77,6 +78,30 @@ class Fanout:
     def heads(self, topics: Iterable[str]) -> tuple[Head, ...]:
         """Return the last positions of these topics."""
         return tuple(Head(topic, Position(self._streams.head(topic))) for topic in topics)
+
+    def positions(self, connection: Connection, topics: Iterable[str]) -> tuple[Head, ...]:
+        """Return the positions up to which the connection was sent these topics."""
+        places = ((topic, connection.positions.get(topic)) for topic in topics)
+        return tuple(Head(topic, Position(max(at, 0)), Whose.SOCKET) for topic, at in places if at is not None)
+
+    def beat(self, connection: Connection, whose: Whose) -> Message:
+        """Return a heartbeat: the heads of the connection's streams, or its own positions."""
+        topics = connection.positions
+        return (self.positions(connection, topics) if whose is Whose.SOCKET else self.heads(topics)) or (Activity(),)
+
+    def newest(self, topic: str) -> Message:
+        """Return the newest event of a topic as a live message."""
+        log = self._streams.logs[topic]
+        return (Batch(topic, tuple(as_item(entry) for entry in log.after(log.head - 1, 1))), CaughtUp())
+
+    def repeated(self, message: Message) -> Message:
+        """Return a message in its second form: the same object for all that get the same."""
+        known = self._repeated.get(id(message))
+        if known is None:
+            if len(self._repeated) >= _MAX_KNOWN:
+                self._repeated.clear()
+            known = self._repeated[id(message)] = (message, (Repeated(message),))
+        return known[1]
 
     def last_message(self, connection: Connection) -> tuple[Message, int] | None:
         """Return the message with all pending events, and their number, if only one topic is pending and it was built before.
@@ -132,7 +157,7 @@ class Fanout:
             return shared
         items = self._as_items(topic, self._take(connection, topic, self._settings.replay_batch_size, live=True))
         if self._switches.defects:
-            items = misbehaviours.disfigure(self._switches, connection.client_key, topic, items, replay=False)
+            items = misbehaviours.disfigure(self._switches, connection.client_key, topic, items, False, self._streams.hash_of)
         self._share_items(connection, topic, position, items)
         return items
 
@@ -140,7 +165,7 @@ class Fanout:
         """Return up to `limit` events of a replay; moves the connection on. Replays from one position share an object."""
         if self._switches.defects:
             items = self._as_items(topic, self._take(connection, topic, limit, live=False))
-            return misbehaviours.disfigure(self._switches, connection.client_key, topic, items, replay=True)
+            return misbehaviours.disfigure(self._switches, connection.client_key, topic, items, True, self._streams.hash_of)
         is_usual = limit == self._settings.replay_batch_size
         if is_usual and (shared := self._shared_items(connection, topic)):
             return shared
@@ -204,6 +229,13 @@ class Fanout:
 def as_item(entry: Entry) -> Item:
     """Convert a log entry to the form in which it is delivered."""
     return Item(Position(entry.seq), msgspec.Raw(entry.payload), entry.payload_hash, Hash.OK)
+
+
+def as_singles(message: Message, batches: Sequence[Batch]) -> list[Message]:
+    """Return a message's events as one message each, and the rest of the message as the last."""
+    rest = tuple(event for event in message if not isinstance(event, Batch))
+    singles: list[Message] = [(Batch(batch.stream, (item,), is_single=True),) for batch in batches for item in batch.items]
+    return [*singles, (Batch(batches[-1].stream, ()), *rest)]
 
 
 def _known(built: dict[int, Item], entry: Entry) -> Item:

@@ -4,13 +4,13 @@ Every choice is a function of (seed, purpose, client, seq), so the same seed giv
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from sim.base.randomness import draw
 from sim.protocols.events import Hash, Item
-from sim.protocols.payloads import canonical_json, payload_hash
+from sim.protocols.payloads import canonical_json
 from sim.server import stream_log
 from sim.server.settings import RuntimeSettings, Switches
 from sim.server.stream_log import RETENTION_FLOOR_BREACH, Entry, Window
@@ -19,7 +19,6 @@ from sim.server.stream_log import RETENTION_FLOOR_BREACH, Entry, Window
 DEFECT_CLIENTS = 0.25
 DEFECT_EVENTS = 0.05
 LATE_HEARTBEAT = 1.2  # heartbeat intervals of silence from a client
-WRONG_HASH = "sha256:" + "0" * 64
 
 
 def is_skipped(switches: Switches, client_key: int, seq: int, live: bool) -> bool:
@@ -87,21 +86,23 @@ def has_own_version(switches: Switches, client_key: int) -> bool:
     return "two_versions" in switches.defects and draw(switches.seed, "version", client_key) < DEFECT_CLIENTS
 
 
-def _own_version(switches: Switches, stream: str, item: Item) -> Item:
+def _own_version(switches: Switches, stream: str, item: Item, hash_of: Callable[[bytes], str]) -> Item:
     if _event(switches, "version", stream, item) >= DEFECT_EVENTS:
         return item
     payload = canonical_json({"version": 2, "seq": seq_of(item)})
-    return msgspec.structs.replace(item, payload=msgspec.Raw(payload), payload_hash=payload_hash(payload))
+    return msgspec.structs.replace(item, payload=msgspec.Raw(payload), payload_hash=hash_of(payload))
 
 
-def disfigure(switches: Switches, client_key: int, stream: str, items: Sequence[Item], replay: bool) -> tuple[Item, ...]:
-    """Return events as a defective runtime sends them; a healthy runtime never calls this."""
+def disfigure(
+    switches: Switches, client_key: int, stream: str, items: Sequence[Item], replay: bool, hash_of: Callable[[bytes], str]
+) -> tuple[Item, ...]:
+    """Return events as a defective runtime sends them; a healthy runtime never calls this. `hash_of` hashes a payload."""
     out: list[Item] = []
     if has_own_version(switches, client_key):
-        items = [_own_version(switches, stream, item) for item in items]
+        items = [_own_version(switches, stream, item, hash_of) for item in items]
     for item in items:
         wrong = "wrong_payload_hash" in switches.defects and _event(switches, "hash", stream, item) < DEFECT_EVENTS
-        sent = with_wrong_hash(item) if wrong else item
+        sent = with_wrong_hash(item, hash_of) if wrong else item
         out.append(sent)
         if "duplicate_delivery" in switches.defects and _event(switches, "duplicate", stream, item) < 4 * DEFECT_EVENTS:
             out.append(sent)
@@ -120,9 +121,9 @@ def seq_of(item: Item) -> int:
     return int(item.position.offset)
 
 
-def with_wrong_hash(item: Item) -> Item:
+def with_wrong_hash(item: Item, hash_of: Callable[[bytes], str]) -> Item:
     """Return the event with a hash that does not match its payload."""
-    return msgspec.structs.replace(item, payload_hash=WRONG_HASH, check=Hash.BAD)
+    return msgspec.structs.replace(item, payload_hash=hash_of(b"another payload"), check=Hash.BAD)
 
 
 def keep_unskipped(switches: Switches, client_key: int, entries: list[Entry], live: bool) -> list[Entry]:

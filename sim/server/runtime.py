@@ -16,17 +16,27 @@ from collections.abc import Callable, Collection, Iterable
 import msgspec
 
 from sim.base.errors import PeerError
-from sim.protocols.events import Activity, Answer, Batch, CaughtUp, Event, Item, Joined, Message, Problem, Resumed, Stale
+from sim.protocols.events import (
+    Answer,
+    Batch,
+    Event,
+    Item,
+    Joined,
+    Message,
+    Resumed,
+    Stale,
+    StreamEnded,
+)
 from sim.protocols.intents import Beat, Compatibility, Intent, Join, Leave, Request, Subscribe, Unsubscribe
-from sim.protocols.spacetime import codes
+from sim.protocols.profile import ServerProfile
 from sim.server import misbehaviours
-from sim.server.admission import admitted, incompatibility, slow_consumer, subscribe_refusal
+from sim.server.admission import REVOKED, admitted, join_refusal, slow_consumer, subscribe_refusal
 from sim.server.connection import Connection, Replay
 from sim.server.counters import Counters
 from sim.server.disorder import Disorder, client_key
-from sim.server.fanout import FROM_OLDEST, Fanout, Readers, as_item
+from sim.server.fanout import FROM_OLDEST, Fanout, Readers, as_singles
 from sim.server.settings import Defect, RuntimeSettings, Switches
-from sim.server.streams import Streams
+from sim.server.streams import Streams, answering
 from sim.server.tokens import Claims, Keyring, TokenRefusedError
 
 
@@ -37,12 +47,15 @@ class DeliveryDownError(PeerError):
 class Runtime:
     """All streams and connections of the simulated service. Times are unix seconds."""
 
-    def __init__(self, settings: RuntimeSettings, keyring: Keyring, switches: Switches | None = None) -> None:
+    def __init__(
+        self, settings: RuntimeSettings, keyring: Keyring, profile: ServerProfile, switches: Switches | None = None
+    ) -> None:
         self.settings = settings
+        self.profile = profile
         self.keyring = keyring
         self.switches = switches or Switches()
         self.counters = Counters()
-        self.streams = Streams(settings)
+        self.streams = Streams(settings, profile)
         self._fanout = Fanout(settings, self.streams, self.counters, self.switches)
         self._disorder = Disorder(self.counters, self.switches)
         self.mutations: list[msgspec.Raw] = []  # carried out by the defect `accept_mutation`
@@ -51,7 +64,7 @@ class Runtime:
         self._ready: set[int] = set()
         self._deadlines: list[tuple[float, int]] = []
         self._opened = 0
-        self._revoked_sessions: set[str] = set()
+        self._revoked: set[str] = set()  # ids of sessions and devices
 
     @property
     def consumers(self) -> int:
@@ -70,7 +83,7 @@ class Runtime:
             self.counters.act("stop_delivery")
             raise DeliveryDownError("sockets are not served now")
         try:
-            claims = admitted(token, self.keyring, now, self.settings, self.switches, self._revoked_sessions)
+            claims = admitted(token, self.keyring, now, self.settings, self.switches, self._revoked, self.profile)
         except TokenRefusedError as refusal:
             self.counters.refused(refusal.code)
             if "vague_refusals" in self.switches.defects:
@@ -87,6 +100,8 @@ class Runtime:
         """Remove a closed socket."""
         connection = self._connections.pop(number, None)
         if connection is not None:
+            if "forget_revocations" in self.switches.defects:
+                self._revoked.discard(connection.claims.session_id)
             self._readers.forget(connection)
             self._ready.discard(number)
             self._disorder.forget(number)
@@ -100,13 +115,13 @@ class Runtime:
         """Return the client's name for the channel that it joined."""
         return self._connections[number].channel
 
-    def revoke(self, sessions: Iterable[str]) -> int:
-        """Revoke sessions: their sockets get `reauth_required` and are closed. Returns the number of sockets."""
-        self._revoked_sessions.update(sessions)
+    def revoke(self, ids: Iterable[str]) -> int:
+        """Revoke sessions or devices, by their ids, and close their sockets. Returns the number of sockets."""
+        self._revoked.update(ids)
         if "keep_revoked_sockets" in self.switches.defects:
             return 0
         is_everyone = "revoke_everyone" in self.switches.defects
-        return self._expel(lambda claims: is_everyone or claims.session_id in self._revoked_sessions)
+        return self._expel(lambda claims: is_everyone or not self._revoked.isdisjoint((claims.session_id, claims.device_id)))
 
     def hang_up(self, devices: Collection[str]) -> int:
         """Close the sockets of these devices, as the replacement of an instance does; returns their number."""
@@ -135,7 +150,7 @@ class Runtime:
     def _expel(self, is_out: Callable[[Claims], bool]) -> int:
         gone = [c for c in self._connections.values() if not c.closing and is_out(c.claims)]
         for connection in gone:
-            self._expel_one(connection, codes.reauth_required("authenticate again with a new token"))
+            self._expel_one(connection, *self.profile.expelled)
         return len(gone)
 
     def _expel_one(self, connection: Connection, *last: Event) -> None:
@@ -151,16 +166,15 @@ class Runtime:
         connection = self._connections.get(number)
         if connection is None or connection.closing:
             return
-        connection.last_heard = now
-        if isinstance(intent, Beat) and not intent.on_channel:
+        is_of_transport = isinstance(intent, Beat) and not intent.on_channel
+        if not (is_of_transport and self.profile.beats_on_channel):
+            connection.last_heard = now
+        if is_of_transport:
             self._send(connection, Answer(intent.ref, True, is_beat=True))
         elif isinstance(intent, Join):
             self._join(connection, intent)
         elif not connection.joined:
-            code, message = "not_joined", "join the channel first"
-            is_subscribe = isinstance(intent, Subscribe)
-            no = codes.refused(intent.ref, code, message) if is_subscribe else Answer(intent.ref, False, code, message)
-            self._send(connection, no)
+            self._send(connection, self.profile.not_joined(intent.ref, isinstance(intent, Subscribe)))
         elif isinstance(intent, Subscribe):
             self._subscribe(connection, intent, now)
         else:
@@ -172,16 +186,25 @@ class Runtime:
                 self._readers.remove(connection, topic)
         elif isinstance(intent, Beat):
             self._mutate(intent.payload, "accept_hidden_mutation")
+            if self.profile.beats_on_channel:
+                self._send(connection, *self._fanout.beat(connection, self.profile.heads_in_beats))
         elif isinstance(intent, Request) and not self._mutate(intent.payload, "accept_mutation"):
-            message = "the sync socket only delivers; send commands over HTTP"
-            self._send(connection, Answer(intent.ref, False, "mutation_refused", message))
+            self._refuse_unknown(connection, intent.ref)
             return
         if isinstance(intent, Leave):
             self._end_channel(connection)
             # A client that joins again at once must not get this as an answer to the new channel.
             self._send(connection, Answer(intent.ref, True, channel=connection.channel))
+            if self.profile.leave_ends is not None:
+                self._send(connection, self.profile.leave_ends)
         else:
             self._send(connection, Answer(intent.ref, True))
+
+    def _refuse_unknown(self, connection: Connection, ref: str) -> None:
+        event = self.profile.unknown_request(ref)
+        if isinstance(event, StreamEnded):
+            self._end_channel(connection)
+        self._send(connection, event)
 
     def _end_channel(self, connection: Connection) -> None:
         """End the channel but keep the socket: a client may join again over it, under another name."""
@@ -201,8 +224,12 @@ class Runtime:
         if connection is None or connection.closing:
             return
         connection.last_heard = now
-        is_accepted = "accept_malformed" in self.switches.defects
-        self._send(connection, Answer("", True) if is_accepted else Problem(code, message="not a frame of this channel"))
+        if "accept_malformed" in self.switches.defects:
+            self._send(connection, Answer("", True))
+        elif self.profile.malformed is None:
+            self._expel_one(connection)
+        else:
+            self._send(connection, self.profile.malformed(code))
         if "malformed_cuts_everyone" in self.switches.defects:
             self.hang_up({each.claims.device_id for each in self._connections.values()})
 
@@ -213,9 +240,10 @@ class Runtime:
     def _join(self, connection: Connection, intent: Join) -> None:
         self._end_channel(connection)  # a second join restarts the channel
         connection.channel = intent.channel
-        code = incompatibility(self.settings, intent.metadata, connection.compatibility, self.switches.defects)
-        if code:
-            self._send(connection, codes.refused(intent.ref, code, "this build cannot sync here"))
+        if refusal := join_refusal(connection, intent, self.settings, self.switches, self._revoked, self.profile):
+            if refusal.code == REVOKED:
+                self.counters.refused("token_revoked")
+            self._send(connection, refusal)
             return
         connection.joined = True
         self._send(connection, Joined(intent.ref, f"sub-{connection.number}", connection.claims.topics))
@@ -223,14 +251,14 @@ class Runtime:
     # --- subscribing --------------------------------------------------------------------------------
 
     def _subscribe(self, connection: Connection, intent: Subscribe, now: float) -> None:
-        if refusal := subscribe_refusal(connection.claims, intent, self.switches.defects):
+        if refusal := subscribe_refusal(connection.claims, intent, self.switches.defects, self.profile):
             if refusal.streams:
                 self.counters.refused("forbidden_topic")
             self._send(connection, refusal)
             return
         if stale := self._stale(intent, now):
             self._send(connection, *stale)
-            self._send(connection, *_answering(stale, intent.ref))
+            self._send(connection, *answering(stale, intent.ref))
             return
         for topic, position in intent.after.items():
             self._place(connection, topic, None if position is None else int(position.offset))
@@ -241,6 +269,8 @@ class Runtime:
     def _place(self, connection: Connection, topic: str, after: int | None) -> None:
         log = self.streams.logs.get(topic)
         oldest = log.oldest if log else 1
+        if after is not None and self.profile.clamps_cursors:
+            after = min(after, self.streams.head(topic))
         position = FROM_OLDEST if after is None else misbehaviours.first_position(self.switches, after, oldest)
         self._readers.add(connection, topic, position)
 
@@ -275,9 +305,7 @@ class Runtime:
     def _leak(self, topic: str) -> None:
         for connection in self._connections.values():
             if connection.joined and topic not in connection.positions:
-                log = self.streams.logs[topic]
-                items = tuple(as_item(entry) for entry in log.after(log.head - 1, 1))
-                self._send(connection, Batch(topic, items), CaughtUp())
+                self._send(connection, *self._fanout.newest(topic))
                 return
 
     # --- messages out -------------------------------------------------------------------------------
@@ -333,21 +361,23 @@ class Runtime:
             topic = replay.topics[replay.next_topic]
             if stale := self._fall_off(connection, topic, now):
                 connection.outbox.popleft()
-                connection.outbox.extendleft((_answering(stale, replay.ref), stale))
+                connection.outbox.extendleft((answering(stale, replay.ref), stale))
                 return None
             items = self._fanout.replay(connection, topic, replay.batch_size)
             if self._fanout.is_current(connection, topic):
                 replay.next_topic += 1
         complete = all(self._fanout.is_current(connection, rest) for rest in replay.topics[replay.next_topic :])
         if complete:
-            connection.outbox.popleft()
-            connection.outbox.appendleft((Resumed(replay.ref, subscription=f"sub-{connection.number}"),))
+            heads = self._fanout.positions(connection, replay.topics) if self.profile.reply_has_heads else ()
+            connection.outbox[0] = (Resumed(replay.ref, subscription=f"sub-{connection.number}"), *heads)
+            if not items and not self.profile.replays_nothing:
+                return None
         heads = self._fanout.heads(replay.topics if complete else [topic])
         return self._fanout.replay_message(topic, items, complete, heads)
 
     def _usual_message(self, connection: Connection) -> Message | None:
         """Return the message with everything that is pending, if it was built for another connection and is sent unchanged."""
-        if connection.outbox or self.settings.sync_frames or not self._disorder.is_idle:
+        if connection.outbox or self.settings.sync_frames or self.profile.has_second_form or not self._disorder.is_idle:
             return None
         found = self._fanout.last_message(connection)
         if found is None:
@@ -390,12 +420,13 @@ class Runtime:
     def _deliver(self, connection: Connection, message: Message) -> Message:
         batches = [event for event in message if isinstance(event, Batch) and event.items]
         self.counters.served += sum(len(batch.items) for batch in batches)
+        if self.profile.has_second_form and batches:
+            connection.outbox.appendleft(self._fanout.repeated(message))
         if not self.settings.sync_frames or not batches:
             return message
-        singles: list[Message] = [(Batch(b.stream, (item,), is_single=True),) for b in batches for item in b.items]
-        rest = tuple(event for event in message if not isinstance(event, Batch))
-        connection.outbox.extendleft([(Batch(batches[-1].stream, ()), *rest), *reversed(singles[1:])])
-        return singles[0]
+        first, *rest = as_singles(message, batches)
+        connection.outbox.extendleft(reversed(rest))
+        return first
 
     # --- time ---------------------------------------------------------------------------------------
 
@@ -426,18 +457,27 @@ class Runtime:
 
     def _beat(self, connection: Connection, now: float) -> None:
         if now >= connection.last_heard + self._client_timeout_s:
-            self.counters.silent_clients += 1
-            connection.last_heard = now  # count it only once
-            self._expel_one(connection, Problem("client_timeout", message="nothing heard from this client"))
+            self._end_silent(connection, now)
         if now >= connection.beat_at:
             connection.beat_at = now + self.settings.heartbeat_interval_s
             if connection.joined and not connection.closing:
-                self._send(connection, *(self._fanout.heads(connection.positions) or (Activity(),)))
+                self._send(connection, *self._fanout.beat(connection, self.profile.heads_in_beats))
+
+    def _end_silent(self, connection: Connection, now: float) -> None:
+        """End the channel of a client from which nothing more came, or its socket."""
+        connection.last_heard = now  # count it only once
+        if not self.profile.keeps_silent_sockets:
+            self.counters.silent_clients += 1
+            self._expel_one(connection, *self.profile.silent)
+        elif connection.joined:
+            self.counters.silent_clients += 1
+            self._end_channel(connection)
+            self._send(connection, *self.profile.silent)
 
     def _judge_consumer(self, connection: Connection) -> None:
         """Warn a client with a full queue, or evict it. During a replay neither happens: its events wait in the log."""
         depth = sum(max(self.streams.head(topic) - connection.positions[topic], 0) for topic in connection.pending)
-        if depth <= self.settings.outbound_queue_events or connection.is_replaying:
+        if depth <= self.settings.outbound_queue_events or connection.is_replaying or not self.profile.evicts:
             connection.strikes = 0
             return
         if {"keep_slow_consumers", "skip_for_slow_consumers"} & self.switches.defects:
@@ -446,14 +486,9 @@ class Runtime:
             return
         connection.strikes += 1
         is_evicted = connection.strikes >= self.settings.slow_consumer_strikes
-        warning = slow_consumer(self.settings, next(iter(connection.pending)), depth, is_evicted)
+        warning = slow_consumer(self.settings, self.profile, next(iter(connection.pending)), depth, is_evicted)
         if is_evicted:
             self.counters.evicted += 1
             self._expel_one(connection, warning)
         else:
             self._send(connection, warning)
-
-
-def _answering(stale: tuple[Stale, ...], ref: str) -> Message:
-    """Return the stale signals as the answer to a subscribe."""
-    return tuple(msgspec.structs.replace(each, ref=ref) for each in stale)

@@ -92,6 +92,7 @@ Defect = Literal[
     "accept_hidden_mutation",
     "accept_malformed",
     "malformed_cuts_everyone",
+    "forget_revocations",
 ]
 DEFECTS: tuple[str, ...] = get_args(Defect)
 DEFECT_MEANINGS: dict[str, str] = {
@@ -135,6 +136,7 @@ DEFECT_MEANINGS: dict[str, str] = {
     "accept_hidden_mutation": "a mutation that is hidden in a heartbeat is carried out",
     "accept_malformed": "a malformed frame is answered as if it were carried out",
     "malformed_cuts_everyone": "a malformed frame closes the sockets of all clients",
+    "forget_revocations": "a revocation is forgotten when the session's sockets are closed",
 }
 
 

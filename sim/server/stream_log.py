@@ -1,7 +1,7 @@
 """The authority's log of one stream: append, idempotency, the retained window, and the check of cursors."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -87,9 +87,10 @@ class StreamLog:
     trims, so an append whose commit failed can be undone with `truncate`.
     """
 
-    def __init__(self, window_events: int, retention_s: float) -> None:
+    def __init__(self, window_events: int, retention_s: float, hash_of: Callable[[bytes], str] = payload_hash) -> None:
         self._window_events = window_events
         self._retention_s = retention_s
+        self._hash_of = hash_of
         self._entries: list[Entry] = []
         self._start = 0  # entries before this index are trimmed and wait for compaction
         self._seqs: dict[str, int] = {}  # by idempotency key, ascending
@@ -105,13 +106,14 @@ class StreamLog:
         entries: Iterable[Entry],
         keys: Mapping[str, tuple[int, str]],
         head: int,
+        hash_of: Callable[[bytes], str] = payload_hash,
     ) -> Self:
         """Return a log restored from durable storage.
 
         `entries` are the retained ones, consecutive up to `head`; `keys` gives the (seq, hash) of every
         idempotency key, trimmed entries included. Raises ValueError when they contradict each other.
         """
-        log = cls(window_events, retention_s)
+        log = cls(window_events, retention_s, hash_of)
         log._entries = sorted(entries, key=lambda entry: entry.seq)
         known = {**keys, **{entry.key: (entry.seq, entry.payload_hash) for entry in log._entries}}
         log._seqs = {key: seq for key, (seq, _) in sorted(known.items(), key=lambda item: item[1][0])}
@@ -162,7 +164,7 @@ class StreamLog:
             return Appended(self._remembered(known, key), duplicate=True)
         if expected_next_seq is not None and expected_next_seq != self.next_seq:
             raise WrongNextSeqError(self.next_seq, expected_next_seq)
-        entry = Entry(self.next_seq, key, payload, payload_hash(payload), now)
+        entry = Entry(self.next_seq, key, payload, self._hash_of(payload), now)
         self._entries.append(entry)
         self._hashes.append(entry.payload_hash)
         self._seqs[key] = entry.seq

@@ -1,8 +1,10 @@
 """The streams of one runtime: their logs, and the answers to stale cursors."""
 
-from sim.protocols.events import Position, Snapshot, Stale
+import msgspec
+
+from sim.protocols.events import Message, Position, Snapshot, Stale
 from sim.protocols.intents import Subscribe
-from sim.protocols.spacetime.streams import topic_class
+from sim.protocols.profile import ServerProfile
 from sim.server import misbehaviours
 from sim.server.settings import RuntimeSettings, Switches
 from sim.server.stream_log import RETENTION_FLOOR_BREACH, StreamLog, Window, effective_budget, replay_lag
@@ -11,15 +13,17 @@ from sim.server.stream_log import RETENTION_FLOOR_BREACH, StreamLog, Window, eff
 class Streams:
     """All logs by topic, and their snapshots."""
 
-    def __init__(self, settings: RuntimeSettings) -> None:
+    def __init__(self, settings: RuntimeSettings, profile: ServerProfile) -> None:
         self.logs: dict[str, StreamLog] = {}
         self._settings = settings
+        self.hash_of = profile.payload_hash
+        self._class_of = profile.topics.topic_class
         self._snapshots: dict[str, dict[str, object]] = {}
 
     def log(self, topic: str) -> StreamLog:
         """Return the topic's log, which is created on first use."""
         if topic not in self.logs:
-            self.logs[topic] = StreamLog(self._settings.window_events, topic_class(topic).retention_s)
+            self.logs[topic] = StreamLog(self._settings.window_events, self._class_of(topic).retention_s, self.hash_of)
         return self.logs[topic]
 
     def head(self, topic: str) -> int:
@@ -42,7 +46,7 @@ class Streams:
         return (self._stale(topic, position, (RETENTION_FLOOR_BREACH,), switches, now),)
 
     def _budget(self, topic: str, switches: Switches) -> int:
-        own = self._settings.replay_budget_events or topic_class(topic).replay_budget_events
+        own = self._settings.replay_budget_events or self._class_of(topic).replay_budget_events
         return effective_budget(switches.shrunk_budget_events or own)
 
     def _stale(self, topic: str, after: int, reasons: tuple[str, ...], switches: Switches, now: float) -> Stale:
@@ -60,10 +64,15 @@ class Streams:
 
     def _snapshot(self, topic: str, switches: Switches, now: float) -> dict[str, object] | None:
         """Return the topic's newest snapshot. A new one is taken if it is due, or if the old one ends before the window."""
-        every_s = topic_class(topic).snapshot_every_s
+        every_s = self._class_of(topic).snapshot_every_s
         if every_s is None:
             return None
         log, kept = self.logs[topic], self._snapshots.get(topic)
         if kept is None or now - float(str(kept["taken_at"])) >= every_s or int(str(kept["watermark"])) < log.oldest - 1:
             kept = self._snapshots[topic] = log.snapshot(now)
         return {**kept, "watermark": log.oldest // 2} if "old_snapshots" in switches.defects else kept
+
+
+def answering(stale: tuple[Stale, ...], ref: str) -> Message:
+    """Return the stale signals as the answer to a subscribe."""
+    return tuple(msgspec.structs.replace(each, ref=ref) for each in stale)

@@ -15,7 +15,7 @@ from jwt.algorithms import HMACAlgorithm
 from jwt.api_jws import PyJWS
 
 from sim.base.errors import PeerError
-from sim.protocols.spacetime.streams import stream_id, topic_class
+from sim.protocols.profile import Topics
 
 # Ours: the contract fixes the claims' names, not these values.
 ISSUER: Final = "stormgate.control"
@@ -24,18 +24,6 @@ CLAIMS_VERSION: Final = "openagents.sync.claims.v1"
 MAX_TOKEN_CHARS: Final = 8192  # longer tokens are refused without decoding
 _REMEMBERED: Final = 16_384  # cached tokens with a valid signature; about 1.5 KB each
 _ALGORITHM: Final = "HS256"
-
-# The scope that each topic class needs. Ours: the contract requires a scope, but does not name it.
-SCOPES: Final[dict[str, str]] = {
-    "run_events": "runtime.run_events",
-    "run_summaries": "runtime.run_events",
-    "worker_lifecycle": "runtime.worker_lifecycle",
-    "fleet": "runtime.fleet_workers",
-    "codex_worker_events": "runtime.codex_worker_events",
-    "codex_worker_summaries": "runtime.codex_worker_events",
-    "notifications": "runtime.notifications",
-    "fallback": "runtime.topics",
-}
 
 
 class _AnyLengthHmac(HMACAlgorithm):
@@ -47,11 +35,6 @@ class _AnyLengthHmac(HMACAlgorithm):
 
 _jws = PyJWS(algorithms=[])
 _jws.register_algorithm(_ALGORITHM, _AnyLengthHmac(HMACAlgorithm.SHA256))
-
-
-def required_scope(topic: str) -> str:
-    """Return the scope that a token needs to read a topic: one per family of topic classes, named in `SCOPES`."""
-    return SCOPES[topic_class(topic).name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +127,7 @@ def verify(
     now: float,
     *,
     leeway_s: float,
+    expiry_leeway_s: float | None = None,
     max_age_s: float,
     revoked_tokens: Container[str] = (),
     void_before: float = 0.0,
@@ -151,15 +135,16 @@ def verify(
 ) -> Claims:
     """Return the claims of a token that is valid at `now` (unix seconds). Raises TokenRefusedError.
 
-    `leeway_s` applies to `exp` and `nbf`, not to the age since `iat`. Tokens issued before `void_before`
-    count as expired. Of the defects, `accept_expired_token` accepts every kind of outdated token.
+    `leeway_s` applies to `nbf`, and to `exp` without `expiry_leeway_s`, not to the age since `iat`. Tokens issued before
+    `void_before` count as expired. Of the defects, `accept_expired_token` accepts every kind of outdated token.
     """
     if not token:
         raise TokenRefusedError("unauthorized", "no token was given")
     claims = unverified(token) if "accept_any_signature" in defects else _vouched(token, keyring)
     _check_names(claims)
     if "accept_expired_token" not in defects:
-        _check_outdated(claims, now, leeway_s, max_age_s, void_before)
+        end_s = leeway_s if expiry_leeway_s is None else expiry_leeway_s
+        _check_outdated(claims, now, end_s, max_age_s, void_before)
     if max(claims.not_before, claims.issued_at) > now + leeway_s:
         raise TokenRefusedError("token_not_yet_valid", "the token is not valid yet")
     if claims.token_id in revoked_tokens:
@@ -223,16 +208,16 @@ def _check_outdated(claims: Claims, now: float, leeway_s: float, max_age_s: floa
         raise TokenRefusedError("token_too_old", f"the token is older than {max_age_s:g} s")
 
 
-def may_read(claims: Claims, topic: str) -> bool:
+def may_read(claims: Claims, topic: str, topics: Topics) -> bool:
     """Whether claims allow reading a topic: they have its scope and, if grants are explicit, they grant its log.
 
     A granted stream covers every topic with that stream id.
     """
-    if required_scope(topic) not in claims.scopes:
+    if topics.required_scope(topic) not in claims.scopes:
         return False
     if not (claims.topics or claims.streams):
         return True
-    return topic in claims.topics or stream_id(topic) in claims.streams
+    return topic in claims.topics or topics.stream_id(topic) in claims.streams
 
 
 def device_id(client: int) -> str:

@@ -52,7 +52,7 @@ def test_metric_that_was_not_served_is_missing() -> None:
 
 @pytest.mark.parametrize("profile", ["full", "pinned"])
 def test_profiles_are_what_the_mock_serves(profile: str) -> None:
-    body = metrics(Counters(), [], 0, profile, 0.0)  # type: ignore[arg-type]
+    body = metrics(Counters(), [], 0, profile, 0.0, "")  # type: ignore[arg-type]
     served = [f"{table}.{name}" for table, part in body.items() if isinstance(part, dict) for name in part]
     assert sorted(served) == sorted(PROFILES[profile])
 

@@ -10,7 +10,7 @@ from typing import Any
 import simpy
 
 from sim.client import policies
-from sim.client.actions import Action, Close, Connect, Send, Token
+from sim.client.actions import Action, Close, Connect, Send
 from sim.client.session import Session
 from sim.client.transitions import State
 from sim.drill.model import Drill
@@ -27,6 +27,7 @@ from sim.protocols.intents import Raw
 from sim.protocols.spacetime import server
 from sim.protocols.spacetime.adapter import SpacetimeConnection, frame_of
 from sim.protocols.spacetime.codec import encode_client
+from sim.protocols.spacetime.server import SERVER
 from sim.protocols.spacetime.streams import run_events
 from sim.record.parquet import Recorder
 from sim.server.settings import Switches
@@ -116,7 +117,7 @@ class SessionProcess:
         elif isinstance(action, Close):
             self._service.close(self._number, self)
         elif isinstance(action, Connect):
-            yield from self._connect(action.token)
+            yield from self._connect(action)
         else:
             answer = self._env.event()
             yield self._env.timeout(self._delay_s)
@@ -125,10 +126,10 @@ class SessionProcess:
             yield self._env.timeout(self._delay_s)
             self._session.minted(token, self._env.now)
 
-    def _connect(self, token: Token) -> Steps:
+    def _connect(self, asked: Connect) -> Steps:
         yield self._env.timeout(3 * self._delay_s)  # SYN, SYN-ACK, upgrade
         answer = self._env.event()
-        self._service.upgrade(token, self, _teller(answer))
+        self._service.upgrade(asked, self, _teller(answer))
         self._number = yield answer
         yield self._env.timeout(self._delay_s)
         self._connection = SpacetimeConnection("ws://bench")
@@ -138,7 +139,7 @@ class SessionProcess:
 def run(drill: Drill, recorder: Recorder, cuts_s: list[float], ends_s: float) -> tuple[int, int]:
     """The drill's storm with these moments of cutting everyone, without limits; returns 0 (count them) and SimPy's events."""
     env = VirtualClock(EPOCH)
-    service = SimulatedService(env, drill.runtime, Switches(), UNLIMITED)
+    service = SimulatedService(env, SERVER, drill.runtime, Switches(), UNLIMITED)
     topics = [run_events(f"r{number + 1}") for number in range(drill.load.run_streams)]
     publisher = VirtualPublisher(env, service, drill.load, recorder, EPOCH, client_setup.run_marker("virtual", 1))
     settings, policy = client_setup.client_settings(drill, 1), policies.get("reference")

@@ -30,10 +30,11 @@ from sim.protocols.spacetime.adapter import CAPABILITIES, SpacetimeConnection, f
 from sim.protocols.spacetime.codec import encode_client
 from sim.protocols.spacetime.codes import classify, connect_refused
 from sim.protocols.spacetime.negative import SpacetimeForms
+from sim.protocols.spacetime.profile import PROFILE
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.server.runtime import Runtime
 from sim.server.settings import RuntimeSettings, Switches
-from sim.server.tokens import AUDIENCE, ISSUER, Claims, Key, Keyring, TokenRefusedError, mint, required_scope
+from sim.server.tokens import AUDIENCE, ISSUER, Claims, Key, Keyring, TokenRefusedError, mint
 
 RUN, WORKER = run_events("7"), CODEX_WORKER_EVENTS
 TOPICS = (RUN, WORKER)
@@ -48,7 +49,7 @@ def token(device: str, topics: tuple[str, ...], now: float = START, suffix: str 
     claims = Claims(
         *(ISSUER, AUDIENCE, f"user:{device}", now, now, now + 300.0, f"token-{device}{suffix}"),
         *(f"u{device}", "org", f"session-{device}", device),
-        scopes=tuple(dict.fromkeys(map(required_scope, topics))),
+        scopes=tuple(dict.fromkeys(map(PROFILE.topics.required_scope, topics))),
         topics=topics,
     )
     return mint(claims, KEYRING.primary)
@@ -79,7 +80,7 @@ class InMemoryService:
         network_is_down: bool = False,
     ) -> None:
         self.now = START
-        self.runtime = Runtime(settings, KEYRING, switches)
+        self.runtime = Runtime(settings, KEYRING, PROFILE, switches)
         self.is_down = False
         self.network_is_down = network_is_down
         self.topics = topics
@@ -275,7 +276,7 @@ class InMemoryService:
     def start_runtime(self) -> None:
         """Start another runtime with the same logs."""
         old, self.is_down = self.runtime, False
-        self.runtime = Runtime(old.settings, old.keyring, old.switches)
+        self.runtime = Runtime(old.settings, old.keyring, PROFILE, old.switches)
         self.runtime.streams.logs.update(old.streams.logs)
 
     def restart(self) -> None:

@@ -17,6 +17,7 @@ from sim.engines.shared.client_setup import by_own_clock, clock_ahead_s, forget_
 from sim.protocols.events import Closed
 from sim.protocols.spacetime.adapter import CAPABILITIES
 from sim.protocols.spacetime.negative import SpacetimeForms
+from sim.protocols.spacetime.profile import PROFILE
 from sim.protocols.spacetime.streams import run_events
 from sim.server import tokens
 from sim.server.control import Control, ControlRefusedError, TokenRequest
@@ -35,7 +36,7 @@ class Authority(InMemoryService):
 
     def __init__(self, client: str | None, *, offline: bool = False, **switches: object) -> None:
         self.switches = Switches(**switches)
-        self.control = Control(SHORT, KEYRING)
+        self.control = Control(SHORT, KEYRING, PROFILE)
         self.requested_ttls: list[int | None] = []
         own = {"session": session_class(client), "switches": self.switches, "network_is_down": offline}
         super().__init__(settings=SHORT, topics=(RUN,), **own)

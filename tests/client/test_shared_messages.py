@@ -14,12 +14,11 @@ from sim.protocols.markers import NO_MARKERS
 from sim.protocols.spacetime.adapter import SpacetimeConnection
 from sim.protocols.spacetime.frames import HeartbeatPush, ServerFrame, Update, UpdateBatch, Watermark
 from sim.protocols.spacetime.streams import stream_id
-from sim.server.misbehaviours import WRONG_HASH
 from tests.client.session_driver import RUN, WORKER, SessionDriver, batch, update
 
 
 def wrong(update: Update) -> Update:
-    return msgspec.structs.replace(update, payload_hash=WRONG_HASH)
+    return msgspec.structs.replace(update, payload_hash="sha256:" + "0" * 64)
 
 
 def run_in(frame: ServerFrame) -> Run | None:

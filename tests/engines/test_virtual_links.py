@@ -18,6 +18,7 @@ from sim.engines.virtual.links import MessageSizes, RoughLink
 from sim.protocols.events import Head, Position
 from sim.protocols.spacetime.codec import encode_server
 from sim.protocols.spacetime.frames import JOIN_REF, HeartbeatPush, Watermark
+from sim.protocols.spacetime.server import SERVER
 from sim.record.observations import Kind
 from sim.record.run_header import read_verified
 from tests.storms import small, with_faults
@@ -45,7 +46,7 @@ class Bench:
     cut: list[object] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.link = RoughLink(self.clock, self, 3, 1, DELAY_S, BUFFER, self.cut.append, MessageSizes())
+        self.link = RoughLink(self.clock, self, 3, 1, DELAY_S, BUFFER, self.cut.append, MessageSizes(SERVER))
 
     def hold(self, number: int) -> None:
         self.full.append(True)
@@ -168,7 +169,7 @@ def test_refused_connects_are_counted_and_only_while_refused():
 
 
 def test_a_message_is_as_long_as_its_json_and_another_of_the_same_identity_is_measured_again():
-    sizes = MessageSizes()
+    sizes = MessageSizes(SERVER)
     for number in range(100):  # messages that are let go, whose identities come back
         message = (Head("t" * number, Position(number)),)
         frame = HeartbeatPush((Watermark("t" * number, number),))

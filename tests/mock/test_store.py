@@ -13,6 +13,7 @@ from sim.mock.requests import RequestRefusedError
 from sim.mock.revisions import Rollout
 from sim.mock.store import Store
 from sim.protocols.payloads import payload_hash
+from sim.protocols.spacetime.profile import PROFILE
 from sim.server.deployment import Deployment
 from sim.server.runtime import Runtime
 from sim.server.settings import RuntimeSettings, Switches
@@ -41,7 +42,7 @@ def filled(path: Path, count: int = 10) -> None:
 
 def test_a_reload_is_the_log_as_it_was(path: Path):
     filled(path)
-    log = Store(path).load(window_events=100)[TOPIC]
+    log = Store(path).load(100, PROFILE)[TOPIC]
     assert log.after(0, 100) == [entry(seq) for seq in range(1, 11)]
     original = StreamLog(100, 1e9)
     for seq in range(1, 11):
@@ -51,7 +52,7 @@ def test_a_reload_is_the_log_as_it_was(path: Path):
 
 def test_keys_survive_a_restart_and_the_window(path: Path):
     filled(path)
-    log = Store(path).load(window_events=3)[TOPIC]
+    log = Store(path).load(3, PROFILE)[TOPIC]
     assert (log.oldest, log.head) == (8, 10)
     for seq in (1, 7, 10):
         known = log.append(f"key-{seq}", b"other", 2e9)
@@ -64,9 +65,9 @@ def test_a_commit_is_all_or_nothing(path: Path):
     store = Store(path)
     with pytest.raises(StorageError, match="cannot be written"):
         store.commit([(TOPIC, entry(4)), (TOPIC, entry(3))])
-    assert store.load(100)[TOPIC].head == 3
+    assert store.load(100, PROFILE)[TOPIC].head == 3
     store.commit([(TOPIC, entry(4))])
-    assert store.load(100)[TOPIC].head == 4
+    assert store.load(100, PROFILE)[TOPIC].head == 4
 
 
 def test_a_key_is_unique_in_its_topic_and_free_in_another(path: Path):
@@ -97,7 +98,7 @@ def test_forgetting_events_forgets_nothing_else(path: Path):
     store.add_run("w")
     key = store.signing_key()
     store.forget_events()
-    assert (store.load(100), store.has_run("r1"), store.signing_key()) == ({}, True, key)
+    assert (store.load(100, PROFILE), store.has_run("r1"), store.signing_key()) == ({}, True, key)
 
 
 @pytest.mark.parametrize("content", [b"this is no database" * 100, b"SQLite format 3\x00" + b"\xff" * 4096])
@@ -119,7 +120,7 @@ def test_a_log_with_a_hole_is_one_sentence(path: Path):
     with sqlite3.connect(path) as db:
         db.execute("DELETE FROM events WHERE seq = 5")
     with pytest.raises(StorageError, match="not consecutive"):
-        Store(path).load(100)
+        Store(path).load(100, PROFILE)
 
 
 def test_a_log_of_another_shape_is_one_sentence(path: Path):
@@ -135,7 +136,7 @@ def test_a_damaged_log_is_one_sentence(path: Path):
     content[8192:] = b"\xa5" * (len(content) - 8192)
     path.write_bytes(bytes(content))
     with pytest.raises(StorageError):
-        Store(path).load(100)
+        Store(path).load(100, PROFILE)
 
 
 # --- a disk that is full ----------------------------------------------------------------------------
@@ -146,8 +147,8 @@ def test_an_event_that_could_not_be_committed_is_not_in_the_log(path: Path):
 
     async def publish_all() -> list[object]:
         store = Store(path)
-        runtime = Runtime(RuntimeSettings(), Keyring(Key("k", b"s" * 32)))
-        authority = Authority(runtime, store, RuntimeSettings(), Rollout(Deployment(), Switches(), store))
+        runtime = Runtime(RuntimeSettings(), Keyring(Key("k", b"s" * 32)), PROFILE)
+        authority = Authority(runtime, store, Rollout(Deployment(), Switches(), store))
         announced = []
         authority.committed = lambda: announced.append(runtime.streams.head(TOPIC))
         await authority.publish(TOPIC, "first", b"{}", None)
@@ -166,8 +167,8 @@ def test_an_event_that_could_not_be_committed_is_not_in_the_log(path: Path):
 
     outcomes = asyncio.run(publish_all())
     assert {(type(one), one.status, one.code) for one in outcomes} == {(RequestRefusedError, 503, "log_unavailable")}
-    assert Store(path).load(100)[TOPIC].after(0, 10)[0].key == "first"
-    assert Store(path).load(100)[TOPIC].head == 1
+    assert Store(path).load(100, PROFILE)[TOPIC].after(0, 10)[0].key == "first"
+    assert Store(path).load(100, PROFILE)[TOPIC].head == 1
 
 
 def test_a_full_disk_is_reported_and_acknowledged_events_stay(tmp_path: Path):

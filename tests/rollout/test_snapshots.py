@@ -26,7 +26,7 @@ SECRET = "adm1n-s3cret"
 
 
 def metrics_body(profile: str = "full", at_s: float = NOW.timestamp(), **more: object) -> bytes:
-    return json.dumps({**metrics(Counters(published=7), [], 3, profile, at_s), **more}).encode()  # type: ignore[arg-type]
+    return json.dumps({**metrics(Counters(published=7), [], 3, profile, at_s, ""), **more}).encode()  # type: ignore[arg-type]
 
 
 def endpoints(url: str, **more: object) -> Endpoints:

@@ -5,6 +5,7 @@ import msgspec
 from sim.protocols.intents import Compatibility
 from sim.protocols.payloads import canonical_json, hash_matches
 from sim.protocols.spacetime.frames import ClientFrame, Join, ServerFrame, Subscribe, Update, UpdateBatch
+from sim.protocols.spacetime.profile import PROFILE
 from sim.protocols.spacetime.server import frame_of, intent_of
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events
 from sim.server.runtime import Runtime
@@ -27,7 +28,7 @@ class RuntimeDriver:
     """A runtime and its clock."""
 
     def __init__(self, switches: Switches | None = None, **changes: object) -> None:
-        self.runtime = Runtime(RuntimeSettings(**changes), KEYRING, switches)  # type: ignore[arg-type]
+        self.runtime = Runtime(RuntimeSettings(**changes), KEYRING, PROFILE, switches)  # type: ignore[arg-type]
         self.now = START
 
     def publish(self, topic: str, count: int = 1) -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim.protocols.spacetime.profile import PROFILE
 from sim.protocols.spacetime.streams import SINGLE_TOPICS, stream_id
 from sim.server.control import COUNTERS, Control, ControlRefusedError, TokenRequest
 from sim.server.settings import RuntimeSettings
@@ -16,7 +17,7 @@ SESSION = "Bearer session-ada"
 
 
 def control(**settings: object) -> Control:
-    return Control(RuntimeSettings(**settings), Keyring(Key("k1", b"one")), denied_devices={"stolen"})
+    return Control(RuntimeSettings(**settings), Keyring(Key("k1", b"one")), PROFILE, denied_devices={"stolen"})
 
 
 def ask(service: Control, body: object = None, session: str | None = SESSION, *, outage: bool = False) -> dict[str, object]:
@@ -70,23 +71,23 @@ def test_token_claims_match_response():
     assert (claims.user_id, claims.session_id, claims.token_id) == ("ada", answer["session_id"], answer["token_id"])
     assert (claims.issued_at, claims.expires_at) == (NOW, NOW + 300)
     assert claims.scopes == ("runtime.run_events",)
-    assert may_read(claims, "run:1:events")
-    assert not may_read(claims, "run:2:events")
+    assert may_read(claims, "run:1:events", PROFILE.topics)
+    assert not may_read(claims, "run:2:events", PROFILE.topics)
 
 
 def test_empty_request_gets_every_scope_and_no_grants():
     service = control()
     claims = claims_of(service, ask(service))
     assert (claims.topics, claims.streams) == ((), ())
-    assert all(may_read(claims, topic) for topic in (*SINGLE_TOPICS, "run:9:events", "worker:9:lifecycle"))
-    assert not may_read(claims, "unheard:of")
+    assert all(may_read(claims, topic, PROFILE.topics) for topic in (*SINGLE_TOPICS, "run:9:events", "worker:9:lifecycle"))
+    assert not may_read(claims, "unheard:of", PROFILE.topics)
 
 
 def test_streams_and_topics_are_merged():
     service = control()
     answer = ask(service, {"topics": ["run:1:events"], "streams": ["runtime.run.1.events", "runtime.run.2.events"]})
     assert [grant["topic"] for grant in answer["granted_topics"]] == ["run:1:events", "run:2:events"]
-    assert all(may_read(claims_of(service, answer), topic) for topic in ("run:1:events", "run:2:events"))
+    assert all(may_read(claims_of(service, answer), topic, PROFILE.topics) for topic in ("run:1:events", "run:2:events"))
 
 
 @pytest.mark.parametrize("topic", SINGLE_TOPICS)
@@ -94,7 +95,7 @@ def test_single_topic_is_granted_by_its_stream_id(topic):
     service = control()
     answer = ask(service, {"streams": [stream_id(topic)]})
     assert [grant["topic"] for grant in answer["granted_topics"]] == [topic]
-    assert may_read(claims_of(service, answer), topic)
+    assert may_read(claims_of(service, answer), topic, PROFILE.topics)
 
 
 @pytest.mark.parametrize(

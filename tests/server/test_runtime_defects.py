@@ -214,6 +214,15 @@ def test_malformed_cuts_everyone_closes_all_sockets():
     assert driver.runtime.is_closing(other)
 
 
+def test_forget_revocations_admits_the_session_after_its_sockets_are_closed():
+    driver, number = live_with("forget_revocations")
+    assert driver.runtime.revoke(["session-d"]) == 1
+    with pytest.raises(TokenRefusedError):
+        driver.open()
+    driver.runtime.close(number)
+    assert driver.open()
+
+
 OUTSIDE = {"lose_log_on_restart", "forget_idempotency_keys", "serve_retired_route"}
 
 

@@ -18,7 +18,8 @@ def metrics_body(profile: str) -> dict:
         driver.runtime.open(None, COMPATIBILITY, driver.now)
     driver.runtime.counters.published = 9
     driver.runtime.counters.duplicates_suppressed = 1
-    return metrics(driver.runtime.counters, driver.runtime.streams.logs.values(), driver.runtime.consumers, profile, START)
+    runtime = driver.runtime
+    return metrics(runtime.counters, runtime.streams.logs.values(), runtime.consumers, profile, START, "spacetime_ws")
 
 
 def test_full_profile_has_exactly_the_contract_fields():

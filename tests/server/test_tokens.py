@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim.protocols.spacetime.profile import PROFILE
 from sim.protocols.spacetime.streams import SINGLE_TOPICS, run_events, stream_id
 from sim.server import tokens
-from sim.server.tokens import Claims, Key, Keyring, TokenRefusedError, may_read, mint, required_scope, verify
+from sim.server.tokens import Claims, Key, Keyring, TokenRefusedError, may_read, mint, verify
 
 NOW = 1_700_000_000.0
 SECRET = b"a secret that no text may show!!"
@@ -196,29 +197,29 @@ def test_short_key_is_accepted(recwarn):
 
 def test_every_topic_has_a_scope():
     for topic in (*SINGLE_TOPICS, run_events("1"), "worker:1:lifecycle", "fleet:user:1:workers", "whatever"):
-        assert required_scope(topic).startswith("runtime.")
-    assert required_scope("runtime.codex_worker_events") == "runtime.codex_worker_events"
-    assert required_scope(run_events("1")) == "runtime.run_events"
+        assert PROFILE.topics.required_scope(topic).startswith("runtime.")
+    assert PROFILE.topics.required_scope("runtime.codex_worker_events") == "runtime.codex_worker_events"
+    assert PROFILE.topics.required_scope(run_events("1")) == "runtime.run_events"
 
 
 def test_claims_with_grants_allow_only_granted_topics():
-    assert may_read(CLAIMS, "run:1:events")
-    assert may_read(CLAIMS, "run:2:events"), "a stream grant covers its topic"
-    assert not may_read(CLAIMS, "run:3:events")
-    assert not may_read(dataclasses.replace(CLAIMS, topics=(), streams=("nothing",)), "run:1:events")
+    assert may_read(CLAIMS, "run:1:events", PROFILE.topics)
+    assert may_read(CLAIMS, "run:2:events", PROFILE.topics), "a stream grant covers its topic"
+    assert not may_read(CLAIMS, "run:3:events", PROFILE.topics)
+    assert not may_read(dataclasses.replace(CLAIMS, topics=(), streams=("nothing",)), "run:1:events", PROFILE.topics)
 
 
 def test_claims_without_grants_allow_topics_of_their_scopes():
     free = dataclasses.replace(CLAIMS, topics=(), streams=())
-    assert may_read(free, "run:3:events")
-    assert not may_read(free, "worker:3:lifecycle")
+    assert may_read(free, "run:3:events", PROFILE.topics)
+    assert not may_read(free, "worker:3:lifecycle", PROFILE.topics)
 
 
 @given(st.text())
 def test_grant_without_scope_allows_nothing(topic):
     granted = dataclasses.replace(CLAIMS, scopes=(), topics=(topic,), streams=(stream_id(topic),))
-    assert not may_read(granted, topic)
-    assert may_read(dataclasses.replace(granted, scopes=(required_scope(topic),)), topic)
+    assert not may_read(granted, topic, PROFILE.topics)
+    assert may_read(dataclasses.replace(granted, scopes=(PROFILE.topics.required_scope(topic),)), topic, PROFILE.topics)
 
 
 def test_cached_signature_does_not_bypass_other_checks():

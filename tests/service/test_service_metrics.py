@@ -10,8 +10,8 @@ from sim.server.counters import Counters, metrics
 from sim.service.metric_names import KNOWN, MONITORED, PROFILES, STATUS_COUNTERS, is_counter
 from sim.service.metrics import MAX_METRICS, read_metrics, read_status, revision_of
 
-FULL = metrics(Counters(published=7), [], 3, "full", 1_800_000_000.0)
-PINNED = metrics(Counters(published=7), [], 3, "pinned", 1_800_000_000.0)
+FULL = metrics(Counters(published=7), [], 3, "full", 1_800_000_000.0, "spacetime_ws")
+PINNED = metrics(Counters(published=7), [], 3, "pinned", 1_800_000_000.0, "spacetime_ws")
 
 
 def body(data: object) -> bytes:

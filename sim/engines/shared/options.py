@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sim.drill.system_model import SystemModel
+from sim.protocols import registry
 from sim.server.settings import Switches
 
 Progress = Callable[[str, str, float], None]  # called regularly with: phase, progress in words, simulated seconds
@@ -20,3 +21,4 @@ class Options:
     switches: Switches = field(default_factory=Switches)
     progress: Progress = lambda phase, text, simulated_s: None
     run_id: str = ""  # id of the run that this simulation belongs to
+    protocol: str = registry.DEFAULT

@@ -18,11 +18,10 @@ from sim.drill.system_model import SystemModel
 from sim.engines.shared import client_setup
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.inbox import Link
-from sim.engines.virtual.links import RoughLink, intent_bytes
+from sim.engines.virtual.links import RoughLink
 from sim.engines.virtual.service import SimulatedService
 from sim.protocols.events import Closed, Message, Opened
 from sim.protocols.intents import Intent
-from sim.protocols.spacetime.codes import connect_refused
 from sim.record.parquet import Recorder
 
 NEVER = math.inf
@@ -188,7 +187,7 @@ class VirtualClient:
 
     def _lose(self, event: Closed) -> None:
         if self.session.state is State.CONNECTING:
-            self.session.connect_failed(connect_refused("network"), self._env.now)
+            self.session.connect_failed(self._service.profile.refusals.connect("network"), self._env.now)
         else:
             self.session.disconnected(event, self._env.now)
         self._pump()
@@ -213,14 +212,15 @@ class VirtualClient:
         elif isinstance(action, Close):
             self._abandon()
         elif isinstance(action, Connect):
-            self._connect(action.token)
+            self._connect(action)
         else:
             self._mint()
 
     def _send(self, intent: Intent) -> None:
         if link := self._link:
             if self.rough is not None:
-                self.rough.to_runtime.carry(link, self._env.now, intent_bytes(intent), self._reaches, intent, link)
+                size = self.rough.size_of.of_intent(intent)
+                self.rough.to_runtime.carry(link, self._env.now, size, self._reaches, intent, link)
                 return
             link.up_free = max(link.up_free, self._env.now + self.delay_s)
             self._env.call_at(link.up_free, self._reaches, intent, link)
@@ -261,40 +261,40 @@ class VirtualClient:
 
     # --- connecting ---------------------------------------------------------------------------------
 
-    def _connect(self, token: Token) -> None:
+    def _connect(self, asked: Connect) -> None:
         link = self._link = Link(self, self._env, self.delay_s, self.session.settings.run_of)
         if self._env.now < self._offline_until:
             self._env.call_at(self._env.now, self._refused, "network", link)
         else:
-            self._syn(token, link, self._model.syn_retry_s)
+            self._syn(asked, link, self._model.syn_retry_s)
 
-    def _syn(self, token: Token, link: Link, retry_s: float) -> None:
+    def _syn(self, asked: Connect, link: Link, retry_s: float) -> None:
         if link is self._link:
-            self._later(self._syn_arrives, token, link, retry_s)
+            self._later(self._syn_arrives, asked, link, retry_s)
 
-    def _syn_arrives(self, token: Token, link: Link, retry_s: float) -> None:
+    def _syn_arrives(self, asked: Connect, link: Link, retry_s: float) -> None:
         """Answer a SYN, refuse it if nothing listens, or drop it if the backlog is full; the kernel then sends it again."""
         if link is not self._link:
             return
         if not self._service.is_up or (self.rough is not None and self.rough.is_refused()):
             self._later(self._refused, "network", link)
         elif self._service.has_room():
-            self._ask_upgrade(token, link)
+            self._ask_upgrade(asked, link)
         else:
-            self._env.call_at(self._env.now - self.delay_s + retry_s, self._syn, token, link, 2 * retry_s)
+            self._env.call_at(self._env.now - self.delay_s + retry_s, self._syn, asked, link, 2 * retry_s)
 
-    def _ask_upgrade(self, token: Token, link: Link) -> None:
+    def _ask_upgrade(self, asked: Connect, link: Link) -> None:
         """Receive the SYN-ACK, then send the upgrade request."""
         if self.rough is not None:
-            self.rough.to_runtime.carry(link, self._env.now + self.delay_s, 0.0, self._upgrade, token, link)
+            self.rough.to_runtime.carry(link, self._env.now + self.delay_s, 0.0, self._upgrade, asked, link)
         else:
-            self._env.call_at(self._env.now + 2 * self.delay_s, self._upgrade, token, link)
+            self._env.call_at(self._env.now + 2 * self.delay_s, self._upgrade, asked, link)
 
-    def _upgrade(self, token: Token, link: Link) -> None:
+    def _upgrade(self, asked: Connect, link: Link) -> None:
         if link is not self._link:
             return
         if self._service.is_up:
-            self._service.upgrade(token, link, lambda outcome: self._upgraded(outcome, link))
+            self._service.upgrade(asked, link, lambda outcome: self._upgraded(outcome, link))
         else:
             self._later(self._refused, "network", link)
 
@@ -321,7 +321,7 @@ class VirtualClient:
     def _refused(self, code: str, link: Link) -> None:
         if link is self._link:
             self._link = None
-            self.session.connect_failed(connect_refused(code), self._env.now)
+            self.session.connect_failed(self._service.profile.refusals.connect(code), self._env.now)
             self._pump()
 
     def _later(self, do: Callable[..., None], *arguments: object) -> None:

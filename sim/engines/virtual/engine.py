@@ -34,6 +34,7 @@ from sim.engines.virtual.inbox import KnownRuns
 from sim.engines.virtual.link_faults import VirtualLinkFaults
 from sim.engines.virtual.publisher import VirtualPublisher
 from sim.engines.virtual.service import SimulatedService
+from sim.protocols import registry
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.record.parquet import Recorder
 from sim.record.run_header import RunHeader, write_header
@@ -79,7 +80,9 @@ class _VirtualRun:
         self._faults = plan(drill, options.seed)
         self._env = VirtualClock(EPOCH)
         self._recorder = Recorder(options.folder, at_will=True)
-        self._service = SimulatedService(self._env, drill.runtime, options.switches, options.model)
+        self._service = SimulatedService(
+            self._env, registry.server_forms(options.protocol), drill.runtime, options.switches, options.model
+        )
         self._run_topics = [run_events(f"r{number + 1}") for number in range(drill.load.run_streams)]
         self._other_topics = [CODEX_WORKER_EVENTS] if drill.load.worker_events else []
         self._header = client_setup.new_header(
@@ -171,6 +174,8 @@ class _VirtualRun:
 
     def start(self) -> None:
         """See `World`."""
+        for stream in self._publisher.publishing.streams:
+            self._service.create_run(stream.run_id)
         self._publisher.start()
         self._env.process(self._sample_lag())
         period_s = self._drill.fleet.arrival_s / self._drill.fleet.clients

@@ -15,11 +15,11 @@ from sim.client.session import Session
 from sim.client.spans import go_on
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.links import RoughLink
-from sim.protocols.events import Activity, Answer, Batch, Closed, Head, Message
+from sim.protocols.events import Activity, Answer, Batch, Closed, Head, Message, Repeated
 from sim.protocols.markers import MarkerReader
 
 _MAX_KNOWN = 10_000  # entries in the cache of recent messages
-_ALIVE = frozenset({Head, Activity})  # the first event of a heartbeat message
+_ALIVE = frozenset({Head, Activity, Repeated})  # the first event of a heartbeat message
 
 
 class Reader(Protocol):
@@ -117,7 +117,7 @@ def _says_nothing(message: Message, follows: dict[str, int]) -> bool:
     first = message[0]
     if isinstance(first, Answer):
         return first.is_beat
-    return isinstance(first, Activity) or all(
+    return isinstance(first, Activity | Repeated) or all(
         isinstance(event, Head) and follows.get(event.stream) == event.position.offset for event in message
     )
 

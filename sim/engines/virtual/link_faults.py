@@ -50,7 +50,7 @@ class VirtualLinkFaults:
         self._active: dict[int, PlannedFault] = {}
         self._before: dict[int, dict[int, int]] = {}  # by fault and client: the counter when the fault was injected
         self._links: dict[int, RoughLink] = {}
-        self._sizes = MessageSizes()
+        self._sizes = MessageSizes(service.forms)
         self._half_open: dict[int, list[tuple[VirtualClient, Link]]] = {}
 
     def inject(self, planned: PlannedFault) -> float:

@@ -14,11 +14,7 @@ from sim.base.randomness import draw
 from sim.drill.fault_schedule import CALM, LinkConditions, Way
 from sim.engines.virtual.clock import VirtualClock
 from sim.protocols.events import Message
-from sim.protocols.intents import Intent, Raw
-from sim.protocols.spacetime import server
-from sim.protocols.spacetime.adapter import frame_of
-from sim.protocols.spacetime.codec import encode_client
-from sim.protocols.spacetime.frames import JOIN_REF
+from sim.protocols.profile import ServerForms
 
 
 class Connection(Protocol):
@@ -39,39 +35,37 @@ class Line(Protocol):
         """Resume sending to this connection: its link has room again."""
 
 
+_CHANNEL = "1"  # a client's name for its channel, as sessions choose it
 _MAX_KNOWN = 10_000  # entries in the cache of recent messages' lengths
 Carried = tuple[Connection, float, Callable[..., None], tuple[object, ...], bool]
 """Data in flight: its connection, its bytes, the call on arrival with its arguments, and whether it ends the connection."""
 
 
-def intent_bytes(intent: Intent) -> int:
-    """Return the length of an intent on the wire, in bytes."""
-    return len(intent.data if isinstance(intent, Raw) else encode_client(frame_of(intent)))
-
-
 class MessageSizes:
-    """Cache of the length of messages' JSON, computed once for a message that is sent to many clients.
+    """Lengths on the wire, in bytes. That of a message is computed once, as it is sent to many clients.
 
     The key is a message's `id`. The cache holds the message, so that no other object can have the same `id`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, forms: ServerForms) -> None:
+        self.of_intent = forms.intent_bytes
+        self._write = forms.write
         self._known: dict[int, tuple[Message, int]] = {}
 
     def __call__(self, message: Message) -> int:
-        """Return the length in bytes."""
+        """Return the length of a message."""
         known = self._known.get(id(message))
         if known is None:
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
-            known = self._known[id(message)] = (message, len(server.write(message, JOIN_REF)))
+            known = self._known[id(message)] = (message, len(self._write(message, _CHANNEL)))
         return known[1]
 
 
 class RoughLink:
     """Both directions of one link. `acted` counts effects by name: slowed, stalled, unread, refused, cut, closed_late.
 
-    `reset` is called with a connection that is cut; `size_of` returns the length of a message in bytes.
+    `reset` is called with a connection that is cut.
     """
 
     def __init__(
@@ -83,7 +77,7 @@ class RoughLink:
         delay_s: float,
         buffer_bytes: float,
         reset: Callable[[Connection], None],
-        size_of: Callable[[Message], int],
+        size_of: MessageSizes,
     ) -> None:
         self.acted: Counter[str] = Counter()
         self.size_of = size_of

@@ -5,23 +5,23 @@ Everything is a callback on the environment's clock. `now` is always the environ
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import msgspec
 
 from sim.base.errors import BrokenMessageError, MalformedFrameError
 from sim.base.randomness import draw
-from sim.client.actions import Token
+from sim.client.actions import Connect, Token
 from sim.client.session import Session
 from sim.drill.system_model import SystemModel
 from sim.engines.shared import client_setup
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.queues import NO_LIMIT, Station, Turnstile
 from sim.protocols.events import Batch, Closed, Message
-from sim.protocols.intents import Compatibility, Intent, Raw
+from sim.protocols.intents import Intent, Raw
 from sim.protocols.payloads import canonical_json
-from sim.protocols.spacetime import server
+from sim.protocols.profile import Publication, ServerForms
 from sim.server.admission import PublishLimits, Refusal, failure, is_acknowledged_unwritten
 from sim.server.control import Control, ControlRefusedError, TokenRequest
 from sim.server.runtime import DeliveryDownError, Runtime
@@ -29,7 +29,7 @@ from sim.server.settings import RuntimeSettings, Switches
 from sim.server.stream_log import StreamLog
 from sim.server.tokens import Key, Keyring, TokenRefusedError, device_id
 
-_CLOSED = Closed()
+_LOST = Closed()
 WORK_QUANTUM_S = 0.001  # how much of the delivery worker's work one step simulates
 _KEY = Key("virtual", hashlib.sha256(b"the simulator's own; nothing outside ever sees a token of it").digest())
 
@@ -47,19 +47,22 @@ class Peer(Protocol):
 class SimulatedService:
     """The simulated service, which is up at first. `kill` stops the runtime; `restart` starts it again with the same log."""
 
-    def __init__(self, env: VirtualClock, settings: RuntimeSettings, switches: Switches, model: SystemModel) -> None:
+    def __init__(
+        self, env: VirtualClock, forms: ServerForms, settings: RuntimeSettings, switches: Switches, model: SystemModel
+    ) -> None:
         self._env = env
+        self.forms = forms
+        self.profile = forms.profile
         self._settings = settings
         self._model = model
-        self.control = Control(settings, Keyring(_KEY))
-        self.runtime = Runtime(settings, Keyring(_KEY), switches)
-        self._limits = PublishLimits(settings)
+        self.control = Control(settings, Keyring(_KEY), self.profile)
+        self.runtime = Runtime(settings, Keyring(_KEY), self.profile, switches)
+        self._limits = PublishLimits(settings, self.profile)
         self._rotations = 0
+        self._events_of: dict[str, int] = {}  # by run
         self.is_up = True
         self._handshakes = Station(model.server.handshake_workers)
-        self._accept_queue: deque[tuple[Token, Peer]] = (
-            deque()
-        )  # if the service has one loop: connections that wait for a handshake
+        self._accept_queue: deque[tuple[Connect, Peer]] = deque()  # if the service has one loop: waiting for a handshake
         self._minting = Station(model.control.mint_workers)
         self._mint_limit = Station(1)
         self._mint_gap_s = 1 / model.control.mints_per_s if model.control.mints_per_s else 0.0
@@ -129,23 +132,23 @@ class SimulatedService:
         inside = len(self._accept_queue) if self._is_one_loop else self._handshakes.inside(self._env.now)
         return inside < self._model.server.accept_backlog
 
-    def upgrade(self, token: Token, peer: Peer, answer: Callable[[int | str], None]) -> None:
+    def upgrade(self, asked: Connect, peer: Peer, answer: Callable[[int | str], None]) -> None:
         """Do a handshake in its turn; answer with a connection's number or a refusal's code (`network`: the service died)."""
         self._in_handshake[peer] = answer
         if self._is_one_loop:
-            self._accept_queue.append((token, peer))
+            self._accept_queue.append((asked, peer))
             self._go_to_work()
             return
         _, end = self._handshakes.admit(self._env.now, self._handshake_s)
-        self._env.call_at(end, self._shake, token, peer)
+        self._env.call_at(end, self._shake, asked, peer)
 
-    def _shake(self, token: Token, peer: Peer) -> None:
+    def _shake(self, asked: Connect, peer: Peer) -> None:
         if answer := self._in_handshake.pop(peer, None):
-            answer(self._open(token, peer))
+            answer(self._open(asked, peer))
 
-    def _open(self, token: Token, peer: Peer) -> int | str:
+    def _open(self, asked: Connect, peer: Peer) -> int | str:
         try:
-            number = self.runtime.open(token.text, Compatibility(), self._env.now)
+            number = self.runtime.open(asked.token.text, asked.metadata, self._env.now)
         except TokenRefusedError as refusal:
             return refusal.code
         except DeliveryDownError:
@@ -170,7 +173,7 @@ class SimulatedService:
     def _read(self, number: int, sent: Raw) -> None:
         """Read bytes as a WebSocket server does."""
         try:
-            intent = server.read(sent.data, sent.is_text, self._settings.longest_frame_kib * 1024)
+            intent = self.forms.read(sent.data, sent.is_text, self._settings.longest_frame_kib * 1024)
         except BrokenMessageError as error:
             self._hang_up(number, self._env.now, Closed(code=error.status))
         except MalformedFrameError as error:
@@ -191,12 +194,14 @@ class SimulatedService:
 
     # --- publishing ---------------------------------------------------------------------------------
 
-    def publish(self, topic: str, key: str, event: object, answer: Callable[[int | Refusal | None], None]) -> None:
-        """Append one event; answer with its seq, a refusal, or None when the runtime is down."""
+    def publish(
+        self, topic: str, key: str, event: Mapping[str, object], answer: Callable[[int | Refusal | None], None]
+    ) -> None:
+        """Append one event; answer with its seq (-1: not stated), a refusal, or None when the runtime is down."""
         if not self.is_up:
             answer(None)
             return
-        payload = canonical_json(event)
+        payload = canonical_json(self._content(event))
         if no := self._limits.refusal(topic, len(payload), self._env.now):
             self.runtime.counters.publish_failed += 1
             answer(no)
@@ -205,27 +210,41 @@ class SimulatedService:
         if delay_ms := self.switches.publish_delay_ms:
             self.runtime.counters.act("slow_publishes")
             end += delay_ms / 1000
-        life = self.life
-        self._env.call_at(end, lambda: answer(self._take(topic, key, payload) if life == self.life else None))
+        life, run_id = self.life, str(event["run_id"])
+        self._env.call_at(end, lambda: answer(self._take(topic, key, payload, run_id) if life == self.life else None))
 
-    def _take(self, topic: str, key: str, payload: bytes) -> int | Refusal:
+    def _content(self, event: Mapping[str, object]) -> object:
+        """Return what subscribers get of a published event; the number of an event that is tried again does not count."""
+        run_id = str(event["run_id"])
+        number = self._events_of.get(run_id, 0) + 1
+        return self.profile.content(Publication(run_id, str(event["event_type"]), event["payload"], number, self._env.now))
+
+    def create_run(self, run_id: str) -> None:
+        """Create a run, with the event that it begins with, if any."""
+        if self.profile.first_event is not None:
+            kind, payload = self.profile.first_event
+            content = self._content({"run_id": run_id, "event_type": kind, "payload": payload})
+            self._append(self.profile.topics.of_event(run_id, kind), f"{run_id}-{kind}", canonical_json(content), run_id)
+
+    def _take(self, topic: str, key: str, payload: bytes, run_id: str) -> int | Refusal:
         """Process a publish whose turn has come, under the faults in force; return its seq or a refusal."""
         counters, defects = self.runtime.counters, self.switches.defects
         broken = failure(self.switches, counters)
         if broken is not None and is_acknowledged_unwritten(self.switches):
-            return self.runtime.streams.head(topic) + 1
+            return self.runtime.streams.head(topic) + 1 if self.profile.answers_position else -1
         if broken is not None:
             counters.publish_failed += 1
         if broken is not None and not broken.is_taken:
             return broken
         if "forget_idempotency_keys" in defects:
             key = f"{key}, try {counters.publish_tries}"
-        appended = self._append(topic, key, payload)
-        return broken or appended
+        appended = self._append(topic, key, payload, run_id)
+        return broken or (appended if self.profile.answers_position else -1)
 
-    def _append(self, topic: str, key: str, payload: bytes) -> int:
+    def _append(self, topic: str, key: str, payload: bytes, run_id: str = "") -> int:
         done = self.runtime.streams.log(topic).append(key, payload, self._env.now)
         if not done.duplicate:
+            self._events_of[run_id] = self._events_of.get(run_id, 0) + 1
             self.runtime.counters.published += 1
             self._mirror(topic, self.runtime.counters.published)
         return done.entry.seq
@@ -303,11 +322,11 @@ class SimulatedService:
             self._full.discard(number)
             self._line_up([number])
 
-    def _hang_up(self, number: int, moment: float, event: Closed = _CLOSED) -> None:
+    def _hang_up(self, number: int, moment: float, event: Closed | None = None) -> None:
         peer = self._peers.pop(number, None)
         self.runtime.close(number)
         if peer is not None:
-            self._env.call_at(moment, peer.lost, event)
+            self._env.call_at(moment, peer.lost, event or Closed(code=self.profile.close_code))
 
     # --- the runtime's own deadlines ----------------------------------------------------------------
 
@@ -372,7 +391,7 @@ class SimulatedService:
         for station in (self._handshakes, self._publishing):
             station.clear(self._env.now)
         for peer in peers.values():
-            peer.lost(_CLOSED)
+            peer.lost(_LOST)
         for answer in waiting.values():
             answer("network")
 
@@ -380,8 +399,8 @@ class SimulatedService:
         """Start the runtime again, with only its log."""
         logs: dict[str, StreamLog] = {} if "lose_log_on_restart" in self.switches.defects else self.runtime.streams.logs
         switches, counters = self.runtime.switches, self.runtime.counters
-        self.runtime = Runtime(self._settings, self.control.keyring, switches)
+        self.runtime = Runtime(self._settings, self.control.keyring, self.profile, switches)
         self.runtime.counters = counters
         self.runtime.streams.logs.update(logs)
-        self._limits = PublishLimits(self._settings)
+        self._limits = PublishLimits(self._settings, self.profile)
         self.is_up = True

@@ -17,9 +17,11 @@ from sim.protocols.events import (
     Stale,
     StreamEnded,
 )
-from sim.protocols.intents import Beat, Intent, Join, Leave, Request, Subscribe, Unsubscribe
+from sim.protocols.intents import Beat, Intent, Join, Leave, Raw, Request, Subscribe, Unsubscribe
+from sim.protocols.profile import ServerForms
 from sim.protocols.spacetime import codes, frames
-from sim.protocols.spacetime.codec import decode_message, encode_server
+from sim.protocols.spacetime.adapter import frame_of as client_frame_of
+from sim.protocols.spacetime.codec import decode_message, encode_client, encode_server
 from sim.protocols.spacetime.frames import (
     CHANNEL,
     TRANSPORT_CHANNEL,
@@ -34,6 +36,7 @@ from sim.protocols.spacetime.frames import (
     UpdateBatch,
     Watermark,
 )
+from sim.protocols.spacetime.profile import PROFILE
 from sim.protocols.spacetime.streams import topic_class
 
 _STALE = "a replay no longer covers the cursor; take the snapshot and subscribe without one"
@@ -134,3 +137,10 @@ def _position(seq: int | None) -> Position | None:
 
 def _seq(position: Position | None) -> int:
     return 0 if position is None else int(position.offset)
+
+
+def _intent_bytes(intent: Intent) -> int:
+    return len(intent.data if isinstance(intent, Raw) else encode_client(client_frame_of(intent)))
+
+
+SERVER = ServerForms(PROFILE, read, write, _intent_bytes, "/sync/socket/websocket")

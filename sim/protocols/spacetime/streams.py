@@ -1,7 +1,8 @@
 """Names and limits of streams: the topic and the stream id of each log, and the limits of its class."""
 
-from dataclasses import dataclass
 from functools import lru_cache
+
+from sim.protocols.profile import TopicClass
 
 CODEX_WORKER_EVENTS = "runtime.codex_worker_events"
 _CODEX_WORKER_STREAM = "runtime.codex.worker.events"
@@ -14,19 +15,6 @@ _PATTERNS = (
     ("fleet:user:", ":workers", "runtime.fleet.user.", ".workers", "fleet"),
     ("fleet:guest:", ":workers", "runtime.fleet.guest.", ".workers", "fleet"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class TopicClass:
-    """Limits of every topic of one class; all values are the sync service's own defaults."""
-
-    name: str
-    qos: str  # hot, warm or cold
-    replay_budget_events: int  # a cursor farther behind the head is stale
-    retention_s: float
-    publishes_per_s: int
-    max_payload_bytes: int
-    snapshot_every_s: float | None  # None: the class has no snapshots
 
 
 def run_events(run_id: str) -> str:

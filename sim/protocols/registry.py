@@ -1,0 +1,60 @@
+"""The protocols that stormgate speaks, by name. Other code gets one here, and never imports a protocol's package."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+
+from sim.base.errors import UsageError
+from sim.protocols.adapter import Capabilities, Connection, NegativeForms
+from sim.protocols.profile import ServerForms
+
+DEFAULT = "spacetime"
+_SHIPPED = ("spacetime",)  # each has a `PROTOCOL` in its module `protocol`
+
+
+@dataclass(frozen=True)
+class ConnectionOptions:
+    """The socket's or the service's URL without a query, and the options of the target file."""
+
+    url: str
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One protocol. `streams_of` maps a drill's streams, given its runs and whether it has worker events, onto the protocol's.
+
+    It returns the topic, the run and the event type of each.
+    """
+
+    name: str
+    capabilities: Capabilities
+    new_connection: Callable[[ConnectionOptions], Connection]
+    stream_id: Callable[[str], str]  # the name of a topic in observations
+    streams_of: Callable[[Sequence[str], bool], list[tuple[str, str, str]]]
+    negative_forms: NegativeForms | None = None
+    server: ServerForms | None = None  # what the mock needs to serve it
+
+
+def names() -> tuple[str, ...]:
+    """Return the known protocols."""
+    return _SHIPPED
+
+
+@cache
+def get(name: str) -> Protocol:
+    """Return a protocol by its name. Raises `UsageError` for an unknown one."""
+    if name not in _SHIPPED:
+        raise UsageError(f"unknown protocol '{name}'; there are: {', '.join(names())}.")
+    protocol: Protocol = import_module(f"sim.protocols.{name}.protocol").PROTOCOL
+    return protocol
+
+
+def server_forms(name: str) -> ServerForms:
+    """Return what a simulated server of this protocol needs. Raises `UsageError` for a protocol that none serves."""
+    forms = get(name).server
+    if forms is None:
+        served = ", ".join(each for each in names() if get(each).server is not None)
+        raise UsageError(f"protocol '{name}': no simulated server speaks it; these can be simulated: {served}.")
+    return forms
