@@ -114,7 +114,7 @@ class Mock:
             Route(paths.TOKEN_PATH, self._token, methods=["POST"]),
             Route("/api/sync/token", self._token, methods=["POST"]),
             Route(paths.STATUS_PATH, self._status),
-            Route("/api/v1/control/runtime-routing/evaluate", self._evaluate, methods=["POST"]),
+            Route(paths.ROUTING_PATH, self._evaluate, methods=["POST"]),
             Route(paths.HEALTH_PATH, self._healthz),
             Route(paths.READY_PATH, self._readyz),
             Route(paths.RUNS_PATH, self._new_run, methods=["POST"]),

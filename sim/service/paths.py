@@ -9,6 +9,7 @@ READY_PATH = "/readyz"
 HEALTH_PATH = "/healthz"
 RUNS_PATH = "/internal/v1/runs"
 EVENTS_PATH = RUNS_PATH + "/{run_id}/events"
+ROUTING_PATH = "/api/v1/control/runtime-routing/evaluate"
 REVOKE_PATH = "/internal/v1/sync/sessions/revoke"
 METRICS_PATH = "/internal/v1/spacetime/sync/metrics"
 MOCK_PATH = "/_mock/{name}"  # of stormgate's own mock only

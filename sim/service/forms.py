@@ -1,0 +1,204 @@
+"""The forms of a service's HTTP requests and answers, as data. The defaults are those of the mock.
+
+A form has a template of the request and pointers into the answer; `sim.service.templates` says how they are written.
+Each table of a target in `targets.toml` is one of these structs.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+
+from sim.service import paths
+from sim.service.templates import NOWHERE, Pointer, check
+
+Service = Literal["runtime", "control"]
+Path = Annotated[str, msgspec.Meta(pattern=r"^/[!-~]*$", max_length=2000)]
+Lifetime = Annotated[float, msgspec.Meta(gt=0)]
+Command = list[str]  # a program and its arguments; runs without a shell
+ClaimType = Literal["text", "number", "boolean", "list", "table"]
+COMMON_NAMES = ("session", "admin_token", "now", "now_iso")
+_BEARER = {"Authorization": "Bearer {session}"}
+
+
+class PageForm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A GET request without a body."""
+
+    path: Path
+    service: Service = "runtime"  # the service that is asked
+    headers: dict[str, str] = {}  # templates
+    NAMES: ClassVar[tuple[str, ...]] = ()  # those that templates may contain besides `COMMON_NAMES`
+
+    def templates(self) -> Iterator[tuple[str, object]]:
+        """Yield the templates of the request by key, and the pointers into its answer."""
+        for key in self.__struct_fields__:
+            yield key, getattr(self, key)
+
+    def check(self, where: str) -> None:
+        """Raise `UsageError` for an unknown name in a template."""
+        for key, template in self.templates():
+            check(template, (*COMMON_NAMES, *self.NAMES), f"{where}: key '{key}'")
+
+
+class RequestForm(PageForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request. `body` is a template of a JSON value; a text is sent as it is."""
+
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = "POST"
+    body: Any = None
+    # prints further headers for each request, one `Name: value` per line; gets STORMGATE_METHOD, STORMGATE_PATH, and the body as
+    # its input
+    signing_command: Command = []
+
+
+class CreateForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Create a stream."""
+
+    path: Path = paths.RUNS_PATH
+    body: Any = msgspec.field(default_factory=lambda: {"worker_id": "{name}", "metadata": {"by": "stormgate"}})
+    run_id: Pointer = "/run/id"  # the id of the new stream in the answer
+    NAMES: ClassVar = ("name",)
+
+
+class PublishForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Append one event."""
+
+    path: Path = paths.EVENTS_PATH
+    body: Any = msgspec.field(
+        default_factory=lambda: {"event_type": "{event_type}", "payload": "{payload}", "idempotency_key": "{key}"}
+    )
+    position: Pointer = "/event/seq"  # the event's position in the answer
+    position_of: Literal["stream", "publisher"] = "stream"  # whose position it is; a publisher's says nothing of the stream
+    payload_hash: Pointer = "/event/payload_hash"  # the hash in the answer
+    NAMES: ClassVar = ("run_id", "stream", "event_type", "payload", "key")
+
+
+class ErrorForm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The answer of a refused request."""
+
+    code: Pointer = "/error/code"
+    retry_after_ms: Pointer = "/error/retry_after_ms"
+
+
+class TokenForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where tokens come from: an HTTP request, a command that prints one, a signing key (JWT, HS256), or nowhere."""
+
+    source: Literal["http", "command", "signing_key", "none"] = "http"
+    service: Service = "control"
+    path: Path = paths.TOKEN_PATH
+    headers: dict[str, str] = msgspec.field(default_factory=lambda: dict(_BEARER))
+    body: Any = msgspec.field(
+        default_factory=lambda: {"topics": "{topics}", "device_id": "{device}", "ttl_seconds": "{ttl_s}"}
+    )
+    token: Pointer = "/data/token"
+    expires_in_s: Pointer = "/data/expires_in"
+    refresh_in_s: Pointer = "/data/refresh_after_in"
+    expires_at: Pointer = "/data/expires_at"
+    refresh_at: Pointer = "/data/refresh_after"
+    key_id: Pointer = "/data/kid"
+    session_id: Pointer = "/data/session_id"
+    lifetime_s: Lifetime = 300.0  # of a token whose answer states none
+    command: Command = []  # gets STORMGATE_ACCOUNT, _DEVICE, _TOPICS, _TTL_S, and prints the token as its first word
+    signing_key_env: str = ""  # variable with the signing key
+    claims: dict[str, Any] = {}  # template of a signed token's claims
+    header: dict[str, Any] = {}  # template of a signed token's header
+    claim_types: dict[str, ClaimType] = {}  # types of claims that the runtime requires; `target check` compares
+    NAMES: ClassVar = ("account", "client", "device", "topics", "ttl_s", "expires_at", "unique")
+
+
+class RevokeForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Revoke sessions."""
+
+    path: Path = paths.REVOKE_PATH
+    body: Any = msgspec.field(default_factory=lambda: {"session_ids": "{session_ids}"})
+    count: Pointer = "/revoked"  # how many were revoked: a number, or a list
+    NAMES: ClassVar = ("session_ids",)
+
+
+class ReadyForm(PageForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a service shows that it is ready. `without_token` is the answer to a WebSocket upgrade without a token."""
+
+    path: Path = paths.READY_PATH
+    statuses: tuple[int, ...] = (200,)
+    without_token: tuple[int, ...] = (401, 403)  # some reverse proxies answer 401; empty: it is not tried
+
+
+class RevisionForm(PageForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The runtime's deployed revision."""
+
+    path: Path = paths.HEALTH_PATH
+    revision: Pointer = "/revision"
+
+
+class StatusForm(PageForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The control service's status, with its revision and counters of tokens. `command` prints the same JSON instead."""
+
+    service: Service = "control"
+    path: Path = paths.STATUS_PATH
+    revision: Pointer = "/data/revision"
+    counters: Pointer = "/data/counters"  # a table of numbers by the names of the contract
+    generated_at: Pointer = "/data/generated_at"
+    command: Command = []
+
+
+class MetricsForm(PageForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The runtime's metrics. `metrics` are pointers by metric; empty: the names in the body are the contract's."""
+
+    path: Path = paths.METRICS_PATH
+    headers: dict[str, str] = msgspec.field(default_factory=lambda: {"Authorization": "Bearer {admin_token}"})
+    generated_at: Pointer = "/generated_at"
+    metrics: dict[str, Pointer] = {}
+
+
+class RoutingForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Ask which cohort a key is routed to."""
+
+    service: Service = "control"
+    path: Path = paths.ROUTING_PATH
+    body: Any = msgspec.field(default_factory=lambda: {"thread_id": "{key}", "cohort_key": "{key}"})
+    scope: str = "thread"  # part of what the bucket of a key is computed from
+    key: Pointer = "/data/cohort_key"  # the key in the answer, which must be the asked one; none: not compared
+    cohort: Pointer = "/data/cohort"
+    canary: tuple[str, ...] = ("canary",)  # values of `cohort` for keys inside
+    control: tuple[str, ...] = ("control",)  # values of `cohort` for keys outside
+    revision: Pointer = "/data/revision"
+    NAMES: ClassVar = ("key",)
+
+
+class ReadBackForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Read a stream's events over HTTP. The pointers of an event begin at that event."""
+
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = "GET"
+    events: Pointer = "/events"  # the list of events in the answer, in order
+    position: Pointer = "/seq"
+    payload: Pointer = "/payload"
+    payload_hash: Pointer = NOWHERE
+    NAMES: ClassVar = ("run_id", "stream")
+
+
+class Retired(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A retired route, which must answer 404."""
+
+    method: str
+    path: Path
+
+
+class ServiceForms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All forms of a service."""
+
+    create: CreateForm | None = CreateForm()  # None: streams are given by name
+    publish: PublishForm = PublishForm()
+    error: ErrorForm = ErrorForm()
+    token: TokenForm = TokenForm()
+    revoke: RevokeForm = RevokeForm()
+    ready: ReadyForm = ReadyForm()
+    revision: RevisionForm = RevisionForm()
+    status: StatusForm = StatusForm()
+    metrics: MetricsForm = MetricsForm()
+    routing: RoutingForm = RoutingForm()
+    read_back: ReadBackForm | None = None  # None: the service has no such request
+    retired: tuple[Retired, ...] = tuple(Retired(*route) for route in paths.RETIRED)
+
+    @property
+    def pages(self) -> dict[str, PageForm]:
+        """The forms with a request, by table."""
+        return {key: form for key in self.__struct_fields__ if isinstance(form := getattr(self, key), PageForm)}
