@@ -22,7 +22,7 @@ from sim.drill.model import Drill, Load, Phases
 from sim.engines.shared import client_setup, service_api
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.publishing import Try
-from sim.engines.shared.service_api import Answer, PublishedEvent, PublishFailedError, Request
+from sim.engines.shared.service_api import PublishedEvent, PublishFailedError
 from sim.engines.sockets import engine
 from sim.engines.sockets.faults import ServiceProcess, SocketsFaultActions
 from sim.engines.sockets.http import ServiceHttp
@@ -35,6 +35,7 @@ from sim.record.observations import SCHEMA, Kind
 from sim.record.parquet import FILE_NAME, Recorder, read
 from sim.record.run_header import HEADER_NAME
 from sim.server.settings import RuntimeSettings
+from sim.service.requests import Answer, Request
 from tests.histories import AUDITOR, STREAM, Story, good_storm, storm_drill
 from tests.served import serving
 from tests.storms import red, run_all, storm

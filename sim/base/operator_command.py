@@ -11,6 +11,7 @@ from pathlib import Path
 from sim.base.redaction import Redactor
 
 MAX_OUTPUT_BYTES = 256 * 1024  # of the output that is kept of one command
+PREFIX = "STORMGATE_"  # of the variables that commands get from us
 NOT_STARTED = "could not be started"  # start of the reason if a command did not run at all
 _CHUNK_BYTES = 64 * 1024
 _GRACE_S = 2.0  # from SIGTERM to SIGKILL
@@ -58,6 +59,11 @@ class Output:
         return hashlib.sha256(content).hexdigest()
 
 
+def with_ours(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a command: that of this process, and these variables with our prefix."""
+    return {**os.environ, **{PREFIX + name: value for name, value in variables.items()}}
+
+
 async def run(
     argv: list[str],
     environment: Mapping[str, str],
@@ -67,15 +73,17 @@ async def run(
     cwd: Path | None = None,
     with_stderr: bool = True,
     ends_all: bool = False,
+    given: bytes = b"",
 ) -> tuple[int | None, str]:
     """Run a command; returns its exit code and what went wrong. On a time-out, all processes that it started end with it.
 
     `ends_all`: they end also after a normal end. Without it, a command may leave a process running, such as a restarted server.
+    `given` is the command's input.
     """
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE if given else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT if with_stderr else asyncio.subprocess.DEVNULL,
             cwd=cwd,
@@ -86,6 +94,9 @@ async def run(
         return None, f"{NOT_STARTED} ({error.strerror})"
     assert process.stdout is not None
     reading = asyncio.create_task(output.take(process.stdout))
+    if process.stdin is not None:
+        process.stdin.write(given)
+        process.stdin.close()
     try:
         await asyncio.wait_for(process.wait(), limit_s)
     except TimeoutError:

@@ -98,7 +98,7 @@ class ClientSettings:
     run_of: Callable[[Message], Run | None] = no_run  # a message's effect on a client that has all earlier events
     forms: NegativeForms | None = None  # what negative clients send
     stream_id: Callable[[str], str] = str  # a topic's name in observations
-    marker_run: str = ""  # of the markers of this run's payloads; empty: there are none
+    marker_run: str = ""  # of the markers of this run's payloads; empty: without markers
     payload_pointer: str = PUBLISHED_AT  # JSON pointer to the published payload in a delivered one
     markers: MarkerReader = field(init=False)
     heartbeat_interval_s: float = field(init=False)  # the service's

@@ -97,6 +97,15 @@ class RollbackRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     allow_on_production: bool = False  # required on production, because a rehearsal moves the traffic of all users
 
 
+class StreamRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The streams that a drill publishes to: new ones, or those named here, which may have other publishers."""
+
+    names: tuple[Word, ...] = ()  # existing streams; empty: each run creates its own
+    topic: Annotated[str, msgspec.Meta(max_length=200)] = (
+        ""  # topic of a created stream, such as room:{run_id}; empty: the protocol's
+    )
+
+
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """All rules of a target. The defaults are those of the embedded mock: no caps, no stop conditions."""
 

@@ -45,8 +45,8 @@ class RequestForm(PageForm, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = "POST"
     body: Any = None
-    # prints further headers for each request, one `Name: value` per line; gets STORMGATE_METHOD, STORMGATE_PATH, and the body as
-    # its input
+    # Prints further headers for each request, one `Name: value` per line. It gets STORMGATE_METHOD and STORMGATE_PATH, and the
+    # body as its input.
     signing_command: Command = []
 
 
@@ -86,9 +86,7 @@ class TokenForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     service: Service = "control"
     path: Path = paths.TOKEN_PATH
     headers: dict[str, str] = msgspec.field(default_factory=lambda: dict(_BEARER))
-    body: Any = msgspec.field(
-        default_factory=lambda: {"topics": "{topics}", "device_id": "{device}", "ttl_seconds": "{ttl_s}"}
-    )
+    body: Any = msgspec.field(default_factory=lambda: {"topics": "{topics}", "device_id": "{device}", "ttl_seconds": "{ttl_s}"})
     token: Pointer = "/data/token"
     expires_in_s: Pointer = "/data/expires_in"
     refresh_in_s: Pointer = "/data/refresh_after_in"
@@ -154,12 +152,13 @@ class RoutingForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=
 
     service: Service = "control"
     path: Path = paths.ROUTING_PATH
+    headers: dict[str, str] = msgspec.field(default_factory=lambda: dict(_BEARER))
     body: Any = msgspec.field(default_factory=lambda: {"thread_id": "{key}", "cohort_key": "{key}"})
     scope: str = "thread"  # part of what the bucket of a key is computed from
     key: Pointer = "/data/cohort_key"  # the key in the answer, which must be the asked one; none: not compared
     cohort: Pointer = "/data/cohort"
-    canary: tuple[str, ...] = ("canary",)  # values of `cohort` for keys inside
-    control: tuple[str, ...] = ("control",)  # values of `cohort` for keys outside
+    canary: tuple[str, ...] = ("canary",)  # values of `cohort` for keys inside; none: it is missing
+    control: tuple[str, ...] = ("control",)  # values of `cohort` for keys outside; none: it is missing
     revision: Pointer = "/data/revision"
     NAMES: ClassVar = ("key",)
 
@@ -173,13 +172,6 @@ class ReadBackForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields
     payload: Pointer = "/payload"
     payload_hash: Pointer = NOWHERE
     NAMES: ClassVar = ("run_id", "stream")
-
-
-class Retired(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A retired route, which must answer 404."""
-
-    method: str
-    path: Path
 
 
 class ServiceForms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -196,7 +188,6 @@ class ServiceForms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     metrics: MetricsForm = MetricsForm()
     routing: RoutingForm = RoutingForm()
     read_back: ReadBackForm | None = None  # None: the service has no such request
-    retired: tuple[Retired, ...] = tuple(Retired(*route) for route in paths.RETIRED)
 
     @property
     def pages(self) -> dict[str, PageForm]:

@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sim.service.forms import MetricsForm, RevisionForm, ServiceForms, StatusForm
 from sim.service.metric_names import PROFILES, STATUS_COUNTERS, is_counter
+from sim.service.templates import find
 
 OK = "ok"
+_MOCK_FORMS = ServiceForms()
 MAX_METRICS = 200
 ServedProfile = Literal["full", "pinned", ""]
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,120}")
@@ -36,46 +39,52 @@ class Reading:
     notes: tuple[str, ...] = ()
 
 
-def read_metrics(body: bytes) -> Reading:
+def read_metrics(body: bytes, form: MetricsForm = _MOCK_FORMS.metrics) -> Reading:
     """Read an answer of the metrics endpoint."""
     try:
         data = decoded(body)
     except ValueError:
         return Reading("no_json")
+    if form.metrics:
+        return _mapped(data, form)
     numbers = dict(_numbers(data, ""))
     known = [name for name in numbers if name in _FULL_ONLY or name in PROFILES["pinned"]]
     if not isinstance(data, dict) or (data and not known and not any(table in data for table in _TABLES)):
         return Reading("not_metrics")
     figures, notes = _believed(numbers)
     outcome = "bad_numbers" if notes else OK if known else "no_metrics"
-    return Reading(outcome, figures, _profile(known), _short(data.get("generated_at")), word(data.get("revision")), notes)
+    return Reading(outcome, figures, _profile(known), _short(find(data, form.generated_at)), word(data.get("revision")), notes)
 
 
-def read_status(body: bytes) -> Reading:
-    """Read an answer of the control service's `/api/status`: its counters by the contract's names."""
+def _mapped(data: Any, form: MetricsForm) -> Reading:
+    """Read the metrics at the pointers of a form."""
+    found = {name: find(data, pointer) for name, pointer in form.metrics.items()}
+    figures, notes = _believed({name: number for name, value in found.items() for _, number in _numbers(value, name)})
+    outcome = "bad_numbers" if notes else OK if figures else "no_metrics"
+    return Reading(outcome, figures, generated_at=_short(find(data, form.generated_at)), notes=notes)
+
+
+def read_status(body: bytes, form: StatusForm = _MOCK_FORMS.status) -> Reading:
+    """Read the control service's status: its revision, and its counters by the contract's names."""
     try:
         answer = decoded(body)
     except ValueError:
         return Reading("no_json")
-    data = answer.get("data") if isinstance(answer, dict) else None
-    if not isinstance(data, dict):
+    counters, revision, made = (find(answer, pointer) for pointer in (form.counters, form.revision, form.generated_at))
+    if not isinstance(find(answer, form.counters.rpartition("/")[0]), dict):
         return Reading("not_status")
-    counters = data.get("counters")
     numbers = dict(_numbers(counters, "")) if isinstance(counters, dict) else {}
     figures, notes = _believed(numbers)
     outcome = "bad_numbers" if notes else OK if any(name in numbers for name in STATUS_COUNTERS) else "no_metrics"
-    return Reading(
-        outcome, figures, generated_at=_short(data.get("generated_at")), revision=word(data.get("revision")), notes=notes
-    )
+    return Reading(outcome, figures, generated_at=_short(made), revision=word(revision), notes=notes)
 
 
-def revision_of(body: bytes) -> str:
-    """Return the revision in the answer of a service's health route; empty if it is missing or not a word."""
+def revision_of(body: bytes, form: RevisionForm = _MOCK_FORMS.revision) -> str:
+    """Return the runtime's revision in an answer; empty if it is missing or not a word."""
     try:
-        data = decoded(body)
+        return word(find(decoded(body), form.revision))
     except ValueError:
         return ""
-    return word(data.get("revision")) if isinstance(data, dict) else ""
 
 
 def word(value: object) -> str:

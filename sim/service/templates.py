@@ -1,7 +1,7 @@
-"""Templates of requests, such as `/rooms/{stream}/events`, and JSON pointers (RFC 6901) into answers.
+"""Templates of requests, such as `/rooms/{stream}/events`, and pointers into answers.
 
-Two additions to RFC 6901: the pointer `none` means "not in the answer", and in a list, the step `key={key}` means the first
-member whose `key` has that value.
+A pointer is one of `sim.base.json_pointer`, possibly with names as in `/events/key={key}/seq`. The pointer `none` means that
+the answer does not have the value.
 """
 
 import re
@@ -11,13 +11,13 @@ from urllib.parse import quote
 
 import msgspec
 
+from sim.base import json_pointer
 from sim.base.errors import UsageError
 
 Pointer = Annotated[str, msgspec.Meta(pattern=r"^(none|(/[^\n]*)?)$")]  # the empty pointer is the whole answer
 NOWHERE = "none"
 SECRET_PREFIX = "env:"
 _NAME = re.compile(r"\{((?:env:)?[A-Za-z_][A-Za-z0-9_]*)\}")
-_MAX_POINTER_STEPS = 32
 
 
 def names_in(template: object) -> Iterator[str]:
@@ -61,25 +61,11 @@ def path(template: str, values: Mapping[str, object]) -> str:
 
 
 def find(document: Any, pointer: str, values: Mapping[str, object] | None = None) -> Any:
-    """Return the value at a pointer; None if there is none. `values` are those of names in the pointer."""
-    if pointer == NOWHERE:
+    """Return the value at a pointer; None without one. `values` are those of names in the pointer."""
+    try:
+        return None if pointer == NOWHERE else json_pointer.find(document, text(pointer, values) if values else pointer)
+    except LookupError:
         return None
-    for step in pointer.split("/", _MAX_POINTER_STEPS)[1:]:
-        step = text(step.replace("~1", "/").replace("~0", "~"), values or {})
-        if isinstance(document, dict):
-            document = document.get(step)
-        elif isinstance(document, list):
-            document = _member(document, step)
-        else:
-            return None
-    return document
-
-
-def _member(members: list[Any], step: str) -> Any:
-    key, has_value, value = step.partition("=")
-    if has_value:
-        return next((each for each in members if isinstance(each, dict) and each.get(key) == value), None)
-    return members[int(step)] if step.isascii() and step.isdigit() and int(step) < len(members) else None
 
 
 def _parts(template: object) -> Iterable[object]:

@@ -1,11 +1,16 @@
-"""Tokens that stormgate signs itself with an operator's key, and the types of a token's claims."""
+"""Tokens: read from answers, signed here with an operator's key, and the types of their claims."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jwt
 
-from sim.service.forms import ClaimType
+from sim.service import templates
+from sim.service.forms import ClaimType, TokenForm
+
+_REFRESH_MARGIN_S = 30.0  # before the end of a token whose answer states no time to refresh it
+_FOR_EVER_S = 10 * 365 * 86_400.0  # the lifetime where there are no tokens
 
 _TYPES: dict[ClaimType, type | tuple[type, ...]] = {
     "text": str,
@@ -16,9 +21,51 @@ _TYPES: dict[ClaimType, type | tuple[type, ...]] = {
 }
 
 
-def signed(claims: dict[str, Any], header: dict[str, Any], key: str) -> str:
-    """Return a JWT with these claims, signed with HS256."""
-    return jwt.encode(claims, key, "HS256", header)
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A token and what its answer says of it; empty or a default where it says nothing."""
+
+    text: str
+    refresh_in_s: float
+    expires_in_s: float
+    key_id: str = ""
+    session_id: str = ""
+    refresh_at: str = ""  # by the service's clock
+    expires_at: str = ""
+
+
+def read_token(form: TokenForm, answer: Any) -> Issued | None:
+    """Return the token in an answer: decoded JSON, or the bytes that a command printed. None without a token."""
+    if isinstance(answer, bytes):
+        words = answer.decode("utf-8", "replace").split()
+        text: object = words[0] if words else ""
+        answer = None
+    else:
+        text = templates.find(answer, form.token)
+    expires_in_s = _FOR_EVER_S if form.source == "none" else _seconds(answer, form.expires_in_s, form.lifetime_s)
+    if not isinstance(text, str) or not text or expires_in_s is None:
+        return None
+    refresh_in_s = _seconds(answer, form.refresh_in_s, max(expires_in_s - _REFRESH_MARGIN_S, 1.0))
+    if refresh_in_s is None:
+        return None
+    further = (form.key_id, form.session_id, form.refresh_at, form.expires_at)
+    return Issued(text, refresh_in_s, expires_in_s, *(str(templates.find(answer, pointer) or "") for pointer in further))
+
+
+def _seconds(answer: Any, pointer: str, default: float) -> float | None:
+    """Return the number at a pointer, `default` if there is nothing, and None if there is something else."""
+    found = templates.find(answer, pointer)
+    if found is None:
+        return default
+    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+
+
+def signed_token(form: TokenForm, values: Mapping[str, object], key: str) -> str:
+    """Return a JWT with the form's claims, signed with HS256. `values` has `now`, `ttl_s` and `unique`."""
+    now, ttl_s = values["now"], values["ttl_s"]
+    assert isinstance(now, int)
+    known = {**values, "expires_at": now + int(ttl_s if isinstance(ttl_s, int) else form.lifetime_s)}
+    return jwt.encode(templates.render(form.claims, known), key, "HS256", templates.render(form.header, known))
 
 
 def claims_of(token: str) -> dict[str, Any]:

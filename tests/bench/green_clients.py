@@ -27,11 +27,11 @@ from sim.client.session import Session
 from sim.engines.greenlets.client import WireClient
 from sim.engines.greenlets.http import GreenletHttp
 from sim.engines.shared import service_api
-from sim.engines.shared.service_api import Request
 from sim.mock.server import raise_descriptor_limit
 from sim.protocols.spacetime.adapter import CAPABILITIES
 from sim.protocols.spacetime.codec import encode_client
 from sim.protocols.spacetime.frames import Join, Subscribe
+from sim.service.requests import Request
 from tests.bench.report import COMPATIBILITY, Connecting, Counting, Crowd, Job, Report, Window, carry_out, measurements
 
 T = TypeVar("T")

@@ -102,7 +102,7 @@ def test_with_a_fixed_number_of_events_a_stream_publishes_in_order(tmp_path: Pat
     assert made.take(BEGAN + 0.1) is None, "it waits for the first of its stream"
     two = made.succeeded(one.event, PublishedEvent(1), BEGAN + 5)
     assert two is not None
-    assert (two.at, two.event.key) == (BEGAN + 5, "r1-1")
+    assert (two.at, two.event.key) == (BEGAN + 5, "r1-5f0c9b1a77d2-1")
     assert made.drop(two.event, BEGAN + 6) is None
 
 

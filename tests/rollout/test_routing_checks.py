@@ -14,6 +14,7 @@ from drills.rollout.setup.stages import RoutingChecks
 from sim.base.clocks import SystemClock
 from sim.engines.shared.endpoints import Endpoints
 from sim.server.deployment import cohort_bucket
+from sim.service import paths
 from tests.commands import http_server
 
 
@@ -65,7 +66,7 @@ def asked(folder: Path, answer: Callable[[dict[str, Any]], tuple[int, object]], 
     bodies: list[dict[str, Any]] = []
 
     def serve(method: str, path: str, body: bytes) -> tuple[int, str, bytes]:
-        assert (method, path) == ("POST", routing_checks.PATH)
+        assert (method, path) == ("POST", paths.ROUTING_PATH)
         bodies.append(json.loads(body))
         status, said = answer(bodies[-1])
         return status, "application/json", json.dumps(said).encode()

@@ -69,7 +69,7 @@ def connects(endpoints: Endpoints, n: int) -> Burst:
     """Open `n` sockets at once, and close them. Raises `TargetError` without a token."""
 
     async def burst(http: ServiceHttp) -> list[str]:
-        token = await http.ask(service_api.any_token)
+        token = (await http.ask(service_api.any_token)).text
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
             return await asyncio.gather(*(_connect(session, endpoints, token) for _ in range(n)))

@@ -15,9 +15,8 @@ from sim.base.redaction import MARK, Redactor
 from sim.drill.target_rules import RevisionCommands
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.fetch import fetch_now
-from sim.engines.shared.metrics_book import METRICS_HEADERS
+from sim.engines.shared.metrics_book import page
 from sim.service.metrics import OK, read_status, revision_of, word
-from sim.service.paths import HEALTH_PATH, STATUS_PATH
 
 LIMIT_S = 5.0  # [ours] time limit of one request, from connecting to the last byte
 _MAX_OUTPUT_BYTES = 4096  # that are read of a command's output
@@ -47,15 +46,17 @@ class Finder:
             return self._run(self._commands.control)
         if said is not None:
             return self._plain(said)
-        answer = fetch_now(self._endpoints.control_url + STATUS_PATH, METRICS_HEADERS, LIMIT_S)
-        return self._plain(read_status(answer.body).revision) if answer.outcome == OK else ""
+        form = self._endpoints.forms.status
+        answer = fetch_now(*page(self._endpoints, form), LIMIT_S)
+        return self._plain(read_status(answer.body, form).revision) if answer.outcome == OK else ""
 
     def runtime(self) -> str:
         """The runtime's revision."""
         if self._commands.runtime:
             return self._run(self._commands.runtime)
-        answer = fetch_now(self._endpoints.runtime_url + HEALTH_PATH, METRICS_HEADERS, LIMIT_S)
-        return self._plain(revision_of(answer.body)) if answer.outcome == OK else ""
+        form = self._endpoints.forms.revision
+        answer = fetch_now(*page(self._endpoints, form), LIMIT_S)
+        return self._plain(revision_of(answer.body, form)) if answer.outcome == OK else ""
 
     def _run(self, command: list[str]) -> str:
         """The first word that a successful command prints; empty for any other."""

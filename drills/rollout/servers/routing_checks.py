@@ -5,7 +5,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import httpx
-import msgspec
 from scipy import stats
 
 from drills.judging.checks.verdicts import State
@@ -13,12 +12,14 @@ from drills.rollout.setup.evidence import append
 from drills.rollout.setup.records import ROUTING_CHECKS, Requirement, RoutingCheck
 from drills.rollout.setup.stages import RoutingChecks
 from sim.base.clocks import Clock, iso
+from sim.engines.shared import service_api
 from sim.engines.shared.endpoints import Endpoints
 from sim.server.deployment import cohort_bucket
+from sim.service.forms import RoutingForm
+from sim.service.metrics import word
+from sim.service.requests import Answer
+from sim.service.templates import NOWHERE, find
 
-PATH = "/api/v1/control/runtime-routing/evaluate"
-SCOPE = "thread"
-CANARY, CONTROL = "canary", "control"
 CONFIDENCE = 0.99  # [ours] confidence of the interval that must contain the claimed share
 MIN_ANSWERS = 100  # [ours] fewer answers are inconclusive
 _TIMEOUT_S = 5.0
@@ -26,26 +27,14 @@ _MAX_SILENT_KEYS = 5  # keys in a row without an answer, after which the service
 _THREAD = "stormgate-probe"
 
 
-class _Routing(msgspec.Struct):
-    cohort_key: str
-    cohort: str
-    bucket: int | None = None
-    revision: str = ""
-
-
-class _Answer(msgspec.Struct):
-    data: _Routing
-
-
 def ask(endpoints: Endpoints, rules: RoutingChecks, folder: Path, clock: Clock) -> list[RoutingCheck]:
     """Ask for every key at the allowed rate, and write the answers to `routing-checks.jsonl`. Raises only `StorageError`."""
     began, done, silent = clock.now(), [], 0
-    headers = {"Authorization": f"Bearer {endpoints.session}"} if endpoints.session else {}
-    with httpx.Client(timeout=_TIMEOUT_S, trust_env=False, headers=headers) as http:
+    with httpx.Client(timeout=_TIMEOUT_S, trust_env=False) as http:
         for n in range(rules.keys):
             if not endpoints.is_mock:
                 clock.sleep_until(began + timedelta(seconds=n / rules.per_s))
-            found = _ask(http, endpoints.control_url + PATH, f"{_THREAD}-{n}", iso(clock.now()))
+            found = _ask(http, endpoints, f"{_THREAD}-{n}", iso(clock.now()))
             append(folder / ROUTING_CHECKS, found)
             done.append(found)
             silent = 0 if found.in_cohort is not None else silent + 1
@@ -54,32 +43,32 @@ def ask(endpoints: Endpoints, rules: RoutingChecks, folder: Path, clock: Clock) 
     return done
 
 
-def _ask(http: httpx.Client, url: str, key: str, at: str) -> RoutingCheck:
+def _ask(http: httpx.Client, endpoints: Endpoints, key: str, at: str) -> RoutingCheck:
+    form = endpoints.forms.routing
+    asked = service_api.request(endpoints, form, lambda answer: answer, {"key": key})
     outcome, in_cohort, revision = "ok", None, ""
     try:
-        answer = http.post(url, json={"thread_id": key, "cohort_key": key})
+        answer = http.request(asked.method, asked.url, content=asked.body, headers=asked.all_headers)
         if answer.status_code != 200:
             outcome = f"http_{answer.status_code}"
         else:
-            outcome, in_cohort, revision = _read(answer.content, key)
+            outcome, in_cohort, revision = _read(answer.content, form, key)
     except httpx.TimeoutException:
         outcome = "timeout"
     except (httpx.HTTPError, httpx.InvalidURL):
         outcome = "unreachable"
-    bucket = cohort_bucket(SCOPE, key)
+    bucket = cohort_bucket(form.scope, key)
     return RoutingCheck(at=at, key=key, bucket=bucket, in_cohort=in_cohort, outcome=outcome, revision=revision)
 
 
-def _read(body: bytes, key: str) -> tuple[str, bool | None, str]:
-    try:
-        data = msgspec.json.decode(body, type=_Answer).data
-    except (msgspec.DecodeError, RecursionError):
+def _read(body: bytes, form: RoutingForm, key: str) -> tuple[str, bool | None, str]:
+    answer = Answer(200, "", body).value
+    if form.key != NOWHERE and (said := find(answer, form.key)) != key:
+        return "no_cohort" if said is None else "another_key", None, ""
+    cohort = str(find(answer, form.cohort) or NOWHERE)
+    if cohort not in (*form.canary, *form.control):
         return "no_cohort", None, ""
-    if data.cohort_key != key:
-        return "another_key", None, ""
-    if data.cohort not in (CANARY, CONTROL):
-        return "no_cohort", None, ""
-    return "ok", data.cohort == CANARY, data.revision
+    return "ok", cohort in form.canary, word(find(answer, form.revision))
 
 
 def judge(checks: Sequence[RoutingCheck], percent: float) -> Requirement:
@@ -110,14 +99,14 @@ def _judged(checks: Sequence[RoutingCheck], percent: float) -> tuple[State, str]
 
 def _misplaced(answered: Sequence[RoutingCheck], percent: float) -> str:
     """A text about the keys whose answer does not match their bucket; empty if all match."""
-    strays = [check for check in answered if check.in_cohort != (cohort_bucket(SCOPE, check.key) < percent)]
+    strays = [check for check in answered if check.in_cohort != (check.bucket < percent)]
     if not strays:
         return ""
     first = strays[0]
-    said, should = (CANARY, CONTROL) if first.in_cohort else (CONTROL, CANARY)
+    said, should = ("canary", "control") if first.in_cohort else ("control", "canary")
     return (
         f"{len(strays)} of {len(answered)} keys are on the wrong side of {percent:g} %, the first {first.key} "
-        f"of bucket {cohort_bucket(SCOPE, first.key)}: {said} instead of {should}"
+        f"of bucket {first.bucket}: {said} instead of {should}"
     )
 
 

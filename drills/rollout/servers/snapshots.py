@@ -15,11 +15,10 @@ from drills.runs.targets import Target
 from sim.base.clocks import Clock, from_iso, iso
 from sim.base.redaction import Redactor
 from sim.engines.shared.endpoints import Endpoints
-from sim.engines.shared.fetch import fetch_now
-from sim.engines.shared.metrics_book import METRICS_HEADERS, Fetched
+from sim.engines.shared.fetch import fetch_now, printed_now
+from sim.engines.shared.metrics_book import Fetched, page
 from sim.service.metric_names import PROFILES, STATUS_COUNTERS
 from sim.service.metrics import OK, Reading, read_metrics, read_status
-from sim.service.paths import METRICS_PATH, STATUS_PATH
 
 MAX_AGE_S = 60.0  # [ours] from generating a body to sending its answer; the endpoints generate a body per request
 MAX_SKEW_S = 3600.0  # [ours] from generating a body to now on our clock; more means old headers of a cache, not a wrong clock
@@ -46,11 +45,12 @@ class ServiceSource:
     profile: str
     revisions: Callable[[Reading], Revisions]
     redact: Redactor
+    command: Sequence[str] = ()  # prints the answer, in place of a request
 
     def ask(self, n: int, phase: Phase, fault: bool, clock: Clock) -> tuple[Snapshot, bytes]:
         """See `Source`."""
         asked_at = clock.now()
-        fetched = fetch_now(self.url, self.headers, LIMIT_S)
+        fetched = printed_now(self.command, LIMIT_S) if self.command else fetch_now(self.url, self.headers, LIMIT_S)
         now = clock.now()
         body = self.redact(fetched.body)
         reading = self.read(body) if fetched.outcome == OK else Reading(fetched.outcome)
@@ -95,12 +95,13 @@ class ServiceSource:
 
 def metrics_source(endpoints: Endpoints, entry: Target | None) -> ServiceSource:
     """The runtime's metrics endpoint; its snapshots have the runtime's revision."""
-    finder = Finder(endpoints, entry)
+    finder, form = Finder(endpoints, entry), endpoints.forms.metrics
+    url, headers = page(endpoints, form)
     return ServiceSource(
         name="metrics",
-        url=endpoints.runtime_url + METRICS_PATH,
-        headers={"Authorization": f"Bearer {endpoints.admin_token}", **METRICS_HEADERS},
-        read=read_metrics,
+        url=url,
+        headers=headers,
+        read=lambda body: read_metrics(body, form),
         profile=endpoints.rules.metrics_profile,
         revisions=lambda reading: Revisions(runtime=finder.runtime()),
         redact=Redactor(endpoints.secrets),
@@ -109,12 +110,14 @@ def metrics_source(endpoints: Endpoints, entry: Target | None) -> ServiceSource:
 
 def control_source(endpoints: Endpoints, entry: Target | None) -> ServiceSource:
     """The control service's counters; its snapshots have the control service's revision."""
-    finder = Finder(endpoints, entry)
+    finder, form = Finder(endpoints, entry), endpoints.forms.status
+    url, headers = page(endpoints, form)
     return ServiceSource(
         name="control",
-        url=endpoints.control_url + STATUS_PATH,
-        headers=METRICS_HEADERS,
-        read=read_status,
+        url=url,
+        headers=headers,
+        read=lambda body: read_status(body, form),
+        command=form.command,
         profile="",
         revisions=lambda reading: Revisions(control=finder.control(reading.revision)),
         redact=Redactor(endpoints.secrets),

@@ -6,22 +6,17 @@ from typing import Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 import gevent
+from gevent import subprocess
 from geventhttpclient import HTTPClient
 from geventhttpclient.response import HTTPParseError
 
+from sim.base import operator_command
 from sim.engines.shared import service_api
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.metrics_book import MAX_BODY_BYTES, Fetched
-from sim.engines.shared.service_api import (
-    MAX_CONNECTIONS,
-    REQUEST_TIMEOUT_S,
-    Answer,
-    NoAnswerError,
-    RefusedError,
-    Request,
-    UntrustedError,
-)
+from sim.engines.shared.service_api import MAX_CONNECTIONS, REQUEST_TIMEOUT_S
 from sim.service.metrics import OK
+from sim.service.requests import Answer, Command, NoAnswerError, Pool, RefusedError, Request, UntrustedError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -66,10 +61,7 @@ class GreenletHttp:
 
     def __init__(self, endpoints: Endpoints) -> None:
         self.endpoints = endpoints
-        self._pools = {
-            pool: http_client(endpoints.control_url if pool == "mint" else endpoints.runtime_url, count)
-            for pool, count in MAX_CONNECTIONS.items()
-        }
+        self._pools: dict[tuple[Pool, str], HTTPClient] = {}  # by pool and address
 
     def close(self) -> None:
         """Close all connections."""
@@ -87,15 +79,21 @@ class GreenletHttp:
 
     def _send(self, request: Request[T]) -> T:
         try:
-            answer = self._exchange(request)
+            printed = _run(request.command) if request.command else b""
+            if not request.url:
+                return request.read(Answer(200, "text/plain", printed))
+            answer = self._exchange(request.with_headers(printed))
         except NoAnswerError as error:
             return request.without_answer(error)
         return request.read(answer)
 
     def _exchange(self, request: Request[T]) -> Answer:
-        path = urlsplit(request.url)._replace(scheme="", netloc="").geturl()
+        parts = urlsplit(request.url)
+        key, path = (request.pool, f"{parts.scheme}://{parts.netloc}"), parts._replace(scheme="", netloc="").geturl()
+        if key not in self._pools:
+            self._pools[key] = http_client(key[1], MAX_CONNECTIONS[request.pool])
         try:
-            answer = self._pools[request.pool].request(request.method, path, request.body, request.all_headers)
+            answer = self._pools[key].request(request.method, path, request.body, request.all_headers)
             content = bytes(answer.read())
             kind = str(answer.get("content-type", "no content type")).partition(";")[0]
             return Answer(answer.status_code, kind, content)
@@ -105,3 +103,22 @@ class GreenletHttp:
             raise RefusedError(str(error)) from None
         except (OSError, HTTPParseError, gevent.Timeout) as error:
             raise NoAnswerError(str(error) or type(error).__name__) from None
+
+
+def _run(command: Command) -> bytes:
+    """Return what a command printed. Raises `NoAnswerError` if it failed."""
+    environment = operator_command.with_ours(command.variables)
+    try:
+        done = subprocess.run(
+            command.argv,
+            input=command.body,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            timeout=REQUEST_TIMEOUT_S,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoAnswerError(f"the command {command.argv[0]} failed ({type(error).__name__})") from None
+    if done.returncode:
+        raise NoAnswerError(f"the command {command.argv[0]} ended with exit code {done.returncode}")
+    return bytes(done.stdout)

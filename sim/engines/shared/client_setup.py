@@ -31,8 +31,8 @@ RUN_EVENT = "run.progress"
 
 
 def topics_of(client: int, run_topics: Sequence[str], other_topics: Sequence[str], count: int) -> list[str]:
-    """Return a client's topics: `count` run topics from number `client` on, and all other topics."""
-    own = [run_topics[(client + k) % len(run_topics)] for k in range(count)]
+    """Return a client's topics: at most `count` run topics from number `client` on, and all other topics."""
+    own = [run_topics[(client + k) % len(run_topics)] for k in range(min(count, len(run_topics)))]
     return [*own, *other_topics]
 
 

@@ -1,8 +1,13 @@
-"""The addresses and secrets of a target."""
+"""The addresses, secrets and forms of a target."""
 
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
-from sim.drill.target_rules import Rules, TargetKind
+from sim.drill.target_rules import Rules, StreamRules, TargetKind
+from sim.server.settings import RuntimeSettings
+from sim.service.forms import Service, ServiceForms
 from sim.service.paths import SOCKET_PATH
 
 EMBEDDED_MOCK = "embedded mock"  # target name of a mock that this process started
@@ -10,10 +15,9 @@ EMBEDDED_MOCK = "embedded mock"  # target name of a mock that this process start
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """The addresses of a target's sync service and control service, its secrets and its rules.
+    """The addresses of a target's sync service and control service, its secrets, its rules and the forms of its requests.
 
     `session` is the bearer session that mints tokens. If it is empty, each client has its own session of the mock.
-    Without `admin_token` the metrics endpoint is not polled.
     """
 
     name: str
@@ -22,8 +26,14 @@ class Endpoints:
     control_url: str
     session: str = ""
     admin_token: str = ""
+    signing_key: str = ""  # of tokens that are signed here
     socket_path: str = SOCKET_PATH
+    has_socket: bool = True
     rules: Rules = field(default_factory=Rules)
+    forms: ServiceForms = field(default_factory=ServiceForms)
+    streams: StreamRules = field(default_factory=StreamRules)
+    service: RuntimeSettings = field(default_factory=RuntimeSettings)  # what is known of the service's own settings
+    variables: Mapping[str, str] = field(default_factory=dict)  # secrets of templates, by `env:NAME`
     further_secrets: tuple[str, ...] = ()  # not sent to the service, but also kept out of every file
 
     @classmethod
@@ -39,7 +49,8 @@ class Endpoints:
     @property
     def secrets(self) -> tuple[str, ...]:
         """Values that must never be written to a file."""
-        return tuple(secret for secret in (self.session, self.admin_token, *self.further_secrets) if secret)
+        own = self.session, self.admin_token, self.signing_key, *self.variables.values(), *self.further_secrets
+        return tuple(secret for secret in own if secret)
 
     def __repr__(self) -> str:
         return f"Endpoints({self.name}, {self.kind}, {self.runtime_url}, {self.control_url})"
@@ -48,3 +59,14 @@ class Endpoints:
     def socket_url(self) -> str:
         """The WebSocket URL without its query."""
         return self.runtime_url.replace("http", "ws", 1) + self.socket_path
+
+    def base_url(self, service: Service) -> str:
+        """Return the base address of a service."""
+        return self.control_url if service == "control" else self.runtime_url
+
+    def values(self) -> dict[str, object]:
+        """Return the values of the names that all templates may contain."""
+        now = time.time()
+        iso = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
+        own = {"session": self.session, "admin_token": self.admin_token, "now": int(now), "now_iso": iso}
+        return {**own, **self.variables}

@@ -5,15 +5,17 @@ Failures of the server are outcomes, not exceptions.
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import httpx
 
-from sim.base import certificates
+from sim.base import certificates, operator_command
 from sim.base.clocks import RunClock
+from sim.base.operator_command import Output
+from sim.base.redaction import Redactor
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.metrics_book import MAX_BODY_BYTES, TIMEOUT_S, Fetched, MetricsBook
 from sim.record.parquet import Recorder
@@ -55,6 +57,16 @@ def fetch_now(url: str, headers: Mapping[str, str], limit_s: float) -> Fetched:
             return await fetch(http, url, headers, limit_s)
 
     return asyncio.run(ask())
+
+
+def printed_now(command: Sequence[str], limit_s: float) -> Fetched:
+    """Return what an operator's command prints, as an answer. Its failures are outcomes, too."""
+    began, output = time.perf_counter(), Output(Redactor(()), MAX_BODY_BYTES)
+    environment = operator_command.with_ours({})
+    run = operator_command.run(list(command), environment, limit_s, output, with_stderr=False, ends_all=True)
+    code, _ = asyncio.run(run)
+    latency_ms = (time.perf_counter() - began) * 1000
+    return Fetched(OK, output.content, 200, latency_ms=latency_ms) if code == 0 else Fetched("command_failed")
 
 
 class MetricsPoll(MetricsBook):

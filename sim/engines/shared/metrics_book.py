@@ -18,9 +18,11 @@ from sim.base.redaction import Redactor
 from sim.engines.shared.endpoints import Endpoints
 from sim.record.observations import Kind
 from sim.record.parquet import Recorder
+from sim.service.forms import PageForm
 from sim.service.metric_names import is_counter
 from sim.service.metrics import OK, read_metrics
-from sim.service.paths import METRICS_PATH
+from sim.service.requests import request_of
+from sim.service.templates import names_in
 
 FILE_NAME = "server-metrics.jsonl"
 _MAX_TRIES = 2  # for one poll
@@ -43,7 +45,14 @@ class Fetched:
 
 def is_asked(endpoints: Endpoints) -> bool:
     """Return whether the target's metrics endpoint is polled."""
-    return bool(endpoints.admin_token) and endpoints.rules.metrics_profile != "none"
+    has_token = endpoints.admin_token or "admin_token" not in names_in(endpoints.forms.metrics.headers)
+    return bool(has_token) and endpoints.rules.metrics_profile != "none"
+
+
+def page(endpoints: Endpoints, form: PageForm) -> tuple[str, dict[str, str]]:
+    """Return the address of a page that is fetched in full, and the headers of the request."""
+    asked = request_of(form, endpoints.base_url(form.service), endpoints.values(), lambda answer: answer)
+    return asked.url, {**METRICS_HEADERS, **asked.headers}
 
 
 class MetricsBook:
@@ -51,8 +60,7 @@ class MetricsBook:
 
     def __init__(self, endpoints: Endpoints, folder: Path, clock: RunClock, recorder: Recorder) -> None:
         self._endpoints = endpoints
-        self.url = endpoints.runtime_url + METRICS_PATH
-        self.headers = {"Authorization": f"Bearer {endpoints.admin_token}", **METRICS_HEADERS}
+        self.url, self.headers = page(endpoints, endpoints.forms.metrics)
         self._path = folder / FILE_NAME
         self._clock, self._recorder, self._redact = clock, recorder, Redactor(endpoints.secrets)
         self._polls = 0
@@ -99,7 +107,7 @@ class MetricsBook:
         body = self._redact(body)
         metrics: dict[str, float] = {}
         if outcome == OK:
-            reading = read_metrics(body)
+            reading = read_metrics(body, self._endpoints.forms.metrics)
             outcome, metrics = reading.outcome, reading.figures if reading.outcome == OK else {}
         self._polls += 1
         self._keep(outcome, body, began)

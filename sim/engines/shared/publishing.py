@@ -10,6 +10,7 @@ from typing import Final
 
 from sim.client.notices import short_hash
 from sim.drill.model import Load
+from sim.drill.target_rules import StreamRules
 from sim.engines.shared.client_setup import CODEX_EVENT, RUN_EVENT
 from sim.engines.shared.service_api import UNKNOWN_OUTCOME, PublishedEvent, PublishFailedError
 from sim.protocols.events import Outcome
@@ -17,7 +18,9 @@ from sim.protocols.markers import bytes_of, marked
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.record.observations import NAN
 from sim.record.parquet import Recorder
+from sim.service import templates
 
+_OWN_STREAMS: Final = StreamRules()
 ACKNOWLEDGED: Final = "acknowledged"  # a try's outcome, beside those of `Outcome`
 RETRY_S: Final = 0.2  # between two tries, unless the service asks for more
 GIVE_UP_S: Final = 20.0  # after its due moment, an event without an acknowledgement has failed
@@ -37,8 +40,10 @@ class Stream:
         return stream_id(self.topic)
 
 
-def streams_of(runs: list[str], worker_events: bool) -> list[Stream]:
-    """Return the streams of these runs and, if wanted, the stream of worker events."""
+def streams_of(runs: list[str], worker_events: bool, rules: StreamRules = _OWN_STREAMS) -> list[Stream]:
+    """Return the streams of these runs and, if wanted, the stream of worker events. A target may name its own."""
+    if rules.names or rules.topic:
+        return [Stream(templates.text(rules.topic or "{run_id}", {"run_id": run_id}), run_id, RUN_EVENT) for run_id in runs]
     streams = [Stream(run_events(run_id), run_id, RUN_EVENT) for run_id in runs]
     if worker_events:
         streams.append(Stream(CODEX_WORKER_EVENTS, runs[0], CODEX_EVENT))
@@ -123,7 +128,7 @@ class Publishing:
         self._numbers[stream.topic] = number = self._numbers[stream.topic] + 1
         payload = {"number": count, "text": "x" * max(self.load.payload_bytes - bytes_of(number), 0)}
         payload = marked(payload, self.marker_run, stream.stream, number)
-        event = DueEvent(stream, number, payload, f"{stream.run_id}-{count}", due)
+        event = DueEvent(stream, number, payload, f"{stream.run_id}-{self.marker_run}-{count}", due)
         self.under_way[event] = None
         if self.load.events:
             self._turns[stream.topic].append(event)

@@ -4,10 +4,10 @@
 """
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Generic, Literal, NoReturn, TypeVar
-from urllib.parse import quote
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 
@@ -20,17 +20,21 @@ from sim.protocols.payloads import canonical_json, payload_hash
 from sim.server.admission import is_final, may_be_taken
 from sim.server.settings import Switches
 from sim.server.tokens import device_id
-from sim.service.paths import EVENTS_PATH, MOCK_PATH, READY_PATH, REVOKE_PATH, RUNS_PATH, TOKEN_PATH
+from sim.service import templates
+from sim.service.forms import CreateForm, PageForm, RequestForm, TokenForm
+from sim.service.paths import MOCK_PATH
+from sim.service.requests import Answer, Command, NoAnswerError, Pool, Request, request_of
+from sim.service.templates import find
+from sim.service.tokens import read_token, signed_token
 
 T = TypeVar("T")
-Pool = Literal["mint", "publish", "other"]
 
 REQUEST_TIMEOUT_S: Final = 10.0
 # Connections in each pool. The pools are separate, so that no event waits behind a storm of mints. The load generator would
 # cause that wait, but it would count as the service's. The drill's own requests (readiness, switches) use a third pool.
 MAX_CONNECTIONS: Final[dict[Pool, int]] = {"mint": 32, "publish": 32, "other": 16}
 UNKNOWN_OUTCOME = "unknown_outcome"  # code of a publish without an answer: the event may have been appended
-_JSON = {"Content-Type": "application/json"}
+_MAX_CODE_CHARS, _MAX_RETRY_AFTER_MS = 200, 86_400_000.0  # more counts as malformed
 _UPGRADE = {
     "Connection": "Upgrade",
     "Upgrade": "websocket",
@@ -39,19 +43,7 @@ _UPGRADE = {
 }
 
 
-# --- requests and answers ---------------------------------------------------------------------------
-
-
-class NoAnswerError(Exception):
-    """A request got no HTTP answer. The text is the reason."""
-
-
-class RefusedError(NoAnswerError):
-    """No process listens at the address."""
-
-
-class UntrustedError(NoAnswerError):
-    """Certificate verification failed."""
+# --- failures -----------------------------------------------------------------------------------------
 
 
 class OperationFailedError(Exception):
@@ -77,142 +69,101 @@ class PublishFailedError(OperationFailedError):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """An HTTP answer."""
-
-    status_code: int
-    content_type: str
-    content: bytes
-
-    def json(self) -> Any:
-        """Decode the body; raise `ValueError` if it is not JSON."""
-        try:
-            return msgspec.json.decode(self.content)
-        except msgspec.DecodeError as error:
-            raise ValueError(str(error)) from None
-
-    def __str__(self) -> str:
-        return f"{self.status_code} ({self.content_type})"  # without the body, which may hold secrets
+class _Problem:
+    code: str
+    retry_after_ms: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Request(Generic[T]):
-    """One HTTP request. `read` converts the answer to a result or raises; `unanswered` does so if no answer came."""
-
-    method: str
-    url: str
-    read: Callable[[Answer], T]
-    body: bytes | None = None  # JSON
-    headers: dict[str, str] = field(default_factory=dict)
-    pool: Pool = "other"
-    unanswered: Callable[[NoAnswerError], T] | None = None  # None: raise the `TargetError` of `no_answer`
-
-    @property
-    def all_headers(self) -> dict[str, str]:
-        """The headers to send."""
-        return self.headers if self.body is None else {**_JSON, **self.headers}
-
-    def without_answer(self, error: NoAnswerError) -> T:
-        """Return the result of a request without an answer, or raise its exception."""
-        if self.unanswered is not None:
-            return self.unanswered(error)
-        raise no_answer(self.url, error) from None
+def _problem(endpoints: Endpoints, answer: Answer) -> _Problem:
+    form = endpoints.forms.error
+    said = answer.value
+    code, retry_after_ms = find(said, form.code), find(said, form.retry_after_ms)
+    has_delay = isinstance(retry_after_ms, int | float) and 0 <= retry_after_ms <= _MAX_RETRY_AFTER_MS
+    return _Problem(
+        code if isinstance(code, str) and 0 < len(code) <= _MAX_CODE_CHARS else f"http_{answer.status_code}",
+        float(retry_after_ms) if has_delay else None,
+    )
 
 
-def no_answer(url: str, error: NoAnswerError) -> TargetError:
-    """Return the error to report for a request without an answer."""
-    if isinstance(error, RefusedError):
-        return TargetError(f"nothing answers at {url}. Start the service there, or name another target with --target.")
-    if isinstance(error, UntrustedError):
-        return TargetError(
-            f"{url}: certificate verification failed ({error}). Correct the address, or set SSL_CERT_FILE to its issuer."
-        )
-    return TargetError(f"{url} does not answer as an HTTP server ({error}). Check that this is the service's port.")
-
-
-class _Problem(msgspec.Struct):
-    code: str = "unknown"
-    retry_after_ms: float | None = None
-
-
-class _ProblemAnswer(msgspec.Struct):
-    error: _Problem
-
-
-def _problem(answer: Answer) -> _Problem:
-    try:
-        return msgspec.json.decode(answer.content, type=_ProblemAnswer).error
-    except msgspec.DecodeError:
-        return _Problem(f"http_{answer.status_code}")
+def request(
+    endpoints: Endpoints,
+    form: PageForm,
+    read: Callable[[Answer], T],
+    values: Mapping[str, object] | None = None,
+    pool: Pool = "other",
+    unanswered: Callable[[NoAnswerError], T] | None = None,
+) -> Request[T]:
+    """Return the request of a form; `values` are those of the form's own names."""
+    return request_of(form, endpoints.base_url(form.service), {**endpoints.values(), **(values or {})}, read, pool, unanswered)
 
 
 # --- tokens -----------------------------------------------------------------------------------------
 
 
-class _Minted(msgspec.Struct):
-    token: str
-    expires_in: float
-    refresh_after_in: float
-    kid: str = ""
-    session_id: str = ""
-    refresh_after: str = ""
-    expires_at: str = ""
-
-
-class _MintAnswer(msgspec.Struct):
-    data: _Minted
-
-
 def mint(endpoints: Endpoints, session: Session) -> Request[Token]:
     """Issue a token for this client and its topics. The request raises `MintFailedError`."""
-    request = session.token_request
-    body: dict[str, Any] = {"topics": list(request.topics), "device_id": device_id(session.client)}
-    if request.ttl_s is not None:
-        body["ttl_seconds"] = request.ttl_s
-    return _token_request(endpoints, request.account, body, _token, _mint_unanswered)
+    asked, device = session.token_request, device_id(session.client)
+    values = {"account": asked.account, "client": session.client, "device": device, "topics": list(asked.topics)}
+    values["ttl_s"] = asked.ttl_s
+
+    def read(answer: Answer) -> Token:
+        if not 200 <= answer.status_code < 300:
+            problem = _problem(endpoints, answer)
+            raise MintFailedError(problem.code, problem.retry_after_ms)
+        return _token(endpoints.forms.token, answer)
+
+    return _token_request(endpoints, values, read, _mint_unanswered)
 
 
-def any_token(endpoints: Endpoints) -> Request[str]:
+def any_token(endpoints: Endpoints) -> Request[Token]:
     """Issue a token without naming topics. The request raises `TargetError`."""
+    values = dict.fromkeys(TokenForm.NAMES) | {"account": "client-0", "client": 0}
 
-    def read(answer: Answer) -> str:
-        if answer.status_code != 200:
+    def read(answer: Answer) -> Token:
+        if not 200 <= answer.status_code < 300:
             raise TargetError(
-                f"{request.url} answered {answer} where a token was expected. "
+                f"{asked.url} answered {answer} where a token was expected. "
                 "Check that it is a control service and that the session may mint."
             )
         try:
-            return msgspec.json.decode(answer.content, type=_MintAnswer).data.token
-        except msgspec.DecodeError:
-            raise TargetError(f"{request.url} answered {answer} where the token's JSON was expected.") from None
+            return _token(endpoints.forms.token, answer)
+        except MintFailedError:
+            raise TargetError(f"{asked.url} answered {answer} where the token's JSON was expected.") from None
 
-    request = _token_request(endpoints, "client-0", {}, read)
-    return request
+    asked = _token_request(endpoints, values, read)
+    return asked
 
 
 def _token_request(
     endpoints: Endpoints,
-    account: str,
-    body: dict[str, Any],
+    values: dict[str, object],
     read: Callable[[Answer], T],
     unanswered: Callable[[NoAnswerError], T] | None = None,
 ) -> Request[T]:
-    headers = {"Authorization": f"Bearer {endpoints.session or f'session-{account}'}"}
-    content = msgspec.json.encode(body)
-    return Request("POST", endpoints.control_url + TOKEN_PATH, read, content, headers, "mint", unanswered)
+    """Return the request for a token. A token that is signed here, or none, is an answer without a request."""
+    form = endpoints.forms.token
+    values["unique"] = str(uuid.uuid4())
+    values["session"] = endpoints.session or f"session-{values['account']}"
+    if form.source == "http":
+        return request(endpoints, form, read, values, "mint", unanswered)
+    if form.source == "command":
+        topics = values["topics"] if isinstance(values["topics"], list) else []
+        variables = {name.upper(): templates.text(f"{{{name}}}", values) for name in ("account", "device", "ttl_s")}
+        command = Command(form.command, {**variables, "TOPICS": ",".join(topics)})
+        return Request("", "", read, pool="mint", unanswered=unanswered, command=command)
+    is_signed = form.source == "signing_key"
+    token = signed_token(form, {**endpoints.values(), **values}, endpoints.signing_key) if is_signed else "none"
+    return Request("", "", lambda _: read(Answer(200, "text/plain", token.encode())), pool="mint")
 
 
-def _token(answer: Answer) -> Token:
-    if answer.status_code != 200:
-        problem = _problem(answer)
-        raise MintFailedError(problem.code, problem.retry_after_ms)
-    try:
-        data = msgspec.json.decode(answer.content, type=_MintAnswer).data
-    except msgspec.DecodeError:
-        raise MintFailedError("bad_response") from None
+def _token(form: TokenForm, answer: Answer) -> Token:
+    """Return the token of an answer. Raises `MintFailedError` without one."""
+    found = read_token(form, answer.content if form.source != "http" else answer.value)
+    if found is None:
+        raise MintFailedError("bad_response")
     now = time.time()
-    moments = now + data.refresh_after_in, now + data.expires_in
-    return Token(data.token, *moments, data.kid, data.session_id, unix_s(data.refresh_after), unix_s(data.expires_at))
+    moments = now + found.refresh_in_s, now + found.expires_in_s
+    return Token(found.text, *moments, found.key_id, found.session_id, unix_s(found.refresh_at), unix_s(found.expires_at))
 
 
 def _mint_unanswered(error: NoAnswerError) -> NoReturn:
@@ -222,41 +173,44 @@ def _mint_unanswered(error: NoAnswerError) -> NoReturn:
 # --- runs, events and sessions ----------------------------------------------------------------------
 
 
-class PublishedEvent(msgspec.Struct):
-    """An acknowledged event. `payload_hash` comes from the service; with our mock it is the hash of the sent content."""
+@dataclass(slots=True)
+class PublishedEvent:
+    """An acknowledged event. `seq` is -1 if the answer has no position in the stream, or one that is no number.
 
-    seq: Annotated[int, msgspec.Meta(ge=1)]
+    `payload_hash` comes from the service; with our mock it is the hash of the sent content.
+    """
+
+    seq: int
     payload_hash: str = ""
 
 
-class _EventAnswer(msgspec.Struct):
-    event: PublishedEvent
-
-
-def create_run(endpoints: Endpoints, worker_id: str) -> Request[str]:
-    """Create a run and return its id. The request raises `TargetError`."""
-    body = {"worker_id": worker_id, "metadata": {"by": "stormgate"}}
-    return _runtime_post(endpoints, RUNS_PATH, body, lambda answer: str(answer["run"]["id"]), "a new run was expected")
+def create_run(endpoints: Endpoints, name: str) -> Request[str]:
+    """Create a stream and return its id. The request raises `TargetError`."""
+    form = endpoints.forms.create or CreateForm()
+    return _wanted(endpoints, form, {"name": name}, lambda answer: find(answer, form.run_id), "a new run was expected")
 
 
 def publish(endpoints: Endpoints, run_id: str, event_type: str, payload: object, key: str) -> Request[PublishedEvent]:
     """Append one event with an idempotency key. The request raises `PublishFailedError`."""
+    form = endpoints.forms.publish
+    values = {"run_id": run_id, "event_type": event_type, "payload": payload, "key": key}
 
     def read(answer: Answer) -> PublishedEvent:
         if answer.status_code >= 300:
-            problem = _problem(answer)
+            problem = _problem(endpoints, answer)
             raise PublishFailedError.by_status(answer.status_code, problem.code, problem.retry_after_ms)
-        try:
-            event = msgspec.json.decode(answer.content, type=_EventAnswer).event
-        except msgspec.DecodeError:
-            raise PublishFailedError(UNKNOWN_OUTCOME) from None
+        said, seq = answer.value, -1
+        if form.position_of == "stream" and form.position != templates.NOWHERE:
+            found = find(said, form.position, values)
+            if found is None or (isinstance(found, int) and found < 1):
+                raise PublishFailedError(UNKNOWN_OUTCOME)
+            seq = found if isinstance(found, int) else seq
+        stored = find(said, form.payload_hash, values)
         if endpoints.is_mock:  # we know how the mock stores an event, so deliveries are compared with the sent content
-            event.payload_hash = sent_hash(run_id, event_type, payload)
-        return event
+            stored = sent_hash(run_id, event_type, payload)
+        return PublishedEvent(seq, stored if isinstance(stored, str) else "")
 
-    url = endpoints.runtime_url + EVENTS_PATH.format(run_id=quote(run_id, safe=""))
-    body = msgspec.json.encode({"event_type": event_type, "payload": payload, "idempotency_key": key})
-    return Request("POST", url, read, body, pool="publish", unanswered=_publish_unanswered)
+    return request(endpoints, form, read, values, "publish", _publish_unanswered)
 
 
 def sent_hash(run_id: str, event_type: str, payload: object) -> str:
@@ -272,20 +226,57 @@ def revoke(endpoints: Endpoints, sessions: list[str]) -> Request[int]:
     """Revoke sessions; return how many the service reports as revoked. The request raises `TargetError`."""
     if not endpoints.is_mock:  # on a real target they belong to its users, or to the operator
         raise TargetError(f"sessions are only ever revoked on stormgate's own mock, not on {endpoints.name}.")
-    body = {"session_ids": sessions}
-    return _runtime_post(endpoints, REVOKE_PATH, body, lambda answer: int(answer["revoked"]), "sessions were to be revoked")
+    form = endpoints.forms.revoke
+
+    def count(answer: Any) -> int | None:
+        found = find(answer, form.count)
+        return len(found) if isinstance(found, list) else found
+
+    return _wanted(endpoints, form, {"session_ids": sessions}, count, "sessions were to be revoked")
 
 
-def _runtime_post(endpoints: Endpoints, path: str, body: object, result: Callable[[Any], T], expected: str) -> Request[T]:
-    url = endpoints.runtime_url + path
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event that the service returned over HTTP: its position (None: not stated), payload and hash."""
+
+    position: int | str | None
+    payload: Any
+    payload_hash: str = ""
+
+
+def read_back(endpoints: Endpoints, run_id: str) -> Request[list[StoredEvent] | None]:
+    """Read all events of a stream; None if the service does not know it. The request raises `TargetError`."""
+    form = endpoints.forms.read_back
+    if form is None:
+        raise TargetError(f"target {endpoints.name} has no [read_back] request. Add it to the targets file.")
+
+    def read(answer: Answer) -> list[StoredEvent] | None:
+        events = find(answer.value, form.events)
+        if answer.status_code == 404:
+            return None
+        if answer.status_code != 200 or not isinstance(events, list):
+            raise TargetError(f"{asked.url} answered {answer} where a list of events was expected.")
+        pointers = form.position, form.payload, form.payload_hash
+        found = [[find(event, pointer) for pointer in pointers] for event in events]
+        return [StoredEvent(position, payload, stored or "") for position, payload, stored in found]
+
+    asked = request(endpoints, form, read, {"run_id": run_id})
+    return asked
+
+
+def _wanted(
+    endpoints: Endpoints, form: RequestForm, values: Mapping[str, object], result: Callable[[Any], T | None], expected: str
+) -> Request[T]:
+    """Return a request whose answer must have a result. The request raises `TargetError`."""
 
     def read(answer: Answer) -> T:
-        try:
-            return result(answer.json())
-        except (ValueError, KeyError, TypeError):
-            raise TargetError(f"{url} answered {answer} where {expected}.") from None
+        found = result(answer.value) if answer.status_code < 300 else None
+        if found is None:
+            raise TargetError(f"{asked.url} answered {answer} where {expected}.")
+        return found
 
-    return Request("POST", url, read, msgspec.json.encode(body))
+    asked = request(endpoints, form, read, values)
+    return asked
 
 
 # --- readiness --------------------------------------------------------------------------------------
@@ -297,22 +288,34 @@ def status(endpoints: Endpoints, method: str, path: str) -> Request[int]:
 
 
 def is_ready(endpoints: Endpoints) -> Request[bool]:
-    """Return whether the service answers 200 at its readiness path."""
-    url = endpoints.runtime_url + READY_PATH
-    return Request("GET", url, lambda answer: answer.status_code == 200, unanswered=lambda error: False)
+    """Return whether the service is ready."""
+    form = endpoints.forms.ready
+    return request(endpoints, form, lambda answer: answer.status_code in form.statuses, unanswered=lambda error: False)
 
 
 def checks(endpoints: Endpoints) -> tuple[Request[Any], ...]:
     """Check that both services answer and use the expected protocol. Each request raises `TargetError` otherwise."""
-    ready = endpoints.runtime_url + READY_PATH
-    socket = endpoints.socket_url.replace("ws", "http", 1)
-    is_runtime = _expect(ready, (200,), "{url} answered {answer}, not 200: this is not a sync service, or it is not ready.")
-    refuses = _expect(
-        socket,
-        (401, 403),  # some reverse proxies answer 401
-        "{url} answered a WebSocket upgrade without a token with {answer}, not 403: this is not a sync service's socket.",
+    form = endpoints.forms.ready
+    ready = endpoints.base_url(form.service) + form.path
+    wanted = _listed(form.statuses)
+    is_runtime = _expect(
+        ready, form.statuses, f"{{url}} answered {{answer}}, not {wanted}: this is not a sync service, or it is not ready."
     )
-    return Request("GET", ready, is_runtime), any_token(endpoints), Request("GET", socket, refuses, headers=_UPGRADE)
+    asked: list[Request[Any]] = [request(endpoints, form, is_runtime), any_token(endpoints)]
+    if form.without_token and endpoints.has_socket:
+        socket = endpoints.socket_url.replace("ws", "http", 1)
+        refuses = _expect(
+            socket,
+            form.without_token,
+            "{url} answered a WebSocket upgrade without a token with {answer}, not "
+            f"{_listed(form.without_token[-1:])}: this is not a sync service's socket.",
+        )
+        asked.append(Request("GET", socket, refuses, headers=_UPGRADE))
+    return tuple(asked)
+
+
+def _listed(statuses: Iterable[int]) -> str:
+    return " or ".join(map(str, statuses))
 
 
 def _expect(url: str, statuses: tuple[int, ...], otherwise: str) -> Callable[[Answer], None]:
@@ -374,6 +377,6 @@ def _mock(endpoints: Endpoints, name: str, result: Callable[[dict[str, Any]], T]
     def read(answer: Answer) -> T:
         if answer.status_code != 200:
             raise TargetError(f"{url} answered {answer}: faults of the service need stormgate's own mock.")
-        return result(answer.json())
+        return result(answer.value)
 
     return Request("GET", url, read) if body is None else Request("PUT", url, read, msgspec.json.encode(body))

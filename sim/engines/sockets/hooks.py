@@ -5,7 +5,6 @@ A hook has one command that injects a fault and one that reverts it. They get th
 reverted: after its duration, or when the drill is aborted, interrupted or fails.
 """
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from sim.drill.fault_schedule import PlannedFault
 from sim.drill.target_rules import Hook
 
 FOLDER = "hooks"
-_PREFIX = "STORMGATE_"
 
 
 @dataclass
@@ -111,7 +109,7 @@ class Hooks:
     def _environment(self, fault: PlannedFault, action: str) -> dict[str, str]:
         parameters = {name.upper(): _plain(value) for name, value in msgspec.to_builtins(fault.fault).items() if name != "kind"}
         about = {"ACTION": action, "FAULT": fault.kind, "FAULT_INDEX": str(fault.index), **self._about}
-        return {**os.environ, **{_PREFIX + name: value for name, value in {**parameters, **about}.items()}}
+        return operator_command.with_ours({**parameters, **about})
 
     def _keep(self, fault: PlannedFault, action: str, output: Output) -> tuple[str, str]:
         """Write a command's output; return the name and the SHA-256 of the file."""

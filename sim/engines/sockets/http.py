@@ -6,9 +6,13 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import aiohttp
 
+from sim.base import operator_command
+from sim.base.operator_command import Output
+from sim.base.redaction import Redactor
 from sim.engines.shared import service_api
 from sim.engines.shared.endpoints import Endpoints
-from sim.engines.shared.service_api import MAX_CONNECTIONS, Answer, NoAnswerError, RefusedError, Request, UntrustedError
+from sim.engines.shared.service_api import MAX_CONNECTIONS, REQUEST_TIMEOUT_S
+from sim.service.requests import Answer, Command, NoAnswerError, RefusedError, Request, UntrustedError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,7 +30,7 @@ class ServiceHttp:
         self._pools = {pool: asyncio.Semaphore(count) for pool, count in MAX_CONNECTIONS.items()}
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=sum(MAX_CONNECTIONS.values())),
-            timeout=aiohttp.ClientTimeout(total=service_api.REQUEST_TIMEOUT_S),
+            timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
 
@@ -52,7 +56,10 @@ class ServiceHttp:
     async def _send(self, request: Request[T]) -> T:
         try:
             async with self._pools[request.pool]:
-                answer = await self._exchange(request)
+                printed = await _run(request.command) if request.command else b""
+                if not request.url:
+                    return request.read(Answer(200, "text/plain", printed))
+                answer = await self._exchange(request.with_headers(printed))
         except NoAnswerError as error:
             return request.without_answer(error)
         return request.read(answer)
@@ -72,3 +79,20 @@ class ServiceHttp:
             raise RefusedError(str(error)) from None
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
             raise NoAnswerError(str(error) or type(error).__name__) from None
+
+
+async def _run(command: Command) -> bytes:
+    """Return what a command printed. Raises `NoAnswerError` if it failed."""
+    output = Output(Redactor(()))
+    code, why = await operator_command.run(
+        command.argv,
+        operator_command.with_ours(command.variables),
+        REQUEST_TIMEOUT_S,
+        output,
+        with_stderr=False,
+        ends_all=True,
+        given=command.body,
+    )
+    if code != 0:
+        raise NoAnswerError(f"the command {command.argv[0]} {why}")
+    return output.content

@@ -11,9 +11,15 @@ from sim.engines.sockets.http import ServiceHttp
 
 
 async def create_streams(http: ServiceHttp, run_streams: int, worker_events: bool) -> list[Stream]:
-    """Create one new run per stream, so that there are no other publishers; raise `TargetError` on failure."""
-    runs = [await http.ask(service_api.create_run, f"stormgate-{number}") for number in range(run_streams)]
-    return streams_of(runs, worker_events)
+    """Create one new run per stream, so that there are no other publishers, unless the target names streams.
+
+    Raises `TargetError` on failure.
+    """
+    rules = http.endpoints.streams
+    runs = list(rules.names[:run_streams])
+    if not runs:
+        runs = [await http.ask(service_api.create_run, f"stormgate-{number}") for number in range(run_streams)]
+    return streams_of(runs, worker_events, rules)
 
 
 class Publisher:
