@@ -27,11 +27,16 @@ from sim.drill.target_rules import (
     RollbackRules,
     Rules,
     Stop,
+    StreamRules,
     TargetKind,
 )
-from sim.server.settings import Positive
+from sim.protocols import registry
+from sim.protocols.markers import PUBLISHED_AT
+from sim.server.settings import Positive, RuntimeSettings
+from sim.service.forms import PageForm, ReadBackForm, ServiceForms
 from sim.service.metric_names import KNOWN
 from sim.service.paths import SOCKET_PATH
+from sim.service.templates import SECRET_PREFIX, Pointer, check, names_in
 
 if TYPE_CHECKING:
     from sim.engines.shared.endpoints import Endpoints
@@ -42,7 +47,12 @@ VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 SocketPath = Annotated[str, msgspec.Meta(pattern=r"^/[A-Za-z0-9._~/-]*$")]
 Expression = Annotated[str, msgspec.Meta(min_length=1, max_length=2000)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_TABLES = ("hooks", "stop", "revisions", "prometheus", "rollback")  # subtables of a target, each with its own reader
+_FORMS: dict[str, type[msgspec.Struct]] = {  # tables with the forms of the service's requests
+    **{key: type(form) for key in ServiceForms.__struct_fields__ if (form := getattr(ServiceForms(), key)) is not None},
+    "read_back": ReadBackForm,
+}
+# Subtables of a target, each with its own reader.
+_TABLES = ("hooks", "stop", "revisions", "prometheus", "rollback", "streams", "service", "protocol_options", *_FORMS)
 _LIVE_EVERY_S = 5.0  # [ours] between polls of a live runtime's metrics
 
 
@@ -58,7 +68,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         None  # variable with the token of the metrics endpoint; without it the endpoint is not polled
     )
     session_token_env: VariableName | None = None  # variable with the bearer token of the session for which tokens are minted
-    socket_path: SocketPath = SOCKET_PATH  # path of the WebSocket below the runtime
+    protocol: str = registry.DEFAULT  # what the clients speak; `stormgate target new` lists the protocols
+    socket: bool = True  # whether the service has a socket; without one, whatever needs clients does not run
+    socket_path: SocketPath | None = None  # path of the WebSocket below the runtime; without it, that of the protocol's server
+    payload_at: Pointer = PUBLISHED_AT  # where the published payload stands in a delivered one
     metrics_profile: MetricsProfile = "full"  # metrics that the endpoint serves; none: it is not polled
     metrics_every_s: Positive = _LIVE_EVERY_S  # between two polls of the metrics endpoint
     caps: Caps | None = None
@@ -95,9 +108,21 @@ class Target:
     control_url: str
     admin_token: str
     session: str
+    forms: ServiceForms = field(default_factory=ServiceForms)
+    streams: StreamRules = field(default_factory=StreamRules)
+    service: RuntimeSettings = field(default_factory=RuntimeSettings)
+    protocol_options: dict[str, object] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict, repr=False)  # secrets of templates
+    signing_key: str = field(default="", repr=False)
     revisions: RevisionCommands = field(default_factory=RevisionCommands)
     prometheus: Prometheus | None = None
     rollback: RollbackRules = field(default_factory=RollbackRules)
+
+    @property
+    def socket_path(self) -> str:
+        """The path of the WebSocket below the runtime."""
+        forms = registry.get(self.entry.protocol).server
+        return self.entry.socket_path or (forms.socket_path if forms else SOCKET_PATH)
 
     def __repr__(self) -> str:
         return f"Target({self.name}, {self.entry.kind}, {self.runtime_url}, {self.control_url})"
@@ -127,7 +152,10 @@ def _target(path: Path, name: str, table: object, environment: Mapping[str, str]
     rest = {key: value for key, value in table.items() if key not in _TABLES}
     entry = to_struct(rest, Entry, where)
     stop = _stop(table.get("stop", {}), where)
-    _require_live(entry, stop, where)
+    streams = to_struct(_table(table, "streams", where), StreamRules, f"{where[:-1]}.streams]")
+    forms = _forms(table, streams, where)
+    _require_live(entry, stop, forms, where)
+    registry.get(entry.protocol)
     return Target(
         name=name,
         entry=entry,
@@ -142,27 +170,70 @@ def _target(path: Path, name: str, table: object, environment: Mapping[str, str]
         control_url=_url(entry.control_url, entry.control_url_env, "control_url", where, environment),
         admin_token=_secret(entry.admin_token_env, "admin_token_env", where, environment),
         session=_secret(entry.session_token_env, "session_token_env", where, environment),
+        forms=forms,
+        streams=streams,
+        service=to_struct(_table(table, "service", where), RuntimeSettings, f"{where[:-1]}.service]"),
+        protocol_options=_table(table, "protocol_options", where),
+        variables=_variables(forms, where, environment),
+        signing_key=_secret(forms.token.signing_key_env or None, "token.signing_key_env", where, environment),
         revisions=_revisions(table.get("revisions", {}), where),
         prometheus=_prometheus(table["prometheus"], where, environment) if "prometheus" in table else None,
         rollback=_rollback(table.get("rollback", {}), where),
     )
 
 
-def _require_live(entry: Entry, stop: Stop, where: str) -> None:
+def _require_live(entry: Entry, stop: Stop, forms: ServiceForms, where: str) -> None:
     """Raise `UsageError` for missing or contradictory keys of a live target."""
     if entry.kind != "mock":
         if entry.caps is None:
             raise UsageError(f"{where}: key 'caps' is missing; a target of kind {entry.kind} needs [targets.NAME.caps].")
-        if entry.session_token_env is None:
+        if entry.session_token_env is None and "session" in names_in(forms.token.headers):
             raise UsageError(
                 f"{where}: key 'session_token_env' is missing; expected the name of the environment variable that holds the "
                 "session to mint tokens with."
             )
-    if stop.needs_metrics and (entry.admin_token_env is None or entry.metrics_profile == "none"):
+    needs_token = "admin_token" in names_in(forms.metrics.headers) and entry.admin_token_env is None
+    if stop.needs_metrics and (needs_token or entry.metrics_profile == "none"):
         raise UsageError(
             f"{where}: key 'stop' has conditions on the metrics endpoint, which is read only with 'admin_token_env' and a "
             "'metrics_profile' of full or pinned."
         )
+
+
+def _table(tables: dict[str, object], key: str, where: str) -> dict[str, object]:
+    table = tables.get(key, {})
+    if not isinstance(table, dict):
+        raise UsageError(f"{where}: key '{key}' is {table!r}, but expected a table.")
+    return table
+
+
+def _forms(tables: dict[str, object], streams: StreamRules, where: str) -> ServiceForms:
+    """Read the forms of a target's requests, and check the names in their templates."""
+    found: dict[str, msgspec.Struct | None] = {"create": None} if streams.names else {}
+    for key in _FORMS.keys() & tables.keys():
+        at = f"{where[:-1]}.{key}]"
+        form = found[key] = to_struct(_table(tables, key, where), _FORMS[key], at)
+        if isinstance(form, PageForm):
+            form.check(at)
+    if streams.names and "create" in tables:
+        raise UsageError(f"{where}: tables 'create' and 'streams' with 'names' are both given; expected one of them.")
+    forms = ServiceForms(**found)  # type: ignore[arg-type]
+    at = f"{where[:-1]}.token]"
+    for command, name in ((forms.token.command, "command"), (forms.status.command, "status.command")):
+        _require_program(command, f"{at}: key '{name}'")
+    needed = {"command": forms.token.command, "signing_key": forms.token.signing_key_env and forms.token.claims}
+    if not needed.get(forms.token.source, True):
+        keys = "'command'" if forms.token.source == "command" else "'signing_key_env' and 'claims'"
+        raise UsageError(f"{at}: source {forms.token.source!r} needs {keys}.")
+    check(streams.topic, ("run_id",), f"{where[:-1]}.streams]: key 'topic'")
+    return forms
+
+
+def _variables(forms: ServiceForms, where: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment variables in the forms' templates, by their names there."""
+    names = {name for form in forms.pages.values() for _, template in form.templates() for name in names_in(template)}
+    wanted = sorted(name for name in names if name.startswith(SECRET_PREFIX))
+    return {name: _secret(name.removeprefix(SECRET_PREFIX), f"{{{name}}}", where, environment) for name in wanted}
 
 
 def _stop(table: object, where: str) -> Stop:
@@ -329,8 +400,15 @@ def _named(name: str, file: Path | None) -> "Endpoints":
         control_url=found.control_url,
         session=found.session,
         admin_token=found.admin_token,
-        socket_path=found.entry.socket_path,
+        signing_key=found.signing_key,
+        socket_path=found.socket_path,
+        has_socket=found.entry.socket,
         rules=found.rules,
+        forms=found.forms,
+        streams=found.streams,
+        service=found.service,
+        payload_pointer=found.entry.payload_at,
+        variables=found.variables,
         further_secrets=(found.prometheus.token,) if found.prometheus else (),
     )
 

@@ -120,8 +120,8 @@ class ReadyForm(PageForm, frozen=True, kw_only=True, forbid_unknown_fields=True)
     without_token: tuple[int, ...] = (401, 403)  # some reverse proxies answer 401; empty: it is not tried
 
 
-class RevisionForm(PageForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The runtime's deployed revision."""
+class HealthForm(PageForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The runtime's health route, which names the deployed revision."""
 
     path: Path = paths.HEALTH_PATH
     revision: Pointer = "/revision"
@@ -183,7 +183,7 @@ class ServiceForms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     token: TokenForm = TokenForm()
     revoke: RevokeForm = RevokeForm()
     ready: ReadyForm = ReadyForm()
-    revision: RevisionForm = RevisionForm()
+    health: HealthForm = HealthForm()
     status: StatusForm = StatusForm()
     metrics: MetricsForm = MetricsForm()
     routing: RoutingForm = RoutingForm()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sim.service.forms import MetricsForm, RevisionForm, ServiceForms, StatusForm
+from sim.service.forms import HealthForm, MetricsForm, ServiceForms, StatusForm
 from sim.service.metric_names import PROFILES, STATUS_COUNTERS, is_counter
 from sim.service.templates import find
 
@@ -79,7 +79,7 @@ def read_status(body: bytes, form: StatusForm = _MOCK_FORMS.status) -> Reading:
     return Reading(outcome, figures, generated_at=_short(made), revision=word(revision), notes=notes)
 
 
-def revision_of(body: bytes, form: RevisionForm = _MOCK_FORMS.revision) -> str:
+def revision_of(body: bytes, form: HealthForm = _MOCK_FORMS.health) -> str:
     """Return the runtime's revision in an answer; empty if it is missing or not a word."""
     try:
         return word(find(decoded(body), form.revision))

@@ -54,7 +54,7 @@ class Finder:
         """The runtime's revision."""
         if self._commands.runtime:
             return self._run(self._commands.runtime)
-        form = self._endpoints.forms.revision
+        form = self._endpoints.forms.health
         answer = fetch_now(*page(self._endpoints, form), LIMIT_S)
         return self._plain(revision_of(answer.body, form)) if answer.outcome == OK else ""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from sim.drill.target_rules import Rules, StreamRules, TargetKind
+from sim.protocols.markers import PUBLISHED_AT
 from sim.server.settings import RuntimeSettings
 from sim.service.forms import Service, ServiceForms
 from sim.service.paths import SOCKET_PATH
@@ -29,6 +30,7 @@ class Endpoints:
     signing_key: str = ""  # of tokens that are signed here
     socket_path: str = SOCKET_PATH
     has_socket: bool = True
+    payload_pointer: str = PUBLISHED_AT  # where the published payload stands in a delivered one
     rules: Rules = field(default_factory=Rules)
     forms: ServiceForms = field(default_factory=ServiceForms)
     streams: StreamRules = field(default_factory=StreamRules)

@@ -42,7 +42,7 @@ from sim.engines.sockets.target_monitor import TargetMonitor
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
 from sim.record.run_header import RunHeader, write_header
-from sim.server.settings import RuntimeSettings, Switches
+from sim.server.settings import Switches
 
 SPARE_DESCRIPTORS = 200  # for HTTP, files, pipes
 _PROXIED_DESCRIPTORS = 3  # per client with a link fault: its own, and two in the proxy
@@ -360,8 +360,8 @@ class _SocketsRun:
         is_fleet = number < self._drill.fleet.clients
         policy = policies.get(self._drill.fleet.policy if is_fleet else "reference")
         http, endpoints = self._http, self._http.endpoints
-        # The drill's settings of the service apply to the mock only; for any other target use the defaults.
-        drill = self._drill if endpoints.is_mock else msgspec.structs.replace(self._drill, runtime=RuntimeSettings())
+        # The drill's settings of the service apply to the mock only; any other target has its own.
+        drill = self._drill if endpoints.is_mock else msgspec.structs.replace(self._drill, runtime=endpoints.service)
         settings = client_setup.client_settings(drill, self._options.seed, self._header.marker_run)
         session = session_class(negative)(number, topics, policy, settings)
         return ClientDriver(
