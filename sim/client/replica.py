@@ -5,7 +5,7 @@ subscribe again), and the desktop's, which skips missing events.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
@@ -64,9 +64,9 @@ class Replica:
         for cursor in self.cursors.values():
             cursor.begin_connection()
 
-    def is_behind(self) -> bool:
-        """Whether events are missing in any stream."""
-        return any(cursor.is_behind for cursor in self.cursors.values())
+    def behind(self) -> list[str]:
+        """Return the streams in which events are missing."""
+        return [topic for topic, cursor in self.cursors.items() if cursor.is_behind]
 
     def has_doubts(self) -> bool:
         """Whether a checkpoint of the client's earlier process was above its stream's head."""
@@ -261,10 +261,10 @@ class Replica:
 
     # --- events -------------------------------------------------------------------------------------
 
-    def take_batches(self, message: Message, replaying: bool, first_replay: bool) -> bool:
+    def take_batches(self, message: Message, replaying: Collection[str], first_replay: bool) -> bool:
         """Apply all applicable events; True if an event showed a gap or had a wrong hash.
 
-        `replaying`: a subscribe's replay is running; `first_replay`: it is the first on this connection.
+        `replaying`: the streams whose replay is running; `first_replay`: it is the first on this connection.
         """
         batches = [event for event in message if isinstance(event, Batch)]
         self._note("received", value=float(sum(len(batch.items) for batch in batches)))
@@ -281,7 +281,7 @@ class Replica:
             if batch.items or batch.after is not None:
                 touched[batch.stream] = cursor
             for item in batch.items:
-                hole |= not self._take_item(cursor, item, replaying, first_replay)
+                hole |= not self._take_item(cursor, item, batch.stream in replaying, first_replay)
             cursor.end_batch(batch.after)
         for cursor in touched.values():
             self._write_checkpoint(cursor)
@@ -363,7 +363,7 @@ class Replica:
         for item in items:
             self._note("ungranted", self._stream_id(topic), number_of(item.position))
 
-    def _jump_over(self, batches: list[Batch], replaying: bool, first_replay: bool) -> None:
+    def _jump_over(self, batches: list[Batch], replaying: Collection[str], first_replay: bool) -> None:
         """Apply as the desktop does: all events of a topic at once, skipping missing ones."""
         by_topic: dict[str, list[Item]] = {}
         for batch in batches:
@@ -373,7 +373,7 @@ class Replica:
             if (cursor := self.cursors.get(topic)) is None:
                 self._note_ungranted(topic, items)
                 continue
-            if replaying:
+            if topic in replaying:
                 for item in items:
                     self._count_replayed(cursor, offset_of(item.position), first_replay)
             self._jump_one(cursor, items)

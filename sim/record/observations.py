@@ -53,7 +53,7 @@ class Kind(StrEnum):
     REPLAYED = "replayed"  # the replay of a stream ended [seq: events replayed, value: events that were new]
     REPLAY_COMPLETED = "replay_completed"  # caught up [value: ms from the due time of the connect; NaN: a repeated replay]
     STALE = "stale"  # [seq: cursor, value: replay lag in events, detail: reasons joined by +]
-    REBOOTSTRAPPED = "rebootstrapped"  # [seq: new watermark, value: old or NaN, detail: snapshot, retained, fresh]
+    REBOOTSTRAPPED = "rebootstrapped"  # [seq: new watermark, value: old or NaN, detail: snapshot, retained, other_log, fresh]
     # A publish was sent [attempt: number of the try, value: ms to its answer, detail: acknowledged, refused or unknown, marker]
     PUBLISH_TRIED = "publish_tried"
     PUBLISHED = "published"  # acknowledged [seq, value: ms from due to acknowledged, detail: payload hash, marker]
@@ -65,7 +65,7 @@ class Kind(StrEnum):
     DUPLICATE_DROPPED = "duplicate_dropped"  # [seq, marker]
     GAP = "gap"  # [seq: received, value: watermark, detail: live or replay, marker]
     REPLAY_BELOW_CURSOR = "replay_below_cursor"  # the service ignored the cursor [seq: received, value: requested cursor]
-    DECLARED_LOSS = "declared_loss"  # [seq: last lost, value: number of events]
+    DECLARED_LOSS = "declared_loss"  # [seq: last lost, value: number of events, NaN: unknown]
     HASH_MISMATCH = "hash_mismatch"  # not applied [seq, marker]
     UNGRANTED = "ungranted"  # an event of a topic that the client did not subscribe to [seq]
     MALFORMED = "malformed"  # a malformed frame [detail: code]
@@ -77,6 +77,7 @@ class Kind(StrEnum):
     DISCONNECTED = "disconnected"  # [detail: reason]
     HEARTBEAT_TIMEOUT = "heartbeat_timeout"  # no heartbeat arrived in time
     EVICTED = "evicted"  # a slow consumer was disconnected [detail: action]
+    GAVE_UP = "gave_up"  # the server said that a retry cannot succeed, also after a new token [detail: code]
     BACKOFF = "backoff"  # [attempt: the policy's own count, value: delay ms, detail: reason]
     TOKEN_FORGOTTEN = "token_forgotten"  # a fault deleted the client's token
     KEYS_ROTATED = "keys_rotated"  # tokens are now signed with another key [detail: its id]

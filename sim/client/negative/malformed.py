@@ -5,8 +5,8 @@ A heartbeat follows each. Its answer shows that no other answer is pending, and 
 """
 
 from sim.client.actions import Send
+from sim.client.lifecycle import NEVER
 from sim.client.negative.base import NegativeClient
-from sim.client.session import NEVER
 from sim.protocols.events import Closed, DisconnectReason, Next, Problem, Reply
 from sim.protocols.intents import Beat
 

@@ -7,8 +7,8 @@ anything change; the ledger shows a change as an event that was never published.
 from collections.abc import Iterable
 
 from sim.client.actions import Send
+from sim.client.lifecycle import NEVER
 from sim.client.negative.base import NegativeClient, verdict
-from sim.client.session import NEVER
 from sim.protocols.events import Reply
 from sim.protocols.intents import Raw
 

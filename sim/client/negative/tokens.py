@@ -7,8 +7,8 @@ so they try again.
 from dataclasses import replace
 
 from sim.client.actions import Send, Token, TokenRequest
+from sim.client.lifecycle import NEVER
 from sim.client.negative.base import NegativeClient, OneQuestion, verdict
-from sim.client.session import NEVER
 from sim.client.transitions import State, Trigger
 from sim.protocols.events import NETWORK_CODES, DisconnectReason, Opened, Problem, Refused, Reply
 from sim.protocols.intents import Subscribe

@@ -18,6 +18,7 @@ from sim.drill.fault_kinds import RestartClients
 from sim.drill.fault_schedule import PlannedFault
 from sim.drill.model import Drill
 from sim.protocols.adapter import Connection
+from sim.protocols.events import Position
 from sim.protocols.intents import Compatibility
 from sim.protocols.spacetime.adapter import CAPABILITIES, SpacetimeConnection
 from sim.protocols.spacetime.negative import SpacetimeForms
@@ -131,6 +132,8 @@ def restart(session: Session, fault: RestartClients) -> tuple[Session, list[Row]
     """Kill a client's process and damage its checkpoints; return its next session and the rows to record."""
     rows: list[Row] = [("disconnected", "", -1, 0, NAN, "process_died", -1)] if session.state in CONNECTED else []
     left: dict[str, str | None] = {}
+    if session.resumable is not None:
+        left[""] = damage(stored(Position(session.resumable)), fault.checkpoint, fault.events)
     for cursor in session.replica.cursors.values():
         text = None if cursor.stored is None else stored(cursor.stored)
         left[cursor.topic] = damage(text, fault.checkpoint, fault.events)

@@ -174,14 +174,14 @@ class SessionDriver(ABC):
             self._take_end(TransportEnd())
 
     def _fail_mint(self, error: MintFailedError | TargetError) -> None:
-        if self.session.state.name == "MINTING":
+        if self.session.awaits_token:
             code = error.code if isinstance(error, MintFailedError) else "network"
             hint = error.retry_after_ms if isinstance(error, MintFailedError) else None
             self.session.mint_failed(code, self._clock.now(), hint)
         self._pump()
 
     def _has_token(self, token: Token) -> None:
-        if self.session.state.name == "MINTING":
+        if self.session.awaits_token:
             self.session.minted(client_setup.by_own_clock(token, self.session, self.clock_ahead_s), self._clock.now())
         self._pump()
 

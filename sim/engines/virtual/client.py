@@ -252,7 +252,7 @@ class VirtualClient:
 
     def _minted(self, asker: Session, token: Token | str) -> None:
         now = self._env.now
-        if asker is self.session and self.session.state is State.MINTING:
+        if asker is self.session and self.session.awaits_token:
             if isinstance(token, Token):
                 self.session.minted(client_setup.by_own_clock(token, self.session, self.clock_ahead_s), now)
             else:
