@@ -11,11 +11,11 @@ from sim.server.disorder import client_key, concerns, concerns_event
 from sim.server.tokens import device_id
 
 _IN_FLIGHT_S = 2.0  # [ours] a corrupted frame may still be in flight this long after the fault
-_FAULT_OF = {Kind.HASH_MISMATCH: "jumble_deliveries", Kind.MALFORMED: "malform_frames"}
+_FAULT_OF = {Kind.HASH_MISMATCH: "jumble_deliveries", Kind.MALFORMED: "malform_frames", Kind.ALTERED: "jumble_deliveries"}
 
 
 def unexplained(history: History, kind: Kind) -> Rows:
-    """The rows of `kind` (`HASH_MISMATCH` or `MALFORMED`) that no fault explains."""
+    """The rows of `kind` (`HASH_MISMATCH`, `ALTERED` or `MALFORMED`) that no fault explains."""
     rows = history.of(kind)
     explained = np.zeros(len(rows), np.bool_)
     for index, (start_t, end_t) in history.fault_times(_FAULT_OF[kind]).items():

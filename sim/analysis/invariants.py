@@ -7,14 +7,17 @@ legal; an event that is *applied* twice is a violation.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.analysis import corrupted
 from sim.analysis.samples import RECOVERIES, stale_loops
 from sim.record.history import History, Ints, Mask, Rows, at
 from sim.record.ledger import Ledger
 from sim.record.observations import Kind
+from sim.record.published import first_sent_t
 
 # The invariant that is violated when a negative client's request is accepted, where it has a name of its own.
 _OF_NEGATIVE_CLIENT = {
@@ -82,6 +85,7 @@ class _Walk:
     """
 
     def __init__(self, history: History, rows: Rows) -> None:
+        self.positions = history.positions
         rows = history.without_unplanned_restarts(rows)
         pair = history.pair(rows)
         order = np.argsort(pair, kind="stable")
@@ -96,24 +100,27 @@ class _Walk:
 
     @cached_property
     def hole(self) -> Mask:
-        return self.applied & (self.rows.seq > self.watermark + 1)
+        return self.applied & (self.rows.seq > self.watermark + 1) & (self.positions == "dense")
 
     @cached_property
     def back(self) -> Mask:
-        return self.applied & (self.rows.seq <= self.watermark)
+        return self.applied & (self.rows.seq <= self.watermark) & (self.positions != "opaque")
 
     @cached_property
     def twice(self) -> Mask:
-        """Which rows apply an event for the second time in the same epoch."""
+        """Which rows apply an event, by position or by marker, for the second time in the same epoch."""
+        by_marker = self._repeated(self.rows.marker)
+        return by_marker if self.positions == "opaque" else by_marker | self._repeated(self.rows.seq)
+
+    def _repeated(self, number: Ints) -> Mask:
         mask = np.zeros(len(self.rows), np.bool_)
-        where = np.flatnonzero(self.applied)
-        epoch, seq = self.epoch[where], self.rows.seq[where]
+        where = np.flatnonzero(self.applied & (number >= 0))
+        epoch, seq = self.epoch[where], number[where]
         # Only an epoch whose sequence does not always rise can contain a number twice.
         suspect = np.unique(epoch[1:][(np.diff(epoch) == 0) & (np.diff(seq) <= 0)])
         where = where[np.isin(epoch, suspect)]
-        order = np.lexsort((where, self.rows.seq[where], self.epoch[where]))
-        where = where[order]
-        repeated = (np.diff(self.epoch[where]) == 0) & (np.diff(self.rows.seq[where]) == 0)
+        where = where[np.lexsort((where, number[where], self.epoch[where]))]
+        repeated = (np.diff(self.epoch[where]) == 0) & (np.diff(number[where]) == 0)
         mask[where[1:][repeated]] = True
         return mask
 
@@ -148,6 +155,8 @@ class _Evidence:
 def _checkpoint_regressed(evidence: _Evidence) -> Rows:
     """Checkpoints lowered without a rebootstrap, a clamp or a restart, and clamps below an applied event."""
     history, walk = evidence.history, evidence.walk
+    if walk.positions == "opaque":
+        return walk.rows.take(np.zeros(len(walk.rows), np.bool_))
     clamped = walk.rows.is_kind(Kind.CLAMPED) & (walk.rows.seq < walk.highest_applied)
     kinds = (Kind.CHECKPOINT_WRITTEN, Kind.REBOOTSTRAPPED, Kind.CLAMPED, Kind.RESTARTED)
     rows = history.without_unplanned_restarts(history.session_rows(*kinds))
@@ -176,68 +185,130 @@ def _stale_without_recovery(evidence: _Evidence) -> Rows:
 
 def _silent_loss(evidence: _Evidence) -> Iterator[Violation]:
     silent = evidence.ledger.silent
-    yield Violation("silent_loss", silent.count, f"client {silent.client}, {silent.stream}, seq {silent.seq}, never applied")
+    yield Violation("silent_loss", silent.count, f"client {silent.client}, {silent.event}, never applied")
 
 
 def _acknowledged_lost(evidence: _Evidence) -> Iterator[Violation]:
     """Acknowledged events that are no longer in the log, that have two payloads, or that share one position."""
     history, ledger = evidence.history, evidence.ledger
     lost, (conflicts, first_conflict) = ledger.lost_by_authority, _conflicts(history)
-    merged = ledger.acknowledged - len(ledger.published)
+    merged = ledger.merged
     first = first_conflict or f"{merged} publishes were acknowledged with the position of an earlier event"
     if len(lost):
         event = lost[np.argmin(ledger.published.acknowledged_t[lost])]
-        stream, seq = history.streams[ledger.published.stream[event]], int(ledger.published.seq[event])
-        first = f"{stream}, seq {seq}, acknowledged at {ledger.published.acknowledged_t[event]:.3f} s, lost"
+        which = ledger.name_of(int(event))
+        first = f"{which}, acknowledged at {ledger.published.acknowledged_t[event]:.3f} s, lost"
     yield Violation("acknowledged_lost", len(lost) + max(conflicts, merged), first)
 
 
 def _conflicts(history: History) -> tuple[int, str]:
-    """Number of events with two payloads at one (stream, seq), and the first as text."""
+    """Number of positions with two payloads, by hash or by marker, and the first as text."""
     rows = history.of(Kind.PUBLISHED, Kind.APPLIED)
-    rows = rows.take(~history.detail_is(rows, [""]))
+    rows = rows.take((rows.seq >= 0) & (history.positions != "opaque"))
+    hashed = rows.take(~history.detail_is(rows, [""]))
+    found = _differing(hashed, hashed.detail).and_then(_differing(rows, rows.marker))
+    if len(found) == 0:
+        return 0, ""
+    earliest = int(np.argmin(found.t))
+    stream, seq = history.streams[found.stream[earliest]], int(found.seq[earliest])
+    first = at(-1, stream, seq, float(found.t[earliest])) + ", has two payloads"
+    return len(np.unique(found.stream * _EPOCH_SPAN + found.seq)), first
+
+
+def _differing(rows: Rows, content: NDArray[Any]) -> Rows:
+    """For each position whose rows differ in content, the first row that differs from the one before."""
     place = rows.stream * _EPOCH_SPAN + rows.seq
     order = np.argsort(place, kind="stable")
-    rows, place = rows.take(order), place[order]
-    other = (np.diff(place) == 0) & (np.diff(rows.detail) != 0)
-    differing, first = np.unique(place[1:][other], return_index=True)
-    if len(differing) == 0:
-        return 0, ""
-    row = rows.take(np.flatnonzero(other)[first] + 1)
-    earliest = int(np.argmin(row.t))
-    stream, seq = history.streams[row.stream[earliest]], int(row.seq[earliest])
-    return len(differing), at(-1, stream, seq, float(row.t[earliest])) + ", has two payloads"
+    place = place[order]
+    other = (np.diff(place) == 0) & (np.diff(content[order]) != 0)
+    _, first = np.unique(place[1:][other], return_index=True)
+    return rows.take(order[1:][other][first])
 
 
 def _phantom_event(evidence: _Evidence) -> Rows:
-    """Applied events that were not published, beyond those that publishes of unknown outcome may explain."""
+    """Applied events that were not published, or that were acknowledged at another position.
+
+    A publish of unknown outcome explains the event with its marker. On a stream without markers it explains any event. An event
+    without a marker of this run is somebody else's, unless nobody else can have published it.
+    """
     history, published = evidence.history, evidence.ledger.published
     rows = history.session_rows(Kind.APPLIED)
-    rows = rows.take(published.find(rows) < 0)
-    rows = rows.take(_is_ours(evidence, rows))
-    _, first = np.unique(rows.stream * _EPOCH_SPAN + rows.seq, return_index=True)
+    index = published.find(rows)
+    is_marked = published.is_marked[rows.stream]
+    failed = history.of(Kind.PUBLISH_FAILED)
+    unknown = failed.take(history.detail_is(failed, ["unknown_outcome"]))
+    explained = is_marked & np.isin(_events(rows), _events(unknown.take(unknown.marker >= 0)))
+    moved = (index >= 0) & published.is_located[rows.stream] & is_marked
+    moved[moved] &= published.seq[index[moved]] != rows.seq[moved]
+    is_other = np.where(is_marked, rows.marker < 0, index < 0)
+    wrong = is_other & _is_ours(evidence, rows) | moved | (is_marked & (rows.marker >= 0) & (index < 0) & ~explained)
+    rows = rows.take(wrong)
+    _, first = np.unique(_positions(rows), return_index=True)
     rows = rows.take(np.sort(first))
-    unknown = history.of(Kind.PUBLISH_FAILED)
-    unknown = unknown.take(history.detail_is(unknown, ["unknown_outcome"]))
-    excused = np.bincount(unknown.stream, minlength=len(history.streams) + 1)
+    excused = np.bincount(unknown.stream[unknown.marker < 0], minlength=len(history.streams) + 1)
     keep = [np.flatnonzero(rows.stream == code)[excused[code] :] for code in np.unique(rows.stream)]
     return rows.take(np.concatenate([np.zeros(0, np.int64), *keep]))
 
 
-def _is_ours(evidence: _Evidence, rows: Rows) -> Mask:
-    """Which rows are events that only this run can have published.
+def _events(rows: Rows) -> Ints:
+    return rows.stream * _EPOCH_SPAN + rows.marker
 
-    On a live target, others publish to shared streams as well, and a shared stream has events from before the run.
+
+def _positions(rows: Rows) -> Ints:
+    """One integer for each row's position; for its event where it has no position."""
+    return np.where(rows.seq >= 0, rows.stream * _EPOCH_SPAN + rows.seq, -2 - _events(rows))
+
+
+def _is_ours(evidence: _Evidence, rows: Rows) -> Mask:
+    """Which rows without a marker of this run only this run can have published.
+
+    On a live target, others publish to shared streams as well, a shared stream has events from before the run, and a service
+    may write events of its own to a new stream. On the mock, only a socket can.
     """
     history, published = evidence.history, evidence.ledger.published
     first_seq = np.full(len(history.streams), np.iinfo(np.int64).max, np.int64)
     np.minimum.at(first_seq, published.stream, published.seq)
     run_stream = np.array([name.startswith("runtime.run.") for name in history.streams], np.bool_)
     published_to = first_seq < np.iinfo(np.int64).max
-    exclusive = run_stream | (history.header.target_kind == "mock")
+    is_mock = history.header.target_kind == "mock"
+    exclusive = np.where(published.is_marked, run_stream & is_mock, run_stream | is_mock)
     floor = np.where(run_stream, 0, first_seq)
     ours: Mask = (published_to & exclusive)[rows.stream] & (rows.seq >= floor[rows.stream])
     return ours
+
+
+def _altered(evidence: _Evidence) -> Rows:
+    """Applied events that are not what was published under their marker, and that no fault explains."""
+    rows = corrupted.unexplained(evidence.history, Kind.ALTERED)
+    return rows.take(evidence.history.detail_is(rows, ["checksum"]))
+
+
+def _leaks(evidence: _Evidence) -> Rows:
+    """Events of streams that the client did not subscribe to, or that another stream delivered."""
+    altered = evidence.history.of(Kind.ALTERED)
+    return evidence.history.of(Kind.UNGRANTED).and_then(altered.take(evidence.history.detail_is(altered, ["stream"])))
+
+
+def _real_time_order(evidence: _Evidence) -> Rows:
+    """Events that a client applied after an event that was first sent when they had long been acknowledged.
+
+    Two publishes under way at the same time may be put in any order.
+    """
+    history, published = evidence.history, evidence.ledger.published
+    rows = history.session_rows(Kind.APPLIED)
+    rows = rows.take(rows.marker >= 0)
+    rows = rows.take(np.argsort(history.pair(rows), kind="stable"))
+    pair = history.pair(rows)
+    _, first = np.unique(pair * _EPOCH_SPAN + rows.marker, return_index=True)
+    rows, pair = rows.take(np.sort(first)), pair[np.sort(first)]
+    index = published.find(rows)
+    sent_t = first_sent_t(history, rows.stream, rows.marker, np.full(len(rows), -np.inf))
+    acknowledged_t = np.where(index >= 0, published.acknowledged_t[index] if len(published) else np.inf, np.inf)
+    moments = np.unique(sent_t)
+    latest = np.searchsorted(moments, sent_t)  # as ranks, because a running maximum per client needs whole numbers
+    group = np.cumsum(_changes(pair)) * (len(moments) + 1)
+    latest_before = np.maximum.accumulate(group + latest) - group
+    return rows.take(latest_before >= np.searchsorted(moments, acknowledged_t, side="right"))
 
 
 def _negative_clients(evidence: _Evidence) -> Iterator[Violation]:
@@ -258,22 +329,22 @@ def _jumbled_message(evidence: _Evidence) -> Rows:
 
 def _needless_loss(evidence: _Evidence) -> Rows:
     """Losses that a client declared although the events were still retained at the end."""
-    rows = evidence.history.session_rows(Kind.DECLARED_LOSS)
+    rows, first, last = evidence.ledger.declared(evidence.history.session_rows(Kind.DECLARED_LOSS))
     low, high = evidence.ledger.retained
-    first_lost = rows.seq - np.nan_to_num(rows.value, nan=0.0).astype(np.int64)
-    return rows.take(np.maximum(first_lost, low[rows.stream]) < np.minimum(rows.seq, high[rows.stream]))
+    return rows.take(np.maximum(first, low[rows.stream]) < np.minimum(last, high[rows.stream]))
 
 
 def _early_replay_complete(evidence: _Evidence) -> Rows:
     """Replays reported complete before the client had all events acknowledged when its connect was due."""
     history, published = evidence.history, evidence.ledger.published
     moves = history.without_unplanned_restarts(history.fleet(*_MOVES, Kind.CHECKPOINT_WRITTEN))
+    moves = evidence.ledger.by_place(moves)
     done = history.fleet(Kind.REPLAY_COMPLETED)
     done = done.take(np.isfinite(done.value))
     due_t = done.t - done.value / 1000.0
     early = np.zeros(len(done), np.bool_)
     for stream in np.unique(published.stream):
-        head = published.head_acknowledged(np.full(len(done), stream), due_t)
+        head = published.place_acknowledged(np.full(len(done), stream), due_t)
         early |= _reached(moves.take(moves.stream == stream), done) < head
     return done.take(early)
 
@@ -285,11 +356,12 @@ def _false_start(evidence: _Evidence) -> Rows:
     rows = rows.take(np.argsort(history.pair(rows), kind="stable"))
     after_restart = np.append(False, rows.is_kind(Kind.RESTARTED)[:-1])[: len(rows)] & ~_changes(history.pair(rows))
     low, _ = evidence.ledger.retained
-    return rows.take(after_restart & history.detail_is(rows, ["fresh"]) & (rows.seq > low[rows.stream]))
+    reached = evidence.ledger.reached(rows)
+    return rows.take(after_restart & history.detail_is(rows, ["fresh"]) & (reached > low[rows.stream]))
 
 
 def _reached(moves: Rows, times: Rows) -> Ints:
-    """Per row of `times`, the watermark of its client then, by `moves` of one stream; very high if it never moved.
+    """Per row of `times`, the place that its client had reached, by `moves` of one stream; very high if it never moved.
 
     A client whose process died is at its stored checkpoint.
     """
@@ -322,7 +394,9 @@ INVARIANTS: dict[str, Callable[[_Evidence], Rows | Iterator[Violation]]] = {
     "acknowledged_lost": _acknowledged_lost,
     "phantom_event": _phantom_event,
     "negative_clients": _negative_clients,
-    "cross_topic_leak": lambda evidence: evidence.history.of(Kind.UNGRANTED),
+    "cross_topic_leak": _leaks,
+    "altered_payload": _altered,
+    "real_time_order": _real_time_order,
     "jumbled_message": _jumbled_message,
     "needless_loss": _needless_loss,
     "early_replay_complete": _early_replay_complete,

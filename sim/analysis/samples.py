@@ -132,19 +132,19 @@ def publish_to_apply_ms(history: History, ledger: Ledger) -> Floats:
     Without events due in the fault phase or before the client was first live, and without events that a client applied a
     second time after its process died.
     """
-    applied = _first_applied(history)
+    applied = _first_applied(history, ledger)
     index = ledger.published.find(applied)
     due_t = ledger.published.due_t[index] if len(ledger.published) else np.zeros(len(applied))
     live = (index >= 0) & ~history.in_fault_phase(due_t) & (due_t >= history.first_live_t[applied.client])
     return (applied.t[live] - due_t[live]) * 1000.0
 
 
-def _first_applied(history: History) -> Rows:
+def _first_applied(history: History, ledger: Ledger) -> Rows:
     """The events that the fleet applied, each only the first time per (client, stream)."""
     applied = history.fleet(Kind.APPLIED)
     if len(history.of(Kind.RESTARTED)) == 0:
         return applied
-    events = pd.DataFrame({"pair": history.pair(applied), "seq": applied.seq})
+    events = pd.DataFrame({"pair": history.pair(applied), "event": ledger.published.numbers(applied)})
     return applied.take(~events.duplicated().to_numpy())
 
 

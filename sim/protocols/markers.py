@@ -16,7 +16,7 @@ from sim.protocols.payloads import canonical_json
 
 KEY: Final = "marker"  # in the published payload, which is a JSON object
 PUBLISHED_AT: Final = "/payload"  # where the mock's services put the published payload in a delivered one
-_FORM = re.compile(r"sg\.([0-9a-f]{12})\.([0-9a-f]{8})\.([0-9]{1,18})\.([0-9a-f]{8})")
+_FORM = re.compile(r"sg\.([0-9a-f]{12})\.([0-9a-f]{8})\.([0-9]{1,12})\.([0-9a-f]{8})")
 _MAX_KNOWN = 1024  # entries in the cache of read payloads
 _MAX_KNOWN_BYTES = 4096  # of a payload in the cache: larger ones cost more to keep than to read
 _decode = msgspec.json.Decoder().decode

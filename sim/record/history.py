@@ -121,6 +121,16 @@ class History:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def positions(self) -> str:
+        """What kind of positions the protocol has: dense, ordered or opaque; dense in a record that does not say it."""
+        return str(self.header.capabilities.get("positions", "dense"))
+
+    @property
+    def starts_from_now_on(self) -> bool:
+        """Whether a client without a position gets only events that are published from then on."""
+        return self.header.capabilities.get("fresh_start") == "from_now_on"
+
     def of(self, *kinds: Kind) -> Rows:
         """All rows of these kinds."""
         places = [self._by_kind[self._ends[code] : self._ends[code + 1]] for code in (_KIND_CODE[kind] for kind in kinds)]

@@ -1,7 +1,7 @@
 """The ledger of deliveries: which events were published, and which clients have them.
 
-What a client has of a stream (applied, covered by a snapshot, declared lost) is a few intervals of sequence numbers; what it
-lacks are the gaps between them. All intervals are half open, `(low, high]`, like a watermark.
+What a client has of a stream (applied, covered by a snapshot, declared lost) is a few intervals of places (see
+`sim.record.published`); what it lacks are the gaps between them. All intervals are half open, `(low, high]`, like a watermark.
 """
 
 from collections.abc import Callable
@@ -12,76 +12,31 @@ import numpy as np
 
 from sim.record.history import Floats, History, Ints, Mask, Rows
 from sim.record.observations import Kind
+from sim.record.published import SPAN, Published, published_events
 
-# One int64 holds (owner, seq): up to 2^40 events per stream and 2^22 owners.
-_SPAN = 1 << 40
+_AUDITED = (Kind.REBOOTSTRAPPED, Kind.APPLIED, Kind.GAP, Kind.HASH_MISMATCH)  # kinds that show what the auditor found
 OwnerOf = Callable[[Rows], Ints]
 
 
 @dataclass(frozen=True)
-class Published:
-    """The distinct acknowledged events, sorted by stream and seq; times in seconds."""
-
-    place: Ints  # stream * _SPAN + seq
-    stream: Ints
-    seq: Ints
-    acknowledged_t: Floats
-    due_t: Floats
-    hash: Ints
-
-    def __len__(self) -> int:
-        return len(self.place)
-
-    def index_after(self, stream: Ints, seq: Ints) -> Ints:
-        """Index of the first event of `stream` above `seq`."""
-        return np.searchsorted(self.place, stream * _SPAN + seq, side="right")
-
-    def head_due(self, stream: Ints, t: Floats) -> Ints:
-        """Per row, the highest seq of its stream among events due by time `t`: an upper bound of the head."""
-        return self._head(self.due_t, stream, t)
-
-    def head_acknowledged(self, stream: Ints, t: Floats) -> Ints:
-        """Per row, the highest seq of its stream among events acknowledged by time `t`."""
-        return self._head(self.acknowledged_t, stream, t)
-
-    def _head(self, event_t: Floats, stream: Ints, t: Floats) -> Ints:
-        head = np.zeros(len(stream), np.int64)
-        for code in np.unique(stream):
-            of_stream = self.stream == code
-            when = np.argsort(event_t[of_stream], kind="stable")
-            heads = np.maximum.accumulate(np.append(0, self.seq[of_stream][when]))
-            mine = stream == code
-            head[mine] = heads[np.searchsorted(event_t[of_stream][when], t[mine], side="right")]
-        return head
-
-    def find(self, rows: Rows) -> Ints:
-        """Index of each row's event; -1 if it was never acknowledged."""
-        if len(self) == 0:
-            return np.full(len(rows), -1, np.int64)
-        wanted = rows.stream * _SPAN + rows.seq
-        index = np.minimum(np.searchsorted(self.place, wanted), len(self) - 1)
-        return np.where(self.place[index] == wanted, index, -1)
-
-
-@dataclass(frozen=True)
 class Intervals:
-    """Half-open intervals `(low, high]` of sequence numbers; the owner is a (client, stream) pair or a stream."""
+    """Half-open intervals `(low, high]` of places; the owner is a (client, stream) pair or a stream."""
 
     owner: Ints
     low: Ints
     high: Ints
 
     def gaps(self, owners: Ints) -> "Intervals":
-        """For each of `owners`, what no interval covers, from 0 to the last possible sequence number."""
-        low = np.concatenate((self.owner * _SPAN + self.low, owners * _SPAN, owners * _SPAN + _SPAN - 1))
-        high = np.concatenate((self.owner * _SPAN + self.high, owners * _SPAN, owners * _SPAN + _SPAN - 1))
+        """For each of `owners`, what no interval covers, from 0 to the last possible place."""
+        low = np.concatenate((self.owner * SPAN + self.low, owners * SPAN, owners * SPAN + SPAN - 1))
+        high = np.concatenate((self.owner * SPAN + self.high, owners * SPAN, owners * SPAN + SPAN - 1))
         order = np.argsort(low, kind="stable")
         low, reach = low[order], np.maximum.accumulate(high[order])
-        open_ = (low[1:] > reach[:-1]) & (low[1:] // _SPAN == reach[:-1] // _SPAN)
+        open_ = (low[1:] > reach[:-1]) & (low[1:] // SPAN == reach[:-1] // SPAN)
         begin, end = reach[:-1][open_], low[1:][open_]
-        known = np.isin(begin // _SPAN, owners)
+        known = np.isin(begin // SPAN, owners)
         begin, end = begin[known], end[known]
-        return Intervals(begin // _SPAN, begin % _SPAN, end % _SPAN)
+        return Intervals(begin // SPAN, begin % SPAN, end % SPAN)
 
 
 @dataclass(frozen=True)
@@ -90,8 +45,7 @@ class Shortfall:
 
     count: int
     client: int = -1
-    stream: str = ""
-    seq: int = -1
+    event: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,21 +65,22 @@ class Ledger:
 
     def __init__(self, history: History) -> None:
         self.history = history
-        self.published = _published(history)
+        self.published = published_events(history)
+        self._has_positions = history.positions != "opaque"
 
     @cached_property
     def expected(self) -> int:
         """Number of deliveries due to the fleet: above a client's first baseline, or acknowledged after it was live."""
         pairs, published = self._pairs, self.published
         first = published.index_after(pairs.stream, pairs.lower)
-        last = published.index_after(pairs.stream, np.full(len(pairs.stream), _SPAN - 1))
+        last = published.index_after(pairs.stream, np.full(len(pairs.stream), SPAN - 1))
         below = Intervals(np.arange(len(pairs.pair)), np.zeros_like(pairs.lower), pairs.lower)
         return int((last - first).sum()) + len(self._below_baseline(below)[0])
 
     @cached_property
     def dropped(self) -> Shortfall:
         """Deliveries expected, but not applied, not covered by a snapshot and not declared lost."""
-        return self._shortfall(np.full(len(self._pairs.pair), _SPAN - 1))
+        return self._shortfall(np.full(len(self._pairs.pair), SPAN - 1))
 
     @cached_property
     def silent(self) -> Shortfall:
@@ -136,7 +91,7 @@ class Ledger:
     def lost_by_authority(self) -> Ints:
         """Indices into `published` of events that no client received, or that the auditor did not find at the end.
 
-        Events that the auditor saw behind a gap or with a wrong hash are in the log, so they are not lost. Empty if the audit
+        Events that a client received behind a gap or with a wrong hash are in the log, so they are not lost. Empty if the audit
         is incomplete.
         """
         if not self.audited:
@@ -145,18 +100,22 @@ class Ledger:
         gaps = self._had_by(lambda rows: rows.stream, with_auditor=True).gaps(streams)
         missing = _mark(self.published, gaps.owner, gaps.low, gaps.high)
         trimmed = np.minimum(self._auditor_baseline, self._lowest_fleet_baseline)[self.published.stream]
-        missing &= self.published.seq > trimmed
+        missing &= self.published.place > trimmed
+        unapplied = self.published.find(self.history.session_rows(Kind.GAP, Kind.HASH_MISMATCH))
+        missing[unapplied[unapplied >= 0]] = False
         missing &= ~self._between(self._audit_head(Kind.REBOOTSTRAPPED, Kind.APPLIED), self._audit_seen)
         return np.flatnonzero(missing | self._beyond_audit)
 
     @cached_property
-    def acknowledged(self) -> int:
-        """Number of acknowledged publishes; each must be a separate event."""
-        return int((self.history.of(Kind.PUBLISHED).seq >= 0).sum())
+    def merged(self) -> int:
+        """Number of publishes that were acknowledged with the position of an earlier event."""
+        rows = self.history.of(Kind.PUBLISHED)
+        rows = rows.take(rows.seq >= 0)
+        return len(rows) - len(np.unique(rows.stream * SPAN + rows.seq)) if self._has_positions else 0
 
     @property
     def retained(self) -> tuple[Ints, Ints]:
-        """Per stream, the interval `(low, high]` that the auditor found at the end; empty without an audit."""
+        """Per stream, the places `(low, high]` that the auditor found at the end; empty without an audit."""
         return self._auditor_baseline, self._audit_seen
 
     def withheld(self, window_events: int, since_t: float) -> Ints:
@@ -165,10 +124,14 @@ class Ledger:
         Events acknowledged before `since_t` may have been trimmed on purpose.
         """
         published, baseline = self.published, self._auditor_baseline
-        head = self._audit_seen.copy()
+        if not self._has_positions:
+            return np.zeros(0, np.int64)
+        rows = self.history.auditor_rows(*_AUDITED)
+        head = np.full(len(self.history.streams), -1, np.int64)
+        np.maximum.at(head, rows.stream, rows.seq)
         np.maximum.at(head, published.stream, published.seq)
         must_be = (published.seq > head[published.stream] - window_events) & (published.acknowledged_t > since_t)
-        return np.flatnonzero(must_be & (published.seq <= baseline[published.stream]) & self.audited)
+        return np.flatnonzero(must_be & (published.place <= baseline[published.stream]) & self.audited)
 
     @property
     def audited(self) -> bool:
@@ -178,7 +141,8 @@ class Ledger:
     @cached_property
     def _audited_t(self) -> float:
         done = self.history.auditor_rows(Kind.REPLAY_COMPLETED)
-        return float(done.t[-1]) if len(done) else float("-inf")
+        # An auditor that gets nothing of what is retained cannot say what is missing.
+        return float(done.t[-1]) if len(done) and not self.history.starts_from_now_on else float("-inf")
 
     @cached_property
     def _pairs(self) -> _Pairs:
@@ -187,12 +151,14 @@ class Ledger:
         pair = np.unique(np.concatenate((_subscribed_pairs(history), history.pair(seen))))
         client, stream = pair // len(history.streams or [""]) - 1, pair % len(history.streams or [""])
         live_t = history.first_live_t[client]
-        lower = np.full(len(pair), _SPAN - 1, np.int64)
+        lower = np.full(len(pair), SPAN - 1, np.int64)
         baselines = history.fleet(Kind.REBOOTSTRAPPED)
         owner, first = np.unique(history.pair(baselines), return_index=True)
-        lower[np.searchsorted(pair, owner)] = np.maximum(baselines.seq[first], 0)
+        lower[np.searchsorted(pair, owner)] = self.reached(baselines.take(first))
+        if not self._has_positions:
+            lower = self._before_first_applied(history.fleet(Kind.APPLIED), history.pair, pair)
         reach = np.zeros(len(pair), np.int64)
-        np.maximum.at(reach, np.searchsorted(pair, history.pair(seen)), seen.seq)
+        np.maximum.at(reach, np.searchsorted(pair, history.pair(seen)), self.reached(seen))
         return _Pairs(pair, client, stream, lower, reach, live_t)
 
     @cached_property
@@ -217,8 +183,15 @@ class Ledger:
             return Shortfall(0)
         hits = np.flatnonzero(counts)
         index, owner = (begin[hits[0]], gaps.owner[hits[0]]) if len(hits) else (below_index[0], below_owner[0])
-        stream_name = self.history.streams[self.published.stream[index]]
-        return Shortfall(total, int(pairs.client[owner]), stream_name, int(self.published.seq[index]))
+        return Shortfall(total, int(pairs.client[owner]), self.name_of(int(index)))
+
+    def name_of(self, index: int) -> str:
+        """An acknowledged event as text: its stream, and its position or the number of its marker."""
+        published = self.published
+        stream = published.stream[index]
+        by_number = published.is_marked[stream] and not published.is_located[stream]
+        which = f"marker {published.number[index]}" if by_number else f"seq {published.seq[index]}"
+        return f"{self.history.streams[stream]}, {which}"
 
     def _below_baseline(self, spans: Intervals) -> tuple[Ints, Ints]:
         """Events at or below a client's first baseline that were acknowledged while it was live: the baseline is wrong.
@@ -233,50 +206,102 @@ class Ledger:
         begin = published.index_after(stream, spans.low[suspect])
         end = np.maximum(published.index_after(stream, spans.high[suspect]), begin)
         index, source = _expand(begin, end)
-        late = published.acknowledged_t[index] > pairs.live_t[owner[source]]
+        late = self._published_t[index] > pairs.live_t[owner[source]]
         return index[late], owner[source][late]
 
+    @cached_property
+    def _published_t(self) -> Floats:
+        """From when on each event is due to live clients: acknowledged or, where a client's first baseline is unknown, sent."""
+        is_unsure = self.history.starts_from_now_on or not self._has_positions
+        return self.published.sent_t if is_unsure else self.published.acknowledged_t
+
     def _lowest_after(self, stream: Ints, t: Floats) -> Ints:
-        """Per row, the lowest seq of its stream among events acknowledged after time `t`."""
-        lowest = np.full(len(stream), _SPAN, np.int64)
+        """Per row, the lowest place of its stream among events published after time `t`."""
+        lowest = np.full(len(stream), SPAN, np.int64)
         for code in np.unique(stream):
             of_stream = self.published.stream == code
-            when = np.argsort(self.published.acknowledged_t[of_stream], kind="stable")
-            times = self.published.acknowledged_t[of_stream][when]
-            minima = np.minimum.accumulate(self.published.seq[of_stream][when][::-1])[::-1]
+            when = np.argsort(self._published_t[of_stream], kind="stable")
+            times = self._published_t[of_stream][when]
+            minima = np.minimum.accumulate(self.published.place[of_stream][when][::-1])[::-1]
             mine = stream == code
             index = np.searchsorted(times, t[mine], side="right")
-            lowest[mine] = np.concatenate((minima, [_SPAN]))[index]
+            lowest[mine] = np.concatenate((minima, [SPAN]))[index]
         return lowest
 
     def _had_by(self, owner_of: OwnerOf, with_auditor: bool) -> Intervals:
         """What was applied, covered by a snapshot or declared lost, per owner."""
         pick = self.history.session_rows if with_auditor else self.history.fleet
         applied = pick(Kind.APPLIED)
-        place = np.sort(owner_of(applied) * _SPAN + np.maximum(applied.seq, 0))
+        places = self.published.places(applied)
+        place = np.sort((owner_of(applied) * SPAN + places)[places > 0])
         starts = np.flatnonzero(np.diff(place, prepend=-2) > 1)
         ends = np.append(starts[1:], len(place)) - 1 if len(place) else starts
-        snapshots = self._snapshots(pick(Kind.REBOOTSTRAPPED))
-        declared = pick(Kind.DECLARED_LOSS)
-        declared = declared.take(np.isfinite(declared.value) & (declared.value > 0))
+        rebootstrapped, losses = pick(Kind.REBOOTSTRAPPED), pick(Kind.DECLARED_LOSS)
+        snapshots = self._snapshots(rebootstrapped)
+        if not self._has_positions:  # a snapshot, too, covers what lies between two events
+            losses = losses.and_then(rebootstrapped.take(self.history.detail_is(rebootstrapped, ["snapshot"])))
+        declared, declared_low, declared_high = self.declared(losses)
         return Intervals(
-            np.concatenate((place[starts] // _SPAN, owner_of(snapshots), owner_of(declared))),
+            np.concatenate((place[starts] // SPAN, owner_of(snapshots), owner_of(declared))),
             np.concatenate(
                 (
-                    place[starts] % _SPAN - 1,
-                    snapshots.value.astype(np.int64),
-                    np.maximum(declared.seq - declared.value.astype(np.int64), 0),
+                    place[starts] % SPAN - 1,
+                    self.published.place_at(snapshots.stream, snapshots.value.astype(np.int64)),
+                    declared_low,
                 )
             ),
-            np.concatenate((place[ends] % _SPAN, snapshots.seq, declared.seq)),
+            np.concatenate((place[ends] % SPAN, self.reached(snapshots), declared_high)),
         )
 
+    def declared(self, rows: Rows) -> tuple[Rows, Ints, Ints]:
+        """Losses that clients declared, and their places `(low, high]`.
+
+        Without comparable positions, a client declares what lies between the events that it applied before and after.
+        """
+        if self._has_positions:
+            rows = rows.take(np.isfinite(rows.value) & (rows.value > 0))
+            first = np.maximum(rows.seq - rows.value.astype(np.int64), 0)
+            return rows, self.published.place_at(rows.stream, first), self.reached(rows)
+        applied = self.history.session_rows(Kind.APPLIED)
+        pair, places = self.history.pair(applied), self.published.places(applied)
+        order = np.argsort(pair, kind="stable")
+        pair, t, places = pair[order], applied.t[order], places[order]
+        low, high = np.zeros(len(rows), np.int64), self.published.place_acknowledged(rows.stream, rows.t)
+        for number, owner in enumerate(self.history.pair(rows).tolist()):
+            begin, end = np.searchsorted(pair, [owner, owner + 1])
+            then = begin + np.searchsorted(t[begin:end], rows.t[number], side="right")
+            low[number] = places[begin:then].max(initial=0)
+            later = places[then:end][places[then:end] > 0]
+            high[number] = later[0] - 1 if len(later) else high[number]
+        return rows, low, np.maximum(low, high)
+
+    def reached(self, rows: Rows) -> Ints:
+        """The place up to which each row reaches: by its position, and by its event if that is one of the run's."""
+        known = self._has_positions & (rows.seq >= 0)
+        by_position = np.where(known, self.published.place_at(rows.stream, rows.seq), 0)
+        return np.maximum(by_position, self.published.places(rows) * (rows.marker >= 0))
+
+    def by_place(self, moves: Rows) -> Rows:
+        """Rows that move a watermark, with places in place of positions; without those that say nothing of a place."""
+        is_restart = moves.is_kind(Kind.RESTARTED)
+        known = self._has_positions & ((moves.seq >= 0) | is_restart)
+        moves = moves.take(known | moves.is_kind(Kind.APPLIED) & (self.published.places(moves) > 0))
+        return moves.having(seq=np.where(moves.is_kind(Kind.RESTARTED) & (moves.seq < 0), -1, self.reached(moves)))
+
+    def _before_first_applied(self, applied: Rows, owner_of: OwnerOf, owners: Ints) -> Ints:
+        """Per owner, the place before the first event that it applied; very high without one. `owners` are sorted."""
+        before = np.full(len(owners), SPAN - 1, np.int64)
+        places = self.published.places(applied)
+        ours = places > 0
+        np.minimum.at(before, np.searchsorted(owners, owner_of(applied)[ours]), places[ours] - 1)
+        return before
+
     def _snapshots(self, rows: Rows) -> Rows:
-        """Snapshots, with `value` the old watermark and `seq` the last event they can cover.
+        """Snapshots, with `value` the old watermark and `seq` the last position they can cover.
 
         A snapshot cannot cover events that were not yet due when it was taken.
         """
-        rows = rows.take(self.history.detail_is(rows, ["snapshot"]) & np.isfinite(rows.value))
+        rows = rows.take(self._has_positions & self.history.detail_is(rows, ["snapshot"]) & np.isfinite(rows.value))
         reach = np.minimum(rows.seq, self.published.head_due(rows.stream, rows.t))
         useful = reach > rows.value
         old = np.maximum(rows.value, 0)
@@ -285,16 +310,19 @@ class Ledger:
     @cached_property
     def _lowest_fleet_baseline(self) -> Ints:
         """Per stream, the lowest first baseline of the fleet."""
-        lowest = np.full(len(self.history.streams), _SPAN, np.int64)
+        lowest = np.full(len(self.history.streams), SPAN, np.int64)
         np.minimum.at(lowest, self._pairs.stream, self._pairs.lower)
         return lowest
 
     @cached_property
     def _auditor_baseline(self) -> Ints:
-        """Per stream, the seq below which nothing was retained; without an audit, everything may have been trimmed."""
-        baseline = np.full(len(self.history.streams), 0 if self.audited else _SPAN, np.int64)
+        """Per stream, the place below which nothing was retained; without an audit, everything may have been trimmed."""
+        streams = np.arange(len(self.history.streams))
+        if not self._has_positions and self.audited:
+            return self._before_first_applied(self.history.auditor_rows(Kind.APPLIED), lambda rows: rows.stream, streams)
+        baseline = np.full(len(streams), 0 if self.audited else SPAN, np.int64)
         rows = self.history.auditor_rows(Kind.REBOOTSTRAPPED)
-        np.maximum.at(baseline, rows.stream, rows.seq)
+        np.maximum.at(baseline, rows.stream, self.reached(rows))
         return baseline
 
     @cached_property
@@ -303,36 +331,26 @@ class Ledger:
         published = self.published
         if not self.audited:
             return np.zeros(len(published), np.bool_)
-        above = published.seq > self._audit_seen[published.stream]
+        above = published.place > self._audit_seen[published.stream]
         return above & (published.acknowledged_t < self._audited_t)
 
     @cached_property
     def _audit_seen(self) -> Ints:
-        """Per stream, the highest seq the auditor saw, applied or not."""
-        return self._audit_head(Kind.REBOOTSTRAPPED, Kind.APPLIED, Kind.GAP, Kind.HASH_MISMATCH)
+        """Per stream, the highest place the auditor saw, applied or not."""
+        return self._audit_head(*_AUDITED)
 
     def _audit_head(self, *kinds: Kind) -> Ints:
-        """Per stream, the highest seq in the auditor's rows of these kinds; -1 without rows."""
+        """Per stream, the highest place in the auditor's rows of these kinds; -1 without rows."""
         head = np.full(len(self.history.streams), -1, np.int64)
         rows = self.history.auditor_rows(*kinds)
-        np.maximum.at(head, rows.stream, rows.seq)
+        np.maximum.at(head, rows.stream, self.reached(rows))
         return head
 
     def _between(self, low: Ints, high: Ints) -> Mask:
         """Which events lie in the interval `(low, high]` of their stream."""
-        stream, seq = self.published.stream, self.published.seq
-        inside: Mask = (seq > low[stream]) & (seq <= high[stream])
+        stream, place = self.published.stream, self.published.place
+        inside: Mask = (place > low[stream]) & (place <= high[stream])
         return inside
-
-
-def _published(history: History) -> Published:
-    rows = history.of(Kind.PUBLISHED)
-    rows = rows.take(rows.seq >= 0)
-    place, first = np.unique(rows.stream * _SPAN + rows.seq, return_index=True)
-    rows = rows.take(first)
-    # An event without a known delay counts as due when it was acknowledged.
-    due_t = rows.t - np.where(np.isfinite(rows.value), rows.value, 0.0) / 1000.0
-    return Published(place, rows.stream, rows.seq, rows.t, due_t, rows.detail)
 
 
 def _subscribed_pairs(history: History) -> Ints:

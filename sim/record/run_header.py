@@ -30,6 +30,7 @@ class RunHeader(msgspec.Struct, kw_only=True):
     clients: int  # of the fleet, indices 0..clients-1; negative clients and the auditor have higher ones
     started_at: str  # ISO 8601, UTC
     clock: str  # wall or virtual
+    capabilities: dict[str, object] = {}  # of the protocol (`sim.protocols.adapter.Capabilities`)
     marker_run: str = ""  # the run field of the markers in this run's payloads
     versions: dict[str, str]  # of Python, stormgate and dependencies
     calibration: str = "none"  # reserved; always none
