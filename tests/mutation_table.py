@@ -131,8 +131,12 @@ MUTATIONS = (
     defect("vague_refusals", "token_misuse", "drill.negative_clients", only=True),
     defect("ignore_grants", "token_misuse", "drill.negative_clients", "forbidden_topic_accepted", only=True),
     defect("grant_any_topic", "token_misuse", "drill.negative_clients", "foreign_topic_mint_accepted", only=True),
-    defect("forget_idempotency_keys", "publish_failures", "phantom_event", only=True),
-    defect("acknowledge_unwritten", "publish_failures", "acknowledged_lost", "drill.publish_failures", only=True),
+    defect("forget_idempotency_keys", "publish_failures", "phantom_event", "applied_twice", "ux.integrity", only=True),
+    defect(
+        *("acknowledge_unwritten", "publish_failures", "acknowledged_lost", "drill.publish_failures"),
+        *("silent_loss", "delivery.dropped_deliveries"),
+        only=True,
+    ),
     defect("introspect_tokens", "control_outage", "error.websocket_auth_error_ratio", "drill.token_holders", course=PATIENT),
     defect(
         *("accept_revoked_token", "session_revocation", "drill.negative_clients", "drill.revocation", "revoked_token_accepted"),
@@ -155,7 +159,11 @@ MUTATIONS = (
     defect("old_snapshots", "stale_cursor_storm", "drill.declared_loss", only=True),
     defect("stale_too_early", "replay_budget_exceeded", "drill.stale_justified", only=True),
     defect("wrong_stale_reason", "replay_budget_exceeded", "drill.stale_signalled", only=True),
-    defect("two_versions", "multi_client_order", "delivery.one_order", "acknowledged_lost", only=True),
+    defect(
+        *("two_versions", "multi_client_order", "delivery.one_order", "acknowledged_lost", "phantom_event"),
+        *("silent_loss", "delivery.dropped_deliveries"),
+        only=True,
+    ),
     defect("deploy_cuts_everyone", "rolling_deploy", "drill.cut_once", only=True),
     defect(
         "accept_mutation", "mutation_over_socket", "socket_changed_state", "phantom_event", "drill.negative_clients", only=True
@@ -214,6 +222,7 @@ MUTATIONS = (
     ),
     policy(
         *("wrong_ignores_hashes", "jumbled_frames", "acknowledged_lost", "delivery.one_order", "drill.faults_noticed"),
+        *("phantom_event", "silent_loss", "delivery.dropped_deliveries"),
         only=True,
         course=IMPATIENT,
     ),

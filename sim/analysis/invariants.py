@@ -191,8 +191,10 @@ def _silent_loss(evidence: _Evidence) -> Iterator[Violation]:
 def _acknowledged_lost(evidence: _Evidence) -> Iterator[Violation]:
     """Acknowledged events that are no longer in the log, that have two payloads, or that share one position."""
     history, ledger = evidence.history, evidence.ledger
-    lost, (conflicts, first_conflict) = ledger.lost_by_authority, _conflicts(history)
-    merged = ledger.merged
+    lost = ledger.lost_by_authority
+    kept = ledger.published.without(lost, history.of(Kind.PUBLISHED))
+    conflicts, first_conflict = _conflicts(history, kept)
+    merged = ledger.merged(kept)
     first = first_conflict or f"{merged} publishes were acknowledged with the position of an earlier event"
     if len(lost):
         event = lost[np.argmin(ledger.published.acknowledged_t[lost])]
@@ -201,9 +203,9 @@ def _acknowledged_lost(evidence: _Evidence) -> Iterator[Violation]:
     yield Violation("acknowledged_lost", len(lost) + max(conflicts, merged), first)
 
 
-def _conflicts(history: History) -> tuple[int, str]:
+def _conflicts(history: History, published: Rows) -> tuple[int, str]:
     """Number of positions with two payloads, by hash or by marker, and the first as text."""
-    rows = history.of(Kind.PUBLISHED, Kind.APPLIED)
+    rows = published.and_then(history.of(Kind.APPLIED))
     rows = rows.take((rows.seq >= 0) & (history.positions != "opaque"))
     hashed = rows.take(~history.detail_is(rows, [""]))
     found = _differing(hashed, hashed.detail).and_then(_differing(rows, rows.marker))

@@ -106,10 +106,8 @@ class Ledger:
         missing &= ~self._between(self._audit_head(Kind.REBOOTSTRAPPED, Kind.APPLIED), self._audit_seen)
         return np.flatnonzero(missing | self._beyond_audit)
 
-    @cached_property
-    def merged(self) -> int:
-        """Number of publishes that were acknowledged with the position of an earlier event."""
-        rows = self.history.of(Kind.PUBLISHED)
+    def merged(self, rows: Rows) -> int:
+        """How many of these publishes were acknowledged with the position of an earlier one."""
         rows = rows.take(rows.seq >= 0)
         return len(rows) - len(np.unique(rows.stream * SPAN + rows.seq)) if self._has_positions else 0
 

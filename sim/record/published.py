@@ -87,6 +87,10 @@ class Published:
         found = np.minimum(np.searchsorted(keys, wanted), len(self) - 1)
         return np.where((keys[found] == wanted) & (number >= 0), index[found], -1)
 
+    def without(self, index: Ints, rows: Rows) -> Rows:
+        """The rows that are not about the events at `index`."""
+        return rows.take(~np.isin(self.find(rows), index))
+
     def places(self, rows: Rows) -> Ints:
         """The place of each row's event; 0 if it was never acknowledged."""
         index = self.find(rows)
