@@ -164,6 +164,10 @@ MUTATIONS = (
         *("silent_loss", "delivery.dropped_deliveries"),
         only=True,
     ),
+    # A service that lies: positions, heads and hashes are right, and payloads are not.
+    defect("swap_payloads", "runtime_restart", "real_time_order", "acknowledged_lost", tested=EVERYWHERE),
+    defect("repeat_payloads", "runtime_restart", "applied_twice", "silent_loss", "acknowledged_lost", tested=EVERYWHERE),
+    defect("alter_payloads", "reconnect_storm", "altered_payload", "acknowledged_lost", tested=EVERYWHERE),
     defect("deploy_cuts_everyone", "rolling_deploy", "drill.cut_once", only=True),
     defect(
         "accept_mutation", "mutation_over_socket", "socket_changed_state", "phantom_event", "drill.negative_clients", only=True

@@ -254,23 +254,26 @@ class Ledger:
     def declared(self, rows: Rows) -> tuple[Rows, Ints, Ints]:
         """Losses that clients declared, and their places `(low, high]`.
 
-        Without comparable positions, a client declares what lies between the events that it applied before and after.
+        Where the client cannot know the number of lost events, they lie between the events that it applied before and after.
         """
-        if self._has_positions:
-            rows = rows.take(np.isfinite(rows.value) & (rows.value > 0))
-            first = np.maximum(rows.seq - rows.value.astype(np.int64), 0)
-            return rows, self.published.place_at(rows.stream, first), self.reached(rows)
+        is_counted = np.isfinite(rows.value) & self._has_positions
+        rows = rows.take((rows.value > 0) | ~is_counted)
+        first = np.maximum(rows.seq - np.nan_to_num(rows.value).astype(np.int64), 0)
+        low, high = self.published.place_at(rows.stream, first), self.reached(rows)
+        uncounted = np.flatnonzero(~(np.isfinite(rows.value) & self._has_positions))
+        if len(uncounted) == 0:
+            return rows, low, np.maximum(low, high)
         applied = self.history.session_rows(Kind.APPLIED)
         pair, places = self.history.pair(applied), self.published.places(applied)
         order = np.argsort(pair, kind="stable")
         pair, t, places = pair[order], applied.t[order], places[order]
-        low, high = np.zeros(len(rows), np.int64), self.published.place_acknowledged(rows.stream, rows.t)
-        for number, owner in enumerate(self.history.pair(rows).tolist()):
-            begin, end = np.searchsorted(pair, [owner, owner + 1])
+        acknowledged = self.published.place_acknowledged(rows.stream, rows.t)
+        for number in uncounted:
+            begin, end = np.searchsorted(pair, self.history.pair(rows)[number] + np.arange(2))
             then = begin + np.searchsorted(t[begin:end], rows.t[number], side="right")
             low[number] = places[begin:then].max(initial=0)
             later = places[then:end][places[then:end] > 0]
-            high[number] = later[0] - 1 if len(later) else high[number]
+            high[number] = later[0] - 1 if len(later) else max(acknowledged[number], high[number])
         return rows, low, np.maximum(low, high)
 
     def reached(self, rows: Rows) -> Ints:

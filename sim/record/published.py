@@ -48,7 +48,7 @@ class Published:
         return first + np.clip(place, 0, self.begin[stream + 1] - first)
 
     def place_at(self, stream: Ints, seq: Ints) -> Ints:
-        """The place of the last event at or below the position `seq`; 0 if there is none."""
+        """The place of the last event at or below the position `seq`; 0 without one."""
         return np.searchsorted(self._order, stream * SPAN + 2 * seq, side="right") - self.begin[stream]
 
     @cached_property

@@ -18,6 +18,7 @@ from sim.server.stream_log import RETENTION_FLOOR_BREACH, Entry, Window
 # [ours] Shares that a defect affects: large enough for any drill to detect, small enough for a fleet to become live.
 DEFECT_CLIENTS = 0.25
 DEFECT_EVENTS = 0.05
+LIES = frozenset({"swap_payloads", "repeat_payloads", "alter_payloads"})  # positions and hashes are right, payloads are not
 LATE_HEARTBEAT = 1.2  # heartbeat intervals of silence from a client
 
 
@@ -100,6 +101,8 @@ def disfigure(
     out: list[Item] = []
     if has_own_version(switches, client_key):
         items = [_own_version(switches, stream, item, hash_of) for item in items]
+    if switches.defects & LIES:
+        items = _as_lies(switches, stream, items, hash_of)
     for item in items:
         wrong = "wrong_payload_hash" in switches.defects and _event(switches, "hash", stream, item) < DEFECT_EVENTS
         sent = with_wrong_hash(item, hash_of) if wrong else item
@@ -109,6 +112,26 @@ def disfigure(
     if replay and "reorder_replay" in switches.defects and len(out) > 1:
         out[0], out[1] = out[1], out[0]
     return tuple(out)
+
+
+def _as_lies(switches: Switches, stream: str, items: Sequence[Item], hash_of: Callable[[bytes], str]) -> list[Item]:
+    """Return events under their positions, but with other payloads, each under its right hash."""
+    out = list(items)
+    for number, item in enumerate(items):
+        if "repeat_payloads" in switches.defects and number and _event(switches, "repeat", stream, item) < 4 * DEFECT_EVENTS:
+            out[number] = _with_payload(item, items[number - 1].payload, hash_of)
+        if "alter_payloads" in switches.defects and _event(switches, "alter", stream, item) < DEFECT_EVENTS:
+            content = msgspec.json.decode(item.payload)
+            if isinstance(content, dict) and isinstance(content.get("payload"), dict):
+                content["payload"]["altered"] = True
+            out[number] = _with_payload(item, msgspec.Raw(canonical_json(content)), hash_of)
+    if "swap_payloads" in switches.defects and len(items) > 1:
+        out[:2] = _with_payload(items[0], items[1].payload, hash_of), _with_payload(items[1], items[0].payload, hash_of)
+    return out
+
+
+def _with_payload(item: Item, payload: msgspec.Raw, hash_of: Callable[[bytes], str]) -> Item:
+    return msgspec.structs.replace(item, payload=payload, payload_hash=hash_of(bytes(payload)))
 
 
 def _event(switches: Switches, purpose: str, stream: str, item: Item) -> float:

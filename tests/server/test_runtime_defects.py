@@ -1,9 +1,11 @@
 """Each configurable defect of the runtime, next to what a healthy runtime does."""
 
+import json
+
 import msgspec
 import pytest
 
-from sim.protocols.payloads import hash_matches
+from sim.protocols.payloads import canonical_json, hash_matches
 from sim.protocols.spacetime.frames import Reply, Request, Subscribe, SyncBeat, SyncError, TransportBeat, UpdateBatch
 from sim.server.settings import DEFECTS, Switches
 from sim.server.tokens import TokenRefusedError
@@ -122,6 +124,26 @@ def test_two_versions_sends_some_clients_different_payloads():
         assert [u.payload_hash for u in again] == [u.payload_hash for u in updates]
 
 
+LIES = {
+    "swap_payloads": lambda sent, got: [sent[1], sent[0], *sent[2:]] == got,
+    "repeat_payloads": lambda sent, got: sent != got and all(each in sent for each in got),
+    "alter_payloads": lambda sent, got: sent != got and sent == [{"n": each["n"]} for each in got],
+}
+
+
+@pytest.mark.parametrize("defect", LIES)
+def test_lies_keep_positions_and_hashes_right(defect: str):
+    driver, number = live_with(defect)
+    sent = [{"n": n} for n in range(EVENTS)]
+    for payload in sent:
+        driver.runtime.streams.log(A).append(f"key {payload}", canonical_json({"payload": payload}), driver.now)
+    driver.runtime.announce(A, driver.now)
+    got = [update for frame in driver.pull(number) for update in frame.updates]
+    assert all(is_intact(update) for update in got)
+    assert [update.watermark for update in got] == list(range(1, EVENTS + 1))
+    assert LIES[defect](sent, [json.loads(bytes(update.payload))["payload"] for update in got])
+
+
 @pytest.mark.parametrize(("defects", "closed"), [(set(), {"d1", "d3"}), ({"deploy_cuts_everyone"}, {"d0", "d1", "d2", "d3"})])
 def test_deploy_cuts_everyone_closes_sockets_of_all_instances(defects, closed):
     driver = RuntimeDriver(Switches(defects=defects))
@@ -230,7 +252,7 @@ def test_every_defect_has_a_test():
     """Defects of the log store and of publishing are outside the runtime."""
     functions = (name.removeprefix("test_") for name in (*globals(), *vars(test_negative_tokens), *vars(test_admission)))
     publishes = (defect for switches, *_ in test_admission.PUBLISHES for defect in switches.get("defects", ()))
-    tested = {*functions, *WRONG_REPLAYS, *publishes, *(defect for defect, _ in test_negative_tokens.ACCEPTED)}
+    tested = {*functions, *WRONG_REPLAYS, *LIES, *publishes, *(defect for defect, _ in test_negative_tokens.ACCEPTED)}
     assert {d for d in DEFECTS if not any(name.startswith(d) for name in tested)} == OUTSIDE
 
 

@@ -1,0 +1,95 @@
+"""Judging by markers: what a server says of positions hides nothing, and others' events are blamed on nobody."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sim.record.observations import Kind
+from tests.analysis.test_invariants import WORKER, broken, one_stream, opaque, unlocated, whole
+from tests.histories import STREAM, Story
+
+
+def lying(*applied: tuple[int, int], form: Callable[[Story], Story] = Story.marked) -> dict[str, int]:
+    """What a client violates that applies these (position, marker) of five events, whatever else the service says."""
+    story = form(whole().without(lambda row: row.client == 0 and row.kind in (Kind.APPLIED, Kind.CHECKPOINT_WRITTEN)))
+    for number, (seq, marker) in enumerate(applied):
+        t, seq = 2.0 + number * 0.1, -1 if form is opaque else seq
+        story.tell(t, Kind.APPLIED, 0, STREAM, seq, detail=f"h{marker}", marker=marker)
+        story.tell(t, Kind.CHECKPOINT_WRITTEN, 0, STREAM, seq)
+    return broken(story)
+
+
+@pytest.mark.parametrize("form", [Story.marked, unlocated, opaque])
+@pytest.mark.parametrize(
+    ("applied", "names"),
+    [
+        (((1, 1), (2, 2), (3, 3), (4, 4), (5, 5)), set()),
+        (((1, 1), (2, 2), (3, 4), (4, 5)), {"silent_loss"}),  # dropped, and its position given to the next
+        (((1, 1), (2, 2), (3, 3), (4, 2), (5, 5)), {"silent_loss", "applied_twice"}),  # another one in its place
+        (((1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 3)), {"applied_twice"}),  # repeated under a new position
+        (((1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 9)), {"phantom_event"}),  # with a marker that was never published
+        (((1, 1), (2, 2), (3, -1), (4, 4), (5, 5)), {"silent_loss"}),  # somebody else's event in its place
+    ],
+)
+def test_lying_positions_hide_nothing(applied: Any, names: set[str], form: Callable[[Story], Story]) -> None:
+    found = set(lying(*applied, form=form))
+    besides = {"acknowledged_lost", "phantom_event"}  # the positions contradict each other, or those acknowledged
+    assert names <= found <= names | (set() if form is opaque else besides)
+    assert "acknowledged_lost" not in found or applied[2:] != ((3, 3), (4, 4), (5, 5))
+
+
+@pytest.mark.parametrize(("outcome", "expected"), [("unknown_outcome", {}), ("rate_limited", {"phantom_event": 1})])
+def test_publish_of_unknown_outcome_explains_its_own_event_only(outcome: str, expected: dict[str, int]) -> None:
+    story = whole().apply(0, 6).apply(1, 6).marked()
+    assert broken(story.tell(2.0, Kind.PUBLISH_FAILED, stream=STREAM, detail=outcome, marker=6)) == expected
+    assert broken(story.tell(2.0, Kind.PUBLISH_FAILED, stream=STREAM, detail=outcome, marker=8).apply(1, 7)) != {}
+
+
+def test_events_of_others_on_a_shared_stream_violate_nothing() -> None:
+    story = Story(1).publish(2, 4, stream=WORKER).fresh(0, stream=WORKER)
+    story.apply(0, 1, 2, 3, 4, stream=WORKER).audit(1, 2, 3, 4, stream=WORKER)
+    others = story.marked().changed(lambda row: row.seq in (1, 3), marker=-1)
+    assert broken(others) == {}
+    assert others.ledger().expected == 2
+    assert broken(others.without(lambda row: row.kind == Kind.APPLIED and row.seq == 2))["acknowledged_lost"] == 1
+
+
+def test_altered_payload_and_event_of_another_stream_are_named() -> None:
+    story = whole().marked().tell(2.5, Kind.ALTERED, 0, STREAM, 3, detail="checksum", marker=3)
+    assert broken(story) == {"altered_payload": 1}
+    assert broken(whole().marked().tell(2.5, Kind.ALTERED, 0, STREAM, 3, detail="stream")) == {"cross_topic_leak": 1}
+
+
+def test_event_with_a_wrong_hash_was_delivered_but_not_applied() -> None:
+    story = one_stream(1, 2, 4, 5).without(lambda row: row.kind == Kind.APPLIED and row.seq == 3).marked()
+    assert broken(story)["acknowledged_lost"] == 1
+    seen = story.tell(2.0, Kind.HASH_MISMATCH, 1, STREAM, 3, marker=3)
+    assert "acknowledged_lost" not in broken(seen)
+    assert broken(seen)["silent_loss"] == 2
+
+
+def sent(story: Story, *tries: tuple[int, float, float]) -> Story:
+    """Events with the times at which they were first sent and acknowledged."""
+    for number, sent_t, acknowledged_t in tries:
+        ms = (acknowledged_t - sent_t) * 1000
+        story.tell(acknowledged_t, Kind.PUBLISH_TRIED, -1, STREAM, value=ms, detail="acknowledged", attempt=1, marker=number)
+        story.tell(acknowledged_t, Kind.PUBLISHED, -1, STREAM, value=ms, marker=number)
+    return story
+
+
+@pytest.mark.parametrize(
+    ("second_sent_t", "applied", "expected"),
+    [
+        (1.3, (1, 2), {}),
+        (1.3, (2, 1), {"real_time_order": 1}),  # 1 was acknowledged before 2 was sent
+        (1.1, (2, 1), {}),  # both were under way: the service may put them in any order
+    ],
+)
+def test_acknowledged_event_is_shown_before_events_sent_later(
+    second_sent_t: float, applied: tuple[int, ...], expected: dict[str, int]
+) -> None:
+    story = sent(Story(1).fresh(0), (1, 1.0, 1.2), (2, second_sent_t, 1.5))
+    for seq, marker in enumerate(applied, 1):
+        story.tell(2.0 + seq, Kind.APPLIED, 0, STREAM, seq, marker=marker)
+    assert broken(story) == expected
