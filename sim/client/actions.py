@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from sim.client.notices import Run, no_run
+from sim.client.notices import KnownRuns, Run, no_run
 from sim.protocols.adapter import Capabilities, Credentials, NegativeForms
 from sim.protocols.events import Message
 from sim.protocols.intents import Compatibility, Intent
@@ -95,17 +95,19 @@ class ClientSettings:
     replay_batch_size: int = 200
     token_ttl_s: int | None = None  # requested from the control service; None: its default
     service: RuntimeSettings = field(default_factory=RuntimeSettings)  # so that negative clients know what it must refuse
-    run_of: Callable[[Message], Run | None] = no_run  # a message's effect on a client that has all earlier events
+    shares_runs: bool = True  # compute once what a message does to all clients that have the earlier events
     forms: NegativeForms | None = None  # what negative clients send
     stream_id: Callable[[str], str] = str  # a topic's name in observations
     marker_run: str = ""  # of the markers of this run's payloads; empty: without markers
     payload_pointer: str = PUBLISHED_AT  # JSON pointer to the published payload in a delivered one
     markers: MarkerReader = field(init=False)
+    run_of: Callable[[Message], Run | None] = field(init=False)  # see `sim.client.notices.run_of`
     heartbeat_interval_s: float = field(init=False)  # the service's
     silence_limit_s: float = field(init=False)  # [ours] three missed heartbeats of the service
 
     def __post_init__(self) -> None:
         interval_s = self.service.heartbeat_interval_s
         object.__setattr__(self, "markers", MarkerReader(self.marker_run, self.payload_pointer))
+        object.__setattr__(self, "run_of", KnownRuns(self.stream_id, self.markers) if self.shares_runs else no_run)
         object.__setattr__(self, "heartbeat_interval_s", interval_s)
         object.__setattr__(self, "silence_limit_s", max(3 * interval_s, SILENCE_FLOOR_S))

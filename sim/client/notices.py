@@ -6,9 +6,11 @@ from functools import partial
 from typing import NamedTuple
 
 from sim.client.spans import Span, spans_of
-from sim.protocols.events import Batch, Message
+from sim.protocols.events import Batch, CaughtUp, Head, Message
 from sim.protocols.markers import MarkerReader
+from sim.protocols.shared_decoding import BoundedCache
 
+_DELIVERY = frozenset({Batch, Head, CaughtUp})
 HASH_DIGITS = 12  # of a payload's hash, in observations
 
 
@@ -84,7 +86,7 @@ class Run(NamedTuple):
 def run_of(message: Message, stream_id: Callable[[str], str], markers: MarkerReader) -> Run | None:
     """Return a message as a run; None if it is not one. `stream_id` names a topic in notices."""
     spans = spans_of(message)
-    if spans is None:
+    if spans is None or not _DELIVERY.issuperset(map(type, message)):
         return None
     batches = [event for event in message if isinstance(event, Batch)]
     notices = [Notice("received", value=float(sum(len(batch.items) for batch in batches)))]
@@ -98,6 +100,26 @@ def run_of(message: Message, stream_id: Callable[[str], str], markers: MarkerRea
                 notices.append(Notice("altered", stream, seq, detail=problem, marker=marker))
     notices += [Notice("checkpoint_written", stream_id(span.topic), span.last) for span in spans]
     return Run(spans, tuple(notices))
+
+
+class KnownRuns:
+    """Cache of the run in each message, which is computed once per message object.
+
+    The key is the object's `id`. The cache holds the object, so that no other object can have the same `id`.
+    """
+
+    def __init__(self, stream_id: Callable[[str], str], markers: MarkerReader) -> None:
+        self._stream_id = stream_id
+        self._markers = markers
+        self._known: BoundedCache[int, tuple[Message, Run | None]] = BoundedCache()
+
+    def __call__(self, message: Message) -> Run | None:
+        """See `run_of`."""
+        if (known := self._known.get(id(message))) is None:
+            known = message, run_of(message, self._stream_id, self._markers)
+            batches = [event for event in message if isinstance(event, Batch)]
+            self._known.put(id(message), known, sum(len(bytes(item.payload)) for batch in batches for item in batch.items))
+        return known[1]
 
 
 def no_run(message: Message) -> Run | None:

@@ -13,7 +13,7 @@ from sim.client.actions import ClientSettings
 from sim.client.cursor import KINDS, Cursor, Outcome, Start, number_of, offset_of
 from sim.client.notices import Run, short_hash
 from sim.client.policies import Policy
-from sim.client.spans import follow_spans, take_spans
+from sim.client.spans import take_spans
 from sim.protocols.adapter import Positions
 from sim.protocols.events import (
     Batch,
@@ -302,10 +302,6 @@ class Replica:
     def take_run(self, run: Run, replaying: bool = False) -> bool:
         """Apply a whole message, without its notices; False unless the client has exactly the earlier events."""
         return not self._jumps and take_spans(self.cursors, run.spans, replaying)
-
-    def follow(self, run: Run) -> bool:
-        """Apply a run that should continue at the watermarks; False if it does not."""
-        return follow_spans(self.cursors, run.spans)
 
     def _take_item(self, cursor: Cursor, item: Item, replaying: bool, first_replay: bool) -> bool:
         if cursor.is_other_log(item.position):

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
 from sim.base import randomness
-from sim.base.errors import IllegalMoveError
 from sim.client.actions import ClientSettings, Send
 from sim.client.lifecycle import NEVER, Lifecycle
 from sim.client.notices import Run
@@ -155,14 +154,13 @@ class Session(Lifecycle):
                 if take := _TAKES.get(event.__class__):
                     getattr(self, take)(event, now)
 
-    def follow(self, run: Run, now: float) -> None:
-        """Apply a run that continues at this client's position, as `received` would. The notices are those of `run`.
-
-        Call it only if the client `only_follows` and has received only such runs since.
-        """
-        if self.state is not State.LIVE or not self.replica.follow(run):
-            raise IllegalMoveError(f"client {self.client}: a run that does not go on from where it is")
+    def follow(self, run: Run, now: float) -> bool:
+        """Apply a run as `received` would, if its notices are all that follows; otherwise return False and change nothing."""
+        only_delivers = self.state is State.LIVE and self._capabilities.is_one_connection and not self._replays.running
+        if not only_delivers or not self.replica.take_run(run):
+            return False
         self._last_heard = now
+        return True
 
     # --- joined: replies, errors, heartbeats --------------------------------------------------------
 

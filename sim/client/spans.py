@@ -60,15 +60,8 @@ def take_spans(cursors: Mapping[str, Cursor], spans: tuple[Span, ...], replaying
         for topic, after, last, _, _ in spans:
             cursors[topic].replayed += last - after
             cursors[topic].replayed_new += last - after
-    return follow_spans(cursors, spans)
-
-
-def follow_spans(cursors: Mapping[str, Cursor], spans: tuple[Span, ...]) -> bool:
-    """Apply spans that should continue at the watermarks; False if one does not, which leaves the cursors invalid."""
-    for topic, after, last, head, _ in spans:
+    for topic, _, last, head, _ in spans:
         cursor = cursors[topic]
-        if cursor.watermark != after:
-            return False
         cursor.watermark = cursor.checkpoint = last
         if head >= 0:
             cursor.head = head

@@ -6,7 +6,7 @@ sorted by time only when the table is made, because an engine may record an earl
 
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,15 +115,11 @@ class Columns(RowSink):
 
     def table(self) -> pa.Table:
         """Arrow table of `SCHEMA`, sorted by time; rows with the same time stay in the order of their addition."""
-        columns = self._in_order()
-
-        texts = {"kind": self._kinds, "stream": self._streams, "detail": self._details}
+        columns, texts = self._in_order(), {"kind": self._kinds, "stream": self._streams, "detail": self._details}
 
         def array_of(name: str) -> "pa.Array[Any]":
-            numbers = pa.array(columns[name])
-            return (
-                pa.DictionaryArray.from_arrays(numbers, pa.array(list(texts[name]), pa.string())) if name in texts else numbers
-            )
+            numbers = _array(columns[name])
+            return pa.DictionaryArray.from_arrays(numbers, _texts(texts[name])) if name in texts else numbers
 
         return pa.Table.from_arrays([array_of(name) for name in SCHEMA.names], schema=SCHEMA)
 
@@ -155,3 +151,14 @@ class Columns(RowSink):
 
 def _numbers(column: "array[Any]") -> NDArray[Any]:
     return np.frombuffer(column, column.typecode) if column else np.zeros(0, column.typecode)
+
+
+# `pa.array` would import pandas, where it is installed: 50 MiB, and a pause in the middle of a run.
+def _array(numbers: NDArray[Any]) -> "pa.Array[Any]":
+    return pa.Array.from_buffers(pa.from_numpy_dtype(numbers.dtype), len(numbers), [None, pa.py_buffer(numbers.data)])
+
+
+def _texts(texts: Iterable[str]) -> pa.StringArray:
+    encoded = [text.encode() for text in texts]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(ends.data), pa.py_buffer(b"".join(encoded)))

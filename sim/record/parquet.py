@@ -24,7 +24,7 @@ from sim.record.observations import SCHEMA, Row
 
 FILE_NAME = "observations.parquet"
 CHUNK_FOLDER = "observations"
-CHUNK_ROWS = 131_072
+CHUNK_ROWS = 65_536
 _DICTIONARY_COLUMNS = ["kind", "stream", "detail"]  # few distinct values; for numbers a dictionary costs time and saves nothing
 
 
@@ -48,7 +48,7 @@ class Collector(RowSink):
 
     def extend(self, t: float, client: int, rows: Sequence[Row]) -> None:
         self._columns.extend(t, client, rows)
-        if len(self._columns.t) >= self._max_rows:
+        if len(self._columns) >= self._max_rows:
             self.flush()
 
     def flush_if_full(self) -> None:
@@ -136,6 +136,7 @@ class Recorder(Collector):
         self._thread.join()
 
     def _write_chunks(self) -> None:
+        pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool keeps 10 MiB more of what each chunk needed
         while (item := self._pending.get()) is not None:
             number, chunk = item
             if self._failure is not None:

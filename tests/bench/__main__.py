@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sim.client import policies
-from sim.client.actions import ClientSettings, Token
+from sim.client.actions import Token
 from sim.client.session import Session
 from sim.engines.shared import service_api
 from sim.engines.shared.endpoints import Endpoints
@@ -27,10 +27,9 @@ from sim.engines.sockets.http import ServiceHttp
 from sim.engines.sockets.publisher import create_streams
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions, raise_descriptor_limit
-from sim.protocols.spacetime.adapter import CAPABILITIES
 from sim.server.settings import RuntimeSettings, Switches
 from tests.bench import held, proxied, simulated
-from tests.bench.report import COMPATIBILITY, Job, Report, Rounds, medians, ratios
+from tests.bench.report import SETTINGS, Job, Report, Rounds, medians, ratios
 
 # Kinds of clients, and the module that is a process full of them: the sockets engine's and plain `websockets` ones, a load
 # test's and plain `websocket-client` ones in Locust.
@@ -43,7 +42,7 @@ CROWDS = {
 ROUNDS = 3
 CLIENTS = 1000
 MEASURE_S = 4.0
-ON_THEIR_WAY = {"few": 4, "many": 40}  # events not yet with every client, see tests/bench/clients.py
+ON_THEIR_WAY = {"one": 1, "many": 40}  # events not yet with every client, see tests/bench/clients.py
 LIMIT_S = 60.0  # for one crowd; a machine that needs longer has other worries
 OUTPUT = Path("results/bench.json")
 _SETTINGS = RuntimeSettings(publishes_per_s=100_000, outbound_queue_events=1_000_000)
@@ -69,8 +68,7 @@ async def metric(kind: str, folder: Path) -> Report:
 
 
 async def _tokens(http: ServiceHttp, topic: str) -> list[str]:
-    settings = ClientSettings(seed=1, compatibility=COMPATIBILITY, capabilities=CAPABILITIES)
-    sessions = [Session(number, [topic], policies.get("reference"), settings) for number in range(CLIENTS)]
+    sessions = [Session(number, [topic], policies.get("reference"), SETTINGS) for number in range(CLIENTS)]
     tokens: list[Token] = await asyncio.gather(*(http.ask(service_api.mint, session) for session in sessions))
     return [token.text for token in tokens]
 
@@ -95,7 +93,8 @@ def figures(report: Report) -> dict[str, float]:
             f"{name}_frames_per_s": got.frames / got.wall_s,
             f"{name}_delivery_cpu_us": got.cpu_s / deliveries * 1e6,
             f"{name}_delivery_bytes": got.bytes / deliveries,
-            f"{name}_frames_per_cpu_s": got.frames / got.cpu_s,  # which many users one core holds, at a frame a second each
+            f"{name}_peak_memory_mib": got.peak_mib,
+            f"{name}_frames_per_cpu_s": got.frames / got.cpu_s,  # how many users one core holds, at a frame a second each
         }
     return out
 

@@ -5,7 +5,7 @@ documentation of `websockets` shows, with the standard library's JSON; ours reco
 keeps cursors as in a drill.
 
 Events are published from here, too, with a limited number in flight: as fast as it goes, and no
-faster, so that neither side drowns in a queue. What that costs is in both kinds' figures. With few on their way each frame
+faster, so that neither side drowns in a queue. What that costs is in both kinds' figures. With one on its way each frame
 holds one event; with many the runtime puts several into one.
 """
 
@@ -19,16 +19,26 @@ from websockets.asyncio.client import connect
 
 from sim.base.clocks import WallClock
 from sim.client import policies
-from sim.client.actions import ClientSettings, Token
+from sim.client.actions import Token
 from sim.client.session import Session
 from sim.engines.shared import service_api
 from sim.engines.sockets.client import ClientDriver
 from sim.engines.sockets.http import ServiceHttp
-from sim.protocols.spacetime.adapter import CAPABILITIES
 from sim.protocols.spacetime.codec import encode_client
 from sim.protocols.spacetime.frames import Join, Subscribe
 from sim.record.parquet import Recorder
-from tests.bench.report import COMPATIBILITY, Connecting, Counting, Crowd, Job, Report, Window, carry_out, measurements
+from tests.bench.report import (
+    COMPATIBILITY,
+    SETTINGS,
+    Connecting,
+    Counting,
+    Crowd,
+    Job,
+    Report,
+    Window,
+    carry_out,
+    measurements,
+)
 
 
 class CountingDriver(Counting, ClientDriver):
@@ -45,14 +55,13 @@ class OurClients(Crowd):
     async def connect(self, job: Job) -> None:
         """Return when every client has subscribed."""
         clock = WallClock()
-        settings = ClientSettings(seed=1, compatibility=COMPATIBILITY, capabilities=CAPABILITIES)
         tokens = iter(job.tokens)
 
         async def mint(_: Session) -> Token:
             return Token(next(tokens), time.time() + 270, time.time() + 300)
 
         for number in range(len(job.tokens)):
-            session = Session(number, [job.topic], policies.get("reference"), settings)
+            session = Session(number, [job.topic], policies.get("reference"), SETTINGS)
             driver = CountingDriver(session, job.service.socket_url, mint, clock, self._recorder)
             driver.crowd = self
             self._drivers.append(driver)
@@ -95,10 +104,12 @@ async def run(job: Job, folder: Path) -> Report:
     connecting = Connecting()
     await crowd.connect(job)
     report, window = connecting.report(len(job.tokens)), Window(job, crowd)
-    publisher = asyncio.create_task(_publish(window, ServiceHttp(job.service)))
+    http = ServiceHttp(job.service)
+    publisher = asyncio.create_task(_publish(window, http))
     for wait_s in measurements(job, crowd, window, report):
         await asyncio.sleep(wait_s)
     publisher.cancel()
+    await http.close()
     return report
 
 

@@ -22,17 +22,27 @@ from locust.env import Environment
 from locustfiles.load.clients.recording import GreenRecorder, LiveMetrics
 from sim.base.clocks import WallClock
 from sim.client import policies
-from sim.client.actions import ClientSettings, Token
+from sim.client.actions import Token
 from sim.client.session import Session
 from sim.engines.greenlets.client import WireClient
 from sim.engines.greenlets.http import GreenletHttp
 from sim.engines.shared import service_api
 from sim.mock.server import raise_descriptor_limit
-from sim.protocols.spacetime.adapter import CAPABILITIES
 from sim.protocols.spacetime.codec import encode_client
 from sim.protocols.spacetime.frames import Join, Subscribe
 from sim.service.requests import Request
-from tests.bench.report import COMPATIBILITY, Connecting, Counting, Crowd, Job, Report, Window, carry_out, measurements
+from tests.bench.report import (
+    COMPATIBILITY,
+    SETTINGS,
+    Connecting,
+    Counting,
+    Crowd,
+    Job,
+    Report,
+    Window,
+    carry_out,
+    measurements,
+)
 
 T = TypeVar("T")
 
@@ -66,9 +76,8 @@ class OurCrowd(Crowd):
     def connect(self, job: Job) -> None:
         """Return when every client has subscribed."""
         clock, service = WallClock(), ReadyTokens(job)
-        settings = ClientSettings(seed=1, compatibility=COMPATIBILITY, capabilities=CAPABILITIES)
         for number in range(len(job.tokens)):
-            session = Session(number, [job.topic], policies.get("reference"), settings)
+            session = Session(number, [job.topic], policies.get("reference"), SETTINGS)
             client = CountingClient(session, service, clock, self._recorder, self._live.noticed)
             client.crowd = self
             self._clients.append(client)

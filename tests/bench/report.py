@@ -17,15 +17,19 @@ from typing import TypeVar
 import msgspec
 
 from sim.base.gc_tuning import relaxed_gc
+from sim.client.actions import ClientSettings
 from sim.client.session import Session
 from sim.engines.shared.client_setup import RUN_EVENT
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.session_driver import SessionDriver
 from sim.engines.shared.web_socket import WebSocket
 from sim.protocols.intents import Compatibility
+from sim.protocols.spacetime.adapter import CAPABILITIES
+from sim.protocols.spacetime.streams import stream_id
 
 WARM_UP_S = 1.0
 COMPATIBILITY = Compatibility("bench", "20260601T000000Z", "spacetime.sync.v1", 1)
+SETTINGS = ClientSettings(seed=1, compatibility=COMPATIBILITY, capabilities=CAPABILITIES, stream_id=stream_id)
 
 
 class Job(msgspec.Struct):
@@ -46,13 +50,14 @@ class Job(msgspec.Struct):
 
 
 class Deliveries(msgspec.Struct):
-    """What came in during `wall_s`. CPU seconds are this process's own."""
+    """What came in during `wall_s`. CPU seconds and memory are this process's own; `peak_mib` is since its start."""
 
     deliveries: int
     frames: int
     bytes: int
     wall_s: float
     cpu_s: float
+    peak_mib: float
 
 
 class Report(msgspec.Struct):
@@ -133,7 +138,7 @@ def measurements(job: Job, crowd: Crowd, window: Window, report: Report) -> Iter
         counts, wall_s, cpu_s = (crowd.deliveries, crowd.frames, crowd.bytes), time.perf_counter(), time.process_time()
         yield job.measure_s
         more = (crowd.deliveries - counts[0], crowd.frames - counts[1], crowd.bytes - counts[2])
-        report.received.append(Deliveries(*more, time.perf_counter() - wall_s, time.process_time() - cpu_s))
+        report.received.append(Deliveries(*more, time.perf_counter() - wall_s, time.process_time() - cpu_s, peak_mib()))
 
 
 def carry_out(run: Callable[[Job, Path], Report], ours: str) -> None:
@@ -166,12 +171,13 @@ def run_alone(module: str, job: msgspec.Struct, report: type[T], **environment: 
     return msgspec.json.decode(done.stdout, type=report)
 
 
-def peak_mib() -> float:
-    """Peak memory of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def resident_kib() -> float:
     """Memory of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 1024
+
+
+def peak_mib() -> float:
+    """The most memory that this process had. `getrusage` would count its parent's, too."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024

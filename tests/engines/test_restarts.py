@@ -15,6 +15,7 @@ from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.service import SimulatedService
 from sim.protocols.intents import Compatibility
 from sim.protocols.spacetime.adapter import CAPABILITIES
+from sim.protocols.spacetime.server import SERVER
 from sim.protocols.spacetime.streams import run_events
 from sim.record.parquet import Recorder
 from sim.server.settings import RuntimeSettings, Switches
@@ -29,7 +30,7 @@ KEPT = RestartClients(at_s=0.0, checkpoint="kept")
 @pytest.fixture
 def client(tmp_path: Path) -> VirtualClient:
     env, model = VirtualClock(BEGAN), SystemModel()
-    endpoints = SimulatedService(env, RuntimeSettings(), Switches(), model)
+    endpoints = SimulatedService(env, SERVER, RuntimeSettings(), Switches(), model)
     session = Session(0, [TOPIC], policies.get("reference"), ClientSettings(1, COMPATIBILITY, CAPABILITIES))
     return VirtualClient(env, session, endpoints, model, Recorder(tmp_path), BEGAN)
 
@@ -40,8 +41,10 @@ def run(client: VirtualClient, seconds: float) -> State:
 
 
 def publish(client: VirtualClient, key: str) -> None:
-    client._service.publish(TOPIC, key, {"key": key}, lambda answer: None)
+    event = {"run_id": "r1", "event_type": "run.progress", "payload": {"key": key}}
+    client._service.publish(TOPIC, key, event, lambda answer: None)
     run(client, 1.0)
+    client.catch_up()
 
 
 @pytest.mark.parametrize(("fault", "at"), [(LOST, None), (KEPT, 2)])

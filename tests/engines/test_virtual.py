@@ -12,12 +12,12 @@ import pytest
 
 from drills import CATALOG
 from sim.base.randomness import draw
+from sim.client.notices import KnownRuns
 from sim.drill import model as drills
 from sim.drill.model import Drill
 from sim.drill.system_model import UNLIMITED, Network, Server, SystemModel
 from sim.engines.virtual import engine, service
 from sim.engines.virtual.client import one_way_delay_s
-from sim.engines.virtual.inbox import KnownRuns
 from sim.engines.virtual.queues import Station
 from sim.protocols.events import Batch, CaughtUp, Hash, Head, Item, Message, Position
 from sim.protocols.markers import NO_MARKERS

@@ -19,6 +19,7 @@ from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.service import SimulatedService
 from sim.protocols.intents import Compatibility
 from sim.protocols.spacetime.adapter import CAPABILITIES
+from sim.protocols.spacetime.server import SERVER
 from sim.record.observations import Kind
 from sim.record.parquet import Recorder, read
 from sim.server.settings import RuntimeSettings, Switches
@@ -37,7 +38,7 @@ NO_JITTER = Exponential("no_jitter")  # the same base and cap as the jittered on
 def storm(folder: Path, delays: Backoff, seed: int, clients: int = CLIENTS) -> float:
     """Everyone connects at once; returns how often a client attempted to, on average, until all were live."""
     env, recorder = VirtualClock(0.0), Recorder(folder)
-    service = SimulatedService(env, RUNTIME, Switches(), NARROW)
+    service = SimulatedService(env, SERVER, RUNTIME, Switches(), NARROW)
     policy = replace(policies.get("reference"), backoff=delays)
     sessions = [Session(n, ["run:r1:events"], policy, replace(SETTINGS, seed=seed)) for n in range(clients)]
     for session in sessions:

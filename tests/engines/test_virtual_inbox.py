@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,10 +38,10 @@ def test_calling_every_frame_out_changes_nothing(
     followed = 0
     follow = Session.follow
 
-    def counted(session: Session, *arguments: object) -> None:
+    def counted(session: Session, *arguments: Any) -> bool:
         nonlocal followed
         followed += 1
-        follow(session, *arguments)
+        return follow(session, *arguments)
 
     monkeypatch.setattr(Session, "follow", counted)
     foreseen = stories(tmp_path / "foreseen", name, model)

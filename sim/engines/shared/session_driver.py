@@ -104,8 +104,14 @@ class SessionDriver(ABC):
 
     def socket_message(self, socket: WebSocket, data: bytes, is_text: bool) -> None:
         """Handle a received message."""
-        if self._connection is not None:
-            self._take(self._connection.received(0, data, is_text))
+        if self._connection is None:
+            return
+        message, now, session = self._connection.received(0, data, is_text), self._clock.now(), self.session
+        if (run := session.settings.run_of(message)) is not None and session.follow(run, now):
+            self._noticed(now, run.notices)  # nothing else follows from it
+        else:
+            session.received(message, now)
+            self._pump()
 
     def socket_ended(self, socket: WebSocket, end: TransportEnd) -> None:
         """Handle the end of the connection by the peer or the network, or its failure to open."""

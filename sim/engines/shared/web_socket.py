@@ -17,6 +17,11 @@ from sim.protocols.adapter import TransportEnd
 
 MAX_MESSAGE_BYTES = 16 * 2**20
 _MAX_BODY_BYTES = 65_536
+_HEAD_END = b"\r\n\r\n"
+_MAX_HEAD_BYTES = 65_536
+_TEXT_FRAME, _BINARY_FRAME = 0x81, 0x82  # the first byte of a message in one frame, without extensions
+_WHOLE_MESSAGES = (_TEXT_FRAME, _BINARY_FRAME)
+_MASKED = b"\x80"  # the second byte of a frame, which is wrong from a server
 
 
 class Owner(Protocol):
@@ -42,8 +47,11 @@ class WebSocket(ABC):
         self._ws = ClientProtocol(uri, max_size=MAX_MESSAGE_BYTES)
         self._owner: Owner | None = owner
         self._is_open = False
-        self._parts: list[bytes] = []
+        self._parts: list[bytes] = []  # of a fragmented message
         self._is_text = True
+        self._has_head = False  # the head of the answer to the upgrade was read
+        self._rest = bytearray()  # the beginning of a frame, or of the answer to the upgrade
+        self._needed = 0  # bytes of `_rest` before it is worth another look
 
     # --- the owner's side ---------------------------------------------------------------------------
 
@@ -77,7 +85,52 @@ class WebSocket(ABC):
         self._flush()
 
     def _take_bytes(self, data: bytes) -> None:
+        if self._rest:
+            self._rest += data
+            if len(self._rest) < self._needed:
+                return
+            data = bytes(self._rest)
+            self._rest.clear()
+        if self._is_open:
+            self._take_frames(data)
+        elif self._has_head:  # the upgrade was refused: the rest is the answer's body
+            self._feed(data)
+        elif (end := data.find(_HEAD_END) + len(_HEAD_END)) >= len(_HEAD_END):
+            self._has_head = True
+            self._feed(data[:end])
+            self._take_bytes(data[end:])
+        elif len(data) <= _MAX_HEAD_BYTES:
+            self._rest += data
+        else:
+            self._end(TransportEnd(is_broken=True))
+
+    def _take_frames(self, data: bytes) -> None:
+        """Pass on each whole message of one frame at once. `websockets` gets all other frames, each in one piece."""
+        at, end = 0, len(data)
+        while at < end:
+            if self._ws.state is not State.OPEN or data[at + 1 : at + 2] >= _MASKED:
+                self._feed(data[at:])
+                return
+            start, stop = _frame_at(data, at)
+            fits = stop - start <= MAX_MESSAGE_BYTES
+            if fits and stop > end:
+                self._rest += data[at:]
+                self._needed = stop - at
+                return
+            if fits and data[at] in _WHOLE_MESSAGES and not self._parts:
+                if self._owner is not None:
+                    self._owner.socket_message(self, data[start:stop], data[at] == _TEXT_FRAME)
+            else:
+                self._feed(data[at:stop])
+            at = stop
+
+    def _feed(self, data: bytes) -> None:
+        """Let `websockets` read these bytes."""
         self._ws.receive_data(data)
+        self._report()
+        self._flush()
+
+    def _report(self) -> None:
         for event in self._ws.events_received():
             if isinstance(event, Response):
                 self._upgraded(event)
@@ -85,13 +138,11 @@ class WebSocket(ABC):
                 self._take(event)
         if self._ws.handshake_exc is not None and not self._is_open:
             self._end(TransportEnd(is_broken=True))
-        self._flush()
 
     def _take_eof(self) -> None:
         """Handle the end of the peer's data."""
         self._ws.receive_eof()
-        if self._ws.handshake_exc is not None and not self._is_open:
-            self._end(TransportEnd(is_broken=True))
+        self._report()
 
     def _take_end(self, error: Exception | None) -> None:
         """Handle the end of the TCP connection."""
@@ -149,3 +200,18 @@ class WebSocket(ABC):
 def _refusal(response: Response) -> TransportEnd:
     headers = dict(response.headers.raw_items())
     return TransportEnd(status=response.status_code, headers=headers, body=bytes(response.body or b"")[:_MAX_BODY_BYTES])
+
+
+def _frame_at(data: bytes, at: int) -> tuple[int, int]:
+    """Return where the payload of the unmasked frame at `at` starts and stops (RFC 6455, 5.2).
+
+    Both may be after the data's end. Without its whole header, a frame stops at the header's end.
+    """
+    if len(data) < at + 2:
+        return at + 2, at + 2
+    if (length := data[at + 1]) < 126:
+        return at + 2, at + 2 + length
+    start = at + (4 if length == 126 else 10)
+    if len(data) < start:
+        return start, start
+    return start, start + int.from_bytes(data[at + 2 : start])

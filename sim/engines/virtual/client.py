@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+from sim.base.errors import IllegalMoveError
 from sim.base.randomness import draw
 from sim.client.actions import Action, Close, Connect, Send, Token
 from sim.client.session import Session
@@ -161,7 +162,8 @@ class VirtualClient:
                 if link is self._link:
                     self._receive(message, link)
             elif run is not None:
-                session.follow(run, arrived)
+                if not session.follow(run, arrived):
+                    raise IllegalMoveError(f"client {session.client}: a run that does not go on from where it is")
                 share(arrived - began, session.client, run.notices)
             else:
                 session.received(message, arrived)  # a message without a run creates no notices

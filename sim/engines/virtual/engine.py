@@ -10,7 +10,6 @@ import signal
 import threading
 import time
 from collections.abc import Generator
-from dataclasses import replace
 from types import FrameType
 
 import simpy
@@ -30,12 +29,11 @@ from sim.engines.virtual.client import VirtualClient
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.driver import VirtualDriver
 from sim.engines.virtual.faults import SIMULATED, SimulatedServiceControl, VirtualFaultActions, completed
-from sim.engines.virtual.inbox import KnownRuns
 from sim.engines.virtual.link_faults import VirtualLinkFaults
 from sim.engines.virtual.publisher import VirtualPublisher
 from sim.engines.virtual.service import SimulatedService
 from sim.protocols import registry
-from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
+from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events
 from sim.record.parquet import Recorder
 from sim.record.run_header import RunHeader, write_header
 
@@ -99,8 +97,7 @@ class _VirtualRun:
         self._heads = self._publisher.heads
         self.record = Record(self._recorder.add, self.now, EPOCH)
         self._clients: list[VirtualClient] = []
-        settings = client_setup.client_settings(drill, options.seed, self._header.marker_run)
-        self._client_settings = replace(settings, run_of=KnownRuns(stream_id, settings.markers))
+        self._client_settings = client_setup.client_settings(drill, options.seed, self._header.marker_run)
         self._interrupted = False
         self._said_at = -math.inf
         self._header.defects = sorted(options.switches.defects)

@@ -10,15 +10,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from sim.client.notices import Run, run_of
+from sim.client.notices import Run
 from sim.client.session import Session
 from sim.client.spans import go_on
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.links import RoughLink
 from sim.protocols.events import Activity, Answer, Batch, Closed, Head, Message, Repeated
-from sim.protocols.markers import MarkerReader
 
-_MAX_KNOWN = 10_000  # entries in the cache of recent messages
 _ALIVE = frozenset({Head, Activity, Repeated})  # the first event of a heartbeat message
 
 
@@ -120,25 +118,3 @@ def _says_nothing(message: Message, follows: dict[str, int]) -> bool:
     return isinstance(first, Activity | Repeated) or all(
         isinstance(event, Head) and follows.get(event.stream) == event.position.offset for event in message
     )
-
-
-class KnownRuns:
-    """Cache of the run in each message, which is computed once per message.
-
-    Messages pass by reference, so that a thousand clients receive the same immutable object. The key is its `id`. The cache
-    holds the object, so that no other object can have the same `id`.
-    """
-
-    def __init__(self, stream_id: Callable[[str], str], markers: MarkerReader) -> None:
-        self._stream_id = stream_id
-        self._markers = markers
-        self._known: dict[int, tuple[Message, Run | None]] = {}
-
-    def __call__(self, message: Message) -> Run | None:
-        """See `sim.client.notices.run_of`."""
-        known = self._known.get(id(message))
-        if known is None:
-            if len(self._known) >= _MAX_KNOWN:
-                self._known.clear()
-            known = self._known[id(message)] = (message, run_of(message, self._stream_id, self._markers))
-        return known[1]

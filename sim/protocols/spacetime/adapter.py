@@ -54,8 +54,9 @@ from sim.protocols.events import (
 )
 from sim.protocols.intents import Beat, Intent, Join, Leave, Raw, Subscribe, Unsubscribe
 from sim.protocols.payloads import hash_matches
+from sim.protocols.shared_decoding import SharedDecoding
 from sim.protocols.spacetime import codes, frames
-from sim.protocols.spacetime.codec import decode_server, encode_client
+from sim.protocols.spacetime.codec import decode_push, encode_client, open_frame
 from sim.protocols.spacetime.frames import Body, ClientFrame, ServerFrame, StaleTopic, Update, Watermark
 
 CAPABILITIES = Capabilities(
@@ -77,14 +78,17 @@ CAPABILITIES = Capabilities(
     publishing=Publishing.HTTP,
 )
 _SOCKET = 0
+_SHARED = SharedDecoding()
+_SAME_FOR_ALL = frozenset({"sync:update_batch", "sync:frame", "sync:heartbeat"})  # what they mean depends on no request
 _ERROR_CODE = msgspec.json.Decoder(dict[str, dict[str, object]])
 
 
 class SpacetimeConnection:
     """See `sim.protocols.adapter.Connection`. `url` is the socket's, without a query."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, shared: SharedDecoding = _SHARED) -> None:
         self._url = url
+        self._shared = shared
         self._actions: list[Action] = []
         self._is_open = False
         self._asked: dict[str, type[Join | Subscribe | Beat]] = {}  # by reference: unanswered requests
@@ -117,11 +121,15 @@ class SpacetimeConnection:
 
     def received(self, id: int, data: bytes, is_text: bool) -> Message:
         """See `Connection`."""
+        if (known := self._shared.get(data)) is not None:
+            return known
         try:
-            frame = decode_server(data)
+            event, ref, payload = open_frame(data)
+            if event in _SAME_FOR_ALL:
+                return self._shared.message(data, event, bytes(payload), lambda: self.read(decode_push(event, ref, payload)))
+            return self.read(decode_push(event, ref, payload))
         except MalformedFrameError as error:
             return (Malformed(error.code),)
-        return self.read(frame)
 
     def read(self, frame: ServerFrame) -> Message:
         """Convert a frame to events."""

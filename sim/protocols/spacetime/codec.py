@@ -88,16 +88,33 @@ _INPUT_ERRORS = (msgspec.DecodeError, RecursionError, ValueError)
 
 def decode_server(text: str | bytes) -> ServerFrame:
     """Decode a server's frame; raises `MalformedFrameError`."""
+    return decode_push(*open_frame(text))
+
+
+def open_frame(text: str | bytes) -> tuple[str, str | None, msgspec.Raw]:
+    """Return the event, the reference and the payload of a server's frame; raises `MalformedFrameError`."""
     try:
         _, ref, _, event, payload = _ARRAY.decode(text)
-        if event == "sync:update_batch":
-            return _BATCH.decode(payload)
-        return _decode_push(event, ref, payload)
     except _INPUT_ERRORS as error:
-        raise MalformedFrameError("malformed_frame", f"not a frame of the sync channel ({error})") from None
+        raise _not_a_frame(error) from None
+    return event, ref, payload
 
 
-def _decode_push(event: str, ref: str | None, payload: msgspec.Raw) -> ServerFrame:
+def decode_push(event: str, ref: str | None, payload: msgspec.Raw) -> ServerFrame:
+    """Decode the payload of a server's frame; raises `MalformedFrameError`."""
+    try:
+        return _decode_payload(event, ref, payload)
+    except _INPUT_ERRORS as error:
+        raise _not_a_frame(error) from None
+
+
+def _not_a_frame(error: Exception) -> MalformedFrameError:
+    return MalformedFrameError("malformed_frame", f"not a frame of the sync channel ({error})")
+
+
+def _decode_payload(event: str, ref: str | None, payload: msgspec.Raw) -> ServerFrame:
+    if event == "sync:update_batch":
+        return _BATCH.decode(payload)
     if event == "phx_reply":
         reply = _REPLY.decode(payload)
         return Reply(ref or "", reply.status == "ok", _reply_body(reply))
@@ -145,7 +162,7 @@ def decode_client(text: str | bytes) -> ClientFrame:
             raise MalformedFrameError("unknown_topic", f"there is no channel '{topic[:80]}'")
         return _decode_request(join_ref, ref or "", event, payload)
     except _INPUT_ERRORS as error:
-        raise MalformedFrameError("malformed_frame", f"not a frame of the sync channel ({error})") from None
+        raise _not_a_frame(error) from None
 
 
 def decode_message(data: bytes, is_text: bool, max_bytes: int) -> ClientFrame:
