@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drills.cli import output
-from drills.cli.options import RESULTS, AsJson, Defect, DryRun, Junit, Out, Set, Target, Targets, Thresholds
+from drills.cli.options import RESULTS, AsJson, Defect, DryRun, Junit, Out, Protocol, Set, Target, Targets, Thresholds
 from drills.runs import catalog
 from sim.base.errors import UsageError
 from sim.base.exit_codes import ExitCode
+from sim.protocols import registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,6 +83,7 @@ def drill_run(
     seed: Seed = 1,
     overrides: Set = None,
     defect: Defect = None,
+    protocol: Protocol = registry.DEFAULT,
     thresholds: Thresholds = None,
     out: Out = RESULTS,
     as_json: AsJson = False,
@@ -99,6 +101,7 @@ def drill_run(
         target=target,
         seed=seed,
         defects=tuple(defect or ()),
+        protocol=protocol,
         thresholds=thresholds,
         out=out,
         model=model,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.drill.model import Drill
+from sim.protocols import registry
 
 if TYPE_CHECKING:
     from sim.engines.shared.endpoints import Endpoints
@@ -28,6 +29,7 @@ class Request:
     defects: tuple[str, ...]
     thresholds: Path | None
     out: Path
+    protocol: str = registry.DEFAULT  # of the embedded mock or the simulated service; a target states its own
     model: Path | None = None  # of the simulated system
     replications: int = 1  # per drill, with consecutive seeds
     targets: Path | None = None  # the file that names targets; None: the one in the working directory

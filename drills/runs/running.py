@@ -18,6 +18,7 @@ from sim.base.config import set_key, to_struct
 from sim.base.errors import EvidenceError, UsageError
 from sim.base.process_pool import INTERRUPTED, Say
 from sim.drill.model import Drill, expected_duration_s, runs_on
+from sim.protocols import registry
 from sim.record.run_header import RunHeader
 from sim.server.deployment import Deployment
 from sim.server.settings import DEFECTS, RuntimeSettings, Switches
@@ -101,7 +102,7 @@ def _jobs(drill: Drill, run_dir: Path, request: Request) -> list[simulations.Job
 
     def job(variant: Drill, folder: Path, seed: int, name: str) -> simulations.Job:
         on = switches(request.defects, seed)
-        return simulations.Job(variant, folder, seed, model, on, run_dir.name, name, request.engine)
+        return simulations.Job(variant, folder, seed, model, on, run_dir.name, name, request.engine, request.protocol)
 
     if drill.variants:
         all_of_them = [(on, results.create_variant_folder(run_dir, drill, on)) for on in variants.variants_of(drill)]
@@ -147,6 +148,7 @@ def run_variants(drill: Drill, run_dir: Path, request: Request, wrong_on: Mappin
             run_id=run_dir.name,
             seed=request.seed,
             model=_model(request),
+            protocol=request.protocol,
         )
         return variants.run(drill, options)
 
@@ -170,7 +172,8 @@ def _sockets(request: Request, endpoints: "Endpoints | None") -> RunDrill:
 
     def run_drill(drill: Drill, folder: Path, progress: Progress) -> RunHeader:
         return sockets.run(
-            drill, sockets.Options(folder, request.seed, endpoints, chosen, progress, run_id=results.run_id_of(folder))
+            drill,
+            sockets.Options(folder, request.seed, endpoints, chosen, progress, results.run_id_of(folder), request.protocol),
         )
 
     return _predicted(run_drill, request) if request.predict else run_drill
@@ -226,6 +229,9 @@ def _check(request: Request) -> None:
 
 def _check_engine(request: Request) -> None:
     """Raise `UsageError` if the chosen engine cannot run the request completely."""
+    registry.server_forms(request.protocol)
+    if request.target != targets.EMBEDDED and request.protocol != registry.DEFAULT:
+        raise UsageError(f"--protocol {request.protocol}: target '{request.target}' states its protocol; leave --protocol out.")
     if request.engine not in ENGINES:
         raise UsageError(f"--engine {request.engine}: unknown engine; choose from: {', '.join(ENGINES)}.")
     if request.engine in SIMULATED:
@@ -272,7 +278,7 @@ def _check_simulated(request: Request) -> None:
         raise UsageError(f"--replications {request.replications}: a drill needs at least 1.")
     model, on = _model(request), switches(request.defects, request.seed)
     for drill in request.drills:
-        simulations.check(request.engine, drill, model, on)
+        simulations.check(request.engine, drill, model, on, request.protocol)
 
 
 def switches(defects: tuple[str, ...], seed: int) -> Switches:

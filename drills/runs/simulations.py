@@ -11,6 +11,7 @@ from sim.base import process_pool
 from sim.base.process_pool import INTERRUPTED, Outcome, Say, Standing
 from sim.drill.model import Drill, expected_duration_s
 from sim.drill.system_model import SystemModel
+from sim.protocols import registry
 from sim.record.run_header import RunHeader
 from sim.server.settings import Switches
 
@@ -29,10 +30,11 @@ class Job:
     run_id: str = ""
     name: str = ""
     engine: str = "virtual"
+    protocol: str = registry.DEFAULT
 
     def run(self, progress: Progress) -> RunHeader:
         """Simulate it in this process."""
-        options = (self.folder, self.seed, self.model, self.switches, progress, self.run_id)
+        options = (self.folder, self.seed, self.model, self.switches, progress, self.run_id, self.protocol)
         if self.engine == "fleet":
             from sim.engines.fleet import engine as fleet
 
@@ -48,12 +50,12 @@ class Job:
         return self.drill.fleet.clients * self.drill.load.events_per_s * topics * expected_duration_s(self.drill)
 
 
-def check(engine: str, drill: Drill, model: SystemModel, switches: Switches) -> None:
+def check(engine: str, drill: Drill, model: SystemModel, switches: Switches, protocol: str) -> None:
     """Raise `UsageError` for a drill that the engine cannot represent completely."""
     if engine == "fleet":
         from sim.engines.fleet import engine as fleet
 
-        fleet.check(drill, model, switches)
+        fleet.check(drill, model, switches, protocol)
     else:
         from sim.engines.virtual import engine as virtual
 

@@ -87,6 +87,7 @@ class Options:
     run_id: str
     seed: int
     model: SystemModel
+    protocol: str
 
 
 def run(drill: Drill, options: Options) -> str:
@@ -105,10 +106,12 @@ def _run_one(drill: Drill, variant: Variant, options: Options) -> RunHeader:
     if variant.engine == "virtual":
         from sim.engines.virtual import engine as virtual
 
-        return virtual.run(drill, virtual.Options(folder, seed, options.model, switches, run_id=run_id))
+        return virtual.run(
+            drill, virtual.Options(folder, seed, options.model, switches, run_id=run_id, protocol=options.protocol)
+        )
     from sim.engines.sockets import engine as sockets
 
-    return sockets.run(drill, sockets.Options(folder, seed, None, switches, run_id=run_id))
+    return sockets.run(drill, sockets.Options(folder, seed, None, switches, run_id=run_id, protocol=options.protocol))
 
 
 # --- judging ----------------------------------------------------------------------------------------

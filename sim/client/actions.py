@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from sim.client.notices import KnownRuns, Run, no_run
+from sim.protocols import registry
 from sim.protocols.adapter import Capabilities, Credentials, NegativeForms
 from sim.protocols.events import Message
 from sim.protocols.intents import Compatibility, Intent
@@ -97,6 +98,7 @@ class ClientSettings:
     service: RuntimeSettings = field(default_factory=RuntimeSettings)  # so that negative clients know what it must refuse
     shares_runs: bool = True  # compute once what a message does to all clients that have the earlier events
     forms: NegativeForms | None = None  # what negative clients send
+    protocol: str = registry.DEFAULT
     stream_id: Callable[[str], str] = str  # a topic's name in observations
     marker_run: str = ""  # of the markers of this run's payloads; empty: without markers
     payload_pointer: str = PUBLISHED_AT  # JSON pointer to the published payload in a delivered one

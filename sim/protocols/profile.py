@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sim.protocols.events import Event, Message, Problem, Refused, StreamEnded, Whose
-from sim.protocols.intents import Intent
+from sim.protocols.intents import Intent, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class ServerProfile:
     refusals: Refusals
     payload_hash: Callable[[bytes], str]  # of canonical JSON
     content: Callable[["Publication"], object]  # what is delivered of a published event
-    unknown_request: Callable[[str], Event]  # answers a request that the protocol does not have, by its reference
+    unknown_request: Callable[[Request], Event]  # answers a request that the protocol does not have
     not_joined: Callable[[str, bool], Event]  # answers a request without a joined channel, by its reference; a subscribe?
     expelled: tuple[Event, ...]  # sent to a client whose session or token is no longer valid, before its socket closes
     silent: tuple[Event, ...]  # sent to a client from which nothing more came

@@ -10,7 +10,7 @@ from sim.protocols.adapter import Capabilities, Connection, NegativeForms
 from sim.protocols.profile import ServerForms
 
 DEFAULT = "spacetime"
-_SHIPPED = ("spacetime",)  # each has a `PROTOCOL` in its module `protocol`
+_SHIPPED = ("spacetime", "phoenix_sync")  # each has a `PROTOCOL` in its module `protocol`
 
 
 @dataclass(frozen=True)

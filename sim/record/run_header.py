@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from sim.base.atomic_files import read_struct, write_whole
 from sim.base.errors import EvidenceError
+from sim.protocols import registry
 from sim.record.parquet import FILE_NAME, file_sha256, read
 from sim.record.predictions import Prediction
 from sim.record.tally import Tally
@@ -30,7 +31,8 @@ class RunHeader(msgspec.Struct, kw_only=True):
     clients: int  # of the fleet, indices 0..clients-1; negative clients and the auditor have higher ones
     started_at: str  # ISO 8601, UTC
     clock: str  # wall or virtual
-    capabilities: dict[str, object] = {}  # of the protocol (`sim.protocols.adapter.Capabilities`)
+    protocol: str = registry.DEFAULT  # name of the protocol
+    capabilities: dict[str, object] = {}  # of the protocol; checks read these, and never the protocol's name
     marker_run: str = ""  # the run field of the markers in this run's payloads
     versions: dict[str, str]  # of Python, stormgate and dependencies
     calibration: str = "none"  # reserved; always none

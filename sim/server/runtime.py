@@ -187,9 +187,12 @@ class Runtime:
         elif isinstance(intent, Beat):
             self._mutate(intent.payload, "accept_hidden_mutation")
             if self.profile.beats_on_channel:
-                self._send(connection, *self._fanout.beat(connection, self.profile.heads_in_beats))
+                heads = self._fanout.beat(connection, self.profile.heads_in_beats)
+                self._send(connection, *heads)
+                self._send(connection, Answer(intent.ref, True, is_beat=False), *heads)
+                return
         elif isinstance(intent, Request) and not self._mutate(intent.payload, "accept_mutation"):
-            self._refuse_unknown(connection, intent.ref)
+            self._refuse_unknown(connection, intent)
             return
         if isinstance(intent, Leave):
             self._end_channel(connection)
@@ -200,8 +203,8 @@ class Runtime:
         else:
             self._send(connection, Answer(intent.ref, True))
 
-    def _refuse_unknown(self, connection: Connection, ref: str) -> None:
-        event = self.profile.unknown_request(ref)
+    def _refuse_unknown(self, connection: Connection, request: Request) -> None:
+        event = self.profile.unknown_request(request)
         if isinstance(event, StreamEnded):
             self._end_channel(connection)
         self._send(connection, event)
@@ -269,7 +272,7 @@ class Runtime:
     def _place(self, connection: Connection, topic: str, after: int | None) -> None:
         log = self.streams.logs.get(topic)
         oldest = log.oldest if log else 1
-        if after is not None and self.profile.clamps_cursors:
+        if after is not None and self.profile.clamps_cursors and "echo_cursor_above_head" not in self.switches.defects:
             after = min(after, self.streams.head(topic))
         position = FROM_OLDEST if after is None else misbehaviours.first_position(self.switches, after, oldest)
         self._readers.add(connection, topic, position)

@@ -95,6 +95,8 @@ Defect = Literal[
     "accept_hidden_mutation",
     "accept_malformed",
     "malformed_cuts_everyone",
+    "echo_cursor_above_head",
+    "announce_before_commit",
     "forget_revocations",
 ]
 DEFECTS: tuple[str, ...] = get_args(Defect)
@@ -142,6 +144,8 @@ DEFECT_MEANINGS: dict[str, str] = {
     "accept_hidden_mutation": "a mutation that is hidden in a heartbeat is carried out",
     "accept_malformed": "a malformed frame is answered as if it were carried out",
     "malformed_cuts_everyone": "a malformed frame closes the sockets of all clients",
+    "echo_cursor_above_head": "a cursor above the head is confirmed, and all events below it are lost silently",
+    "announce_before_commit": "some live events are announced before they can be read, so live clients never get them",
     "forget_revocations": "a revocation is forgotten when the session's sockets are closed",
 }
 

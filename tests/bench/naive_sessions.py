@@ -16,6 +16,7 @@ from sim.client.transitions import State
 from sim.drill.model import Drill
 from sim.drill.system_model import UNLIMITED
 from sim.engines.shared import client_setup
+from sim.engines.shared.publishing import streams_of
 from sim.engines.virtual.client import one_way_delay_s
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.engine import EPOCH
@@ -141,7 +142,8 @@ def run(drill: Drill, recorder: Recorder, cuts_s: list[float], ends_s: float) ->
     env = VirtualClock(EPOCH)
     service = SimulatedService(env, SERVER, drill.runtime, Switches(), UNLIMITED)
     topics = [run_events(f"r{number + 1}") for number in range(drill.load.run_streams)]
-    publisher = VirtualPublisher(env, service, drill.load, recorder, EPOCH, client_setup.run_marker("virtual", 1))
+    streams = streams_of([f"r{number + 1}" for number in range(drill.load.run_streams)], drill.load.worker_events)
+    publisher = VirtualPublisher(env, service, streams, drill.load, recorder, EPOCH, client_setup.run_marker("virtual", 1))
     settings, policy = client_setup.client_settings(drill, 1), policies.get("reference")
     sessions = [Session(n, [topics[n % len(topics)]], policy, settings) for n in range(drill.fleet.clients)]
     clients = [SessionProcess(env, session, service, recorder) for session in sessions]

@@ -19,7 +19,6 @@ import msgspec
 from sim.base.gc_tuning import relaxed_gc
 from sim.client.actions import ClientSettings
 from sim.client.session import Session
-from sim.engines.shared.client_setup import RUN_EVENT
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.session_driver import SessionDriver
 from sim.engines.shared.web_socket import WebSocket
@@ -114,7 +113,7 @@ class Window:
             return []
         self._number += room
         numbers = range(self._number - room, self._number)
-        return [(self._job.run_id, RUN_EVENT, {"number": n, "text": "x" * 64}, f"bench-{n}") for n in numbers]
+        return [(self._job.run_id, "run.progress", {"number": n, "text": "x" * 64}, f"bench-{n}") for n in numbers]
 
 
 class Connecting:

@@ -236,6 +236,19 @@ def test_malformed_cuts_everyone_closes_all_sockets():
     assert driver.runtime.is_closing(other)
 
 
+def test_announce_before_commit_drops_some_live_events_for_all_clients():
+    driver, number = live_with("announce_before_commit")
+    other = driver.live(A, device="other")
+    got: list[int] = []
+    for _ in range(100):
+        driver.publish(A)
+        live = seqs(driver.pull(number))
+        assert live == seqs(driver.pull(other))
+        got += live
+    assert 85 <= len(got) < 100
+    assert seqs(driver.ask(number, Subscribe("3", (A,), {A: 0}))) == list(range(1, 101)), "a replay has them"
+
+
 def test_forget_revocations_admits_the_session_after_its_sockets_are_closed():
     driver, number = live_with("forget_revocations")
     assert driver.runtime.revoke(["session-d"]) == 1

@@ -19,7 +19,6 @@ from sim.engines.shared import client_setup
 from sim.engines.shared.fault_actions import ClientFaults
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.session_driver import NEVER
-from sim.protocols.spacetime.streams import stream_id
 from sim.record.observations import NAN
 from sim.record.parquet import Collector
 from sim.server.settings import RuntimeSettings
@@ -55,7 +54,7 @@ class ClientPool:
         self._pacer = pacer
         # The drill's [runtime] table configures the mock only; other targets are used with the protocol's defaults.
         met = drill if endpoints.endpoints.is_mock else msgspec.structs.replace(drill, runtime=RuntimeSettings())
-        self._settings = client_setup.client_settings(met, seed, marker_run)
+        self._settings = client_setup.client_settings(met, seed, marker_run, endpoints.endpoints.protocol)
         self._next_sample = 0
 
     def topics_of(self, number: int) -> list[str]:
@@ -65,7 +64,7 @@ class ClientPool:
 
     def streams_of(self, number: int) -> list[str]:
         """Return the same as stream ids."""
-        return [stream_id(topic) for topic in self.topics_of(number)]
+        return [self._settings.stream_id(topic) for topic in self.topics_of(number)]
 
     def add(self, number: int, probe: str | None = None) -> None:
         """Add a client that has not connected yet."""

@@ -92,7 +92,7 @@ class DrillRun:
         names = [f"stormgate-{number}" for number in range(load.run_streams)]
         runs = list(endpoints.streams.names[: load.run_streams])
         runs = runs or [self._endpoints.ask(service_api.create_run, name) for name in names]
-        self._streams = streams_of(runs, load.worker_events, endpoints.streams)
+        self._streams = streams_of(runs, load.worker_events, endpoints.protocol, endpoints.streams)
         self._publishing = LivePublishing(
             self._streams, load, self._recorder, self.clock.began, self.header.marker_run, self.live, self._others
         )

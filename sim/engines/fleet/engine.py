@@ -15,11 +15,12 @@ import pyarrow as pa
 from sim.base.errors import UsageError
 from sim.drill.model import Drill
 from sim.drill.system_model import SystemModel
-from sim.engines.fleet.limits import unfit
+from sim.engines.fleet.limits import unfit, unfit_habits
 from sim.engines.fleet.storm import Storm
 from sim.engines.shared import client_setup
 from sim.engines.shared.options import Options as Options
 from sim.engines.shared.options import Progress
+from sim.protocols import registry
 from sim.record.columns import Columns
 from sim.record.parquet import Recorder
 from sim.record.run_header import RunHeader, write_header
@@ -34,7 +35,7 @@ def run(drill: Drill, options: Options) -> RunHeader:
 
     Raises `UsageError` for a drill that this engine cannot represent, and `StorageError`.
     """
-    check(drill, options.model, options.switches)
+    check(drill, options.model, options.switches, options.protocol)
     recorder = Recorder(options.folder)
     made = _FleetRun(drill, options.model, options.seed, options.progress, options.run_id)
     write_header(options.folder, made.header)
@@ -65,8 +66,17 @@ def metric(drill: Drill, model: SystemModel, seed: int) -> Tally:
     return storm.tally()
 
 
-def check(drill: Drill, model: SystemModel | None = None, switches: Switches | None = None) -> None:
-    """Raise `UsageError` for a drill, model or switches that this engine cannot simulate."""
+def check(
+    drill: Drill,
+    model: SystemModel | None = None,
+    switches: Switches | None = None,
+    protocol: str = registry.DEFAULT,
+) -> None:
+    """Raise `UsageError` for a drill, a model, switches or a protocol that this engine cannot simulate."""
+    if habits := unfit_habits(registry.server_forms(protocol).profile):
+        raise UsageError(
+            f"--protocol {protocol}: the fleet engine does not simulate its server ({', '.join(habits)}); use another engine."
+        )
     for key, value, why in unfit(drill, model or SystemModel(), switches or Switches()):
         raise UsageError(
             f"drill '{drill.name}': {key} is {value}, {why}, which the fleet engine does not simulate; use another engine."

@@ -1,21 +1,28 @@
 """The limits of the fleet engine: each setting that it cannot simulate, by the name of its key."""
 
 from collections.abc import Iterator
+from dataclasses import MISSING, fields
 
 from sim.client import policies
 from sim.drill.model import Drill
 from sim.drill.system_model import SystemModel
 from sim.engines.fleet.faults import REPRESENTED
 from sim.engines.fleet.kernel.world import MAX_EPISODES, MAX_TOPICS
-from sim.engines.fleet.setup import topics_of
+from sim.engines.fleet.setup import topic_class, topics_of
 from sim.engines.shared import client_setup
 from sim.protocols.intents import Compatibility
-from sim.protocols.spacetime.streams import topic_class
+from sim.protocols.profile import ServerProfile
 from sim.server.admission import incompatibility
 from sim.server.settings import Switches
 
 Unfit = tuple[str, object, str]
 """A key, its value, and what it requires."""
+
+
+def unfit_habits(profile: ServerProfile) -> list[str]:
+    """Return the habits of a protocol's server that the engine cannot simulate: all that are not the usual ones."""
+    usual = {each.name: each.default for each in fields(ServerProfile) if each.default is not MISSING}
+    return [name for name, value in usual.items() if getattr(profile, name) != value]
 
 
 def unfit(drill: Drill, model: SystemModel, switches: Switches) -> Iterator[Unfit]:

@@ -13,8 +13,10 @@ from sim.engines.fleet.kernel import disconnecting, world
 from sim.engines.fleet.kernel.randomness import key_of
 from sim.engines.fleet.kernel.world import ARRIVAL, CHUNK, CLIENT, MORE, PLACE, SERVICE, Array, World
 from sim.engines.shared import client_setup
-from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, topic_class
+from sim.engines.shared.publishing import streams_of
+from sim.protocols import registry
 
+topic_class = registry.server_forms(registry.DEFAULT).profile.topics.topic_class
 _BEAT_S = 0.005  # seconds; the heartbeats of each such step are served together
 _BIN_S, _MAX_BINS = 0.001, 400_000  # of the series; a long run has wider bins
 _MAX_BUCKETS = 2**23
@@ -81,8 +83,8 @@ def _aligned(clients: int) -> Array:
 
 def topics_of(drill: Drill) -> list[str]:
     """Return all topics that are published to, in the order of their stream numbers."""
-    topics = [run_events(f"r{number + 1}") for number in range(drill.load.run_streams)]
-    return [*topics, *([CODEX_WORKER_EVENTS] if drill.load.worker_events else [])]
+    runs = [f"r{number + 1}" for number in range(drill.load.run_streams)]
+    return [stream.topic for stream in streams_of(runs, drill.load.worker_events)]
 
 
 def refresh_after_s(drill: Drill) -> float:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 
+import msgspec
+
 from sim.base.randomness import draw_bits
 from sim.client.actions import ClientSettings, Token
 from sim.client.checkpoints import damage, restore, stored
@@ -17,18 +19,13 @@ from sim.client.transitions import CONNECTED
 from sim.drill.fault_kinds import RestartClients
 from sim.drill.fault_schedule import PlannedFault
 from sim.drill.model import Drill
-from sim.protocols.adapter import Connection
+from sim.protocols import registry
 from sim.protocols.events import Position
 from sim.protocols.intents import Compatibility
-from sim.protocols.spacetime.adapter import CAPABILITIES, SpacetimeConnection
-from sim.protocols.spacetime.negative import SpacetimeForms
-from sim.protocols.spacetime.streams import stream_id
 from sim.record.observations import NAN, Row
 from sim.record.run_header import RunHeader
 
 RENEWAL_S = 1.0  # [ours] a client that renews for longer counts as disconnected
-CODEX_EVENT = "codex.worker.progress"
-RUN_EVENT = "run.progress"
 
 
 def topics_of(client: int, run_topics: Sequence[str], other_topics: Sequence[str], count: int) -> list[str]:
@@ -37,9 +34,9 @@ def topics_of(client: int, run_topics: Sequence[str], other_topics: Sequence[str
     return [*own, *other_topics]
 
 
-def client_settings(drill: Drill, seed: int, marker_run: str = "") -> ClientSettings:
+def client_settings(drill: Drill, seed: int, marker_run: str = "", protocol_name: str = registry.DEFAULT) -> ClientSettings:
     """Return the settings that all clients of a run share. `marker_run` is the header's."""
-    runtime = drill.runtime
+    runtime, protocol = drill.runtime, registry.get(protocol_name)
     return ClientSettings(
         seed=seed,
         compatibility=Compatibility(
@@ -48,16 +45,12 @@ def client_settings(drill: Drill, seed: int, marker_run: str = "") -> ClientSett
         replay_batch_size=runtime.replay_batch_size,
         token_ttl_s=drill.fleet.token_ttl_s or None,
         service=runtime,
-        capabilities=CAPABILITIES,
-        forms=SpacetimeForms(),
-        stream_id=stream_id,
+        capabilities=protocol.capabilities,
+        forms=protocol.negative_forms,
+        protocol=protocol.name,
+        stream_id=protocol.stream_id,
         marker_run=marker_run,
     )
-
-
-def new_connection(socket_url: str) -> Connection:
-    """Return the adapter for a session's next connection. `socket_url` is `ws://host:port/path`."""
-    return SpacetimeConnection(socket_url)
 
 
 def is_there(session: Session, now: float) -> bool:
@@ -106,9 +99,18 @@ def run_marker(clock: str, seed: int) -> str:
 
 
 def new_header(
-    drill: Drill, faults: Sequence[PlannedFault], *, run_id: str, engine: str, clock: str, seed: int, libraries: Sequence[str]
+    drill: Drill,
+    faults: Sequence[PlannedFault],
+    *,
+    run_id: str,
+    engine: str,
+    clock: str,
+    seed: int,
+    libraries: Sequence[str],
+    protocol: str = registry.DEFAULT,
 ) -> RunHeader:
     """Return the header of a run that has not started. The target is the embedded mock until the caller changes it."""
+    capabilities = registry.get(protocol).capabilities
     versions = {name: version(name) for name in ("stormgate", *libraries)}
     return RunHeader(
         run_id=run_id,
@@ -123,6 +125,8 @@ def new_header(
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         clock=clock,
         marker_run=run_marker(clock, seed),
+        protocol=protocol,
+        capabilities=msgspec.to_builtins(capabilities),
         versions={**versions, "python": platform.python_version()},
         plan=[fault.describe() for fault in faults],
     )

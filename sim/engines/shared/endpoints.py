@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from sim.drill.target_rules import Rules, StreamRules, TargetKind
+from sim.protocols import registry
 from sim.protocols.markers import PUBLISHED_AT
 from sim.server.settings import RuntimeSettings
 from sim.service.forms import Service, ServiceForms
@@ -28,6 +29,7 @@ class Endpoints:
     session: str = ""
     admin_token: str = ""
     signing_key: str = ""  # of tokens that are signed here
+    protocol: str = registry.DEFAULT
     socket_path: str = SOCKET_PATH
     has_socket: bool = True
     payload_pointer: str = PUBLISHED_AT  # where the published payload stands in a delivered one
@@ -39,9 +41,10 @@ class Endpoints:
     further_secrets: tuple[str, ...] = ()  # not sent to the service, but also kept out of every file
 
     @classmethod
-    def of_embedded_mock(cls, url: str, admin_token: str) -> "Endpoints":
+    def of_embedded_mock(cls, url: str, admin_token: str, protocol: str = registry.DEFAULT) -> "Endpoints":
         """Return the endpoints of a mock that this process started."""
-        return cls(EMBEDDED_MOCK, "mock", url, url, admin_token=admin_token)
+        path = registry.server_forms(protocol).socket_path
+        return cls(EMBEDDED_MOCK, "mock", url, url, admin_token=admin_token, protocol=protocol, socket_path=path)
 
     @property
     def is_mock(self) -> bool:

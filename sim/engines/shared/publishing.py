@@ -11,11 +11,10 @@ from typing import Final
 from sim.client.notices import short_hash
 from sim.drill.model import Load
 from sim.drill.target_rules import StreamRules
-from sim.engines.shared.client_setup import CODEX_EVENT, RUN_EVENT
 from sim.engines.shared.service_api import UNKNOWN_OUTCOME, PublishedEvent, PublishFailedError
+from sim.protocols import registry
 from sim.protocols.events import Outcome
 from sim.protocols.markers import bytes_of, marked
-from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.record.observations import NAN
 from sim.record.parquet import Recorder
 from sim.service import templates
@@ -33,21 +32,18 @@ class Stream:
     topic: str
     run_id: str
     event_type: str
-
-    @property
-    def stream(self) -> str:
-        """The stream id."""
-        return stream_id(self.topic)
+    stream: str  # the topic's name in observations
 
 
-def streams_of(runs: list[str], worker_events: bool, rules: StreamRules = _OWN_STREAMS) -> list[Stream]:
+def streams_of(
+    runs: list[str], worker_events: bool, protocol: str = registry.DEFAULT, rules: StreamRules = _OWN_STREAMS
+) -> list[Stream]:
     """Return the streams of these runs and, if wanted, the stream of worker events. A target may name its own."""
+    spoken = registry.get(protocol)
+    found = spoken.streams_of(runs, worker_events)
     if rules.names or rules.topic:
-        return [Stream(templates.text(rules.topic or "{run_id}", {"run_id": run_id}), run_id, RUN_EVENT) for run_id in runs]
-    streams = [Stream(run_events(run_id), run_id, RUN_EVENT) for run_id in runs]
-    if worker_events:
-        streams.append(Stream(CODEX_WORKER_EVENTS, runs[0], CODEX_EVENT))
-    return streams
+        found = [(templates.text(rules.topic or "{run_id}", {"run_id": run}), run, found[0][2]) for run in runs]
+    return [Stream(*names, spoken.stream_id(names[0])) for names in found]
 
 
 @dataclass(slots=True, eq=False)

@@ -16,7 +16,7 @@ from sim.engines.shared import client_setup
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.service_api import MintFailedError
 from sim.engines.shared.web_socket import WebSocket
-from sim.protocols import adapter
+from sim.protocols import adapter, registry
 from sim.protocols.adapter import TransportEnd
 from sim.protocols.events import Message
 from sim.record.parquet import Collector
@@ -152,7 +152,8 @@ class SessionDriver(ABC):
                 self._socket.close()
                 self._socket = None
         elif isinstance(action, Connect):
-            self._connection = client_setup.new_connection(self._socket_url)
+            protocol = registry.get(self.session.settings.protocol)
+            self._connection = protocol.new_connection(registry.ConnectionOptions(self._socket_url))
             self._hand_over(self._connection, self._connection.connect(action.credentials))
         else:
             self._begin_mint()

@@ -41,6 +41,7 @@ from sim.engines.sockets.publisher import Publisher, create_streams
 from sim.engines.sockets.target_monitor import TargetMonitor
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
+from sim.protocols import registry
 from sim.record.run_header import RunHeader, write_header
 from sim.server.settings import Switches
 
@@ -59,6 +60,7 @@ class Options:
     switches: Switches = field(default_factory=Switches)
     progress: Callable[[str, str], None] = lambda phase, text: None  # called with the phase and a progress text
     run_id: str = ""  # id of the run
+    protocol: str = registry.DEFAULT  # of the embedded mock
 
 
 def run(drill: Drill, options: Options) -> RunHeader:
@@ -189,10 +191,10 @@ class _SocketsRun:
                 await self._process.stop()
 
     async def _start_mock(self) -> Endpoints:
-        settings = ServeOptions(self._drill.runtime, self._options.switches)
+        settings = ServeOptions(self._drill.runtime, self._options.switches, protocol=self._options.protocol)
         self._process = MockProcess(settings, self._options.folder)
         await self._process.start()
-        return Endpoints.of_embedded_mock(self._process.url, admin_token())
+        return Endpoints.of_embedded_mock(self._process.url, admin_token(), self._options.protocol)
 
     async def _as_found(self, http: ServiceHttp, endpoints: Endpoints) -> Switches:
         """Return the switches to restore after each fault. A drill must not repair the defects of its target.
@@ -362,7 +364,7 @@ class _SocketsRun:
         http, endpoints = self._http, self._http.endpoints
         # The drill's settings of the service apply to the mock only; any other target has its own.
         drill = self._drill if endpoints.is_mock else msgspec.structs.replace(self._drill, runtime=endpoints.service)
-        settings = client_setup.client_settings(drill, self._options.seed, self._header.marker_run)
+        settings = client_setup.client_settings(drill, self._options.seed, self._header.marker_run, endpoints.protocol)
         session = session_class(negative)(number, topics, policy, settings)
         return ClientDriver(
             session,
@@ -384,6 +386,7 @@ class _SocketsRun:
             clock="wall",
             seed=self._options.seed,
             libraries=libraries,
+            protocol=endpoints.protocol if (endpoints := self._options.endpoints) else self._options.protocol,
         )
         header.defects = sorted(self._options.switches.defects)
         if self._options.endpoints is not None:

@@ -19,7 +19,7 @@ async def create_streams(http: ServiceHttp, run_streams: int, worker_events: boo
     runs = list(rules.names[:run_streams])
     if not runs:
         runs = [await http.ask(service_api.create_run, f"stormgate-{number}") for number in range(run_streams)]
-    return streams_of(runs, worker_events, rules)
+    return streams_of(runs, worker_events, http.endpoints.protocol, rules)
 
 
 class Publisher:

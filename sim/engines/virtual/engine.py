@@ -25,6 +25,7 @@ from sim.drill.phase_runner import PhaseRunner, latest_end_s
 from sim.engines.shared import client_setup
 from sim.engines.shared.fault_actions import ClientFaults, WholeServiceFaults
 from sim.engines.shared.options import Options as Options
+from sim.engines.shared.publishing import streams_of
 from sim.engines.virtual.client import VirtualClient
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.driver import VirtualDriver
@@ -33,7 +34,6 @@ from sim.engines.virtual.link_faults import VirtualLinkFaults
 from sim.engines.virtual.publisher import VirtualPublisher
 from sim.engines.virtual.service import SimulatedService
 from sim.protocols import registry
-from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events
 from sim.record.parquet import Recorder
 from sim.record.run_header import RunHeader, write_header
 
@@ -81,8 +81,6 @@ class _VirtualRun:
         self._service = SimulatedService(
             self._env, registry.server_forms(options.protocol), drill.runtime, options.switches, options.model
         )
-        self._run_topics = [run_events(f"r{number + 1}") for number in range(drill.load.run_streams)]
-        self._other_topics = [CODEX_WORKER_EVENTS] if drill.load.worker_events else []
         self._header = client_setup.new_header(
             drill,
             self._faults,
@@ -91,13 +89,18 @@ class _VirtualRun:
             clock="virtual",
             seed=options.seed,
             libraries=("simpy",),
+            protocol=options.protocol,
         )
-        parts = self._env, self._service, drill.load, self._recorder
+        runs = [f"r{number + 1}" for number in range(drill.load.run_streams)]
+        streams = streams_of(runs, drill.load.worker_events, options.protocol)
+        parts = self._env, self._service, streams, drill.load, self._recorder
         self._publisher = VirtualPublisher(*parts, EPOCH, self._header.marker_run)
         self._heads = self._publisher.heads
+        topics = [stream.topic for stream in streams]
+        self._run_topics, self._other_topics = topics[: drill.load.run_streams], topics[drill.load.run_streams :]
         self.record = Record(self._recorder.add, self.now, EPOCH)
         self._clients: list[VirtualClient] = []
-        self._client_settings = client_setup.client_settings(drill, options.seed, self._header.marker_run)
+        self._client_settings = client_setup.client_settings(drill, options.seed, self._header.marker_run, options.protocol)
         self._interrupted = False
         self._said_at = -math.inf
         self._header.defects = sorted(options.switches.defects)

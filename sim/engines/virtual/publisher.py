@@ -3,7 +3,7 @@
 from functools import partial
 
 from sim.drill.model import Load
-from sim.engines.shared.publishing import DueEvent, Publishing, Try, streams_of
+from sim.engines.shared.publishing import DueEvent, Publishing, Stream, Try
 from sim.engines.shared.service_api import UNKNOWN_OUTCOME, PublishedEvent, PublishFailedError, sent_hash
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.service import SimulatedService
@@ -15,10 +15,16 @@ class VirtualPublisher:
     """Publisher of the events that `publishing` makes due. `began` is the start of the run, in the clock's time."""
 
     def __init__(
-        self, clock: VirtualClock, service: SimulatedService, load: Load, recorder: Recorder, began: float, marker_run: str
+        self,
+        clock: VirtualClock,
+        service: SimulatedService,
+        streams: list[Stream],
+        load: Load,
+        recorder: Recorder,
+        began: float,
+        marker_run: str,
     ) -> None:
         self._clock, self._service = clock, service
-        streams = streams_of([f"r{number + 1}" for number in range(load.run_streams)], load.worker_events)
         self.publishing = Publishing(streams, load, recorder, began, marker_run)
         self.heads = self.publishing.heads
 

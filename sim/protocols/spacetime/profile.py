@@ -66,8 +66,8 @@ PROFILE = ServerProfile(
     refusals=Refusals(codes.connect_refused, _request_refused, codes.slow_consumer),
     payload_hash=payload_hash,
     content=_content,
-    unknown_request=lambda ref: Answer(
-        ref, False, "mutation_refused", "the sync socket only delivers; send commands over HTTP"
+    unknown_request=lambda request: Answer(
+        request.ref, False, "mutation_refused", "the sync socket only delivers; send commands over HTTP"
     ),
     not_joined=_not_joined,
     expelled=(codes.reauth_required("authenticate again with a new token"),),

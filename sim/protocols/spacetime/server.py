@@ -92,7 +92,7 @@ def frame_of(message: Message) -> ServerFrame:
         return frames.SyncError(Body(code=first.code, message=first.message, **first.details))
     if isinstance(first, StreamEnded):
         return frames.ChannelClosed(first.code)
-    return frames.Malformed() if isinstance(first, Malformed) else frames.HeartbeatPush(_watermarks(message))
+    return frames.Malformed() if isinstance(first, Malformed) else frames.HeartbeatPush(watermarks(message))
 
 
 def _delivery(first: Batch, message: Message) -> ServerFrame:
@@ -100,7 +100,7 @@ def _delivery(first: Batch, message: Message) -> ServerFrame:
         (item,) = first.items
         return frames.Envelope(_update(first.stream, item))
     updates = tuple(_update(batch.stream, item) for batch in message if isinstance(batch, Batch) for item in batch.items)
-    return UpdateBatch(updates, any(isinstance(event, CaughtUp) for event in message), _watermarks(message))
+    return UpdateBatch(updates, any(isinstance(event, CaughtUp) for event in message), watermarks(message))
 
 
 def _update(topic: str, item: Any) -> Update:
@@ -108,7 +108,8 @@ def _update(topic: str, item: Any) -> Update:
     return Update(topic, item.payload, item.payload_hash, seq, topic, seq)
 
 
-def _watermarks(message: Message) -> tuple[Watermark, ...]:
+def watermarks(message: Message) -> tuple[Watermark, ...]:
+    """Return the heads in a message."""
     return tuple(Watermark(event.stream, _seq(event.position)) for event in message if isinstance(event, Head))
 
 

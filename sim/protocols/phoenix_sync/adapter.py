@@ -1,0 +1,156 @@
+"""Client side of the sync runtime's channel: one WebSocket; converts intents to frames, and frames to events.
+
+It shares the frames of Phoenix Channels with `spacetime`. What differs: metadata is in the URL, only beats on the channel
+count, each batch comes again in a second form, positions in answers and heartbeats are the socket's own, and a refused upgrade
+has no code.
+"""
+
+from urllib.parse import urlencode
+
+import msgspec
+
+from sim.protocols.adapter import (
+    Capabilities,
+    CaughtUpSign,
+    Credentials,
+    FreshStart,
+    HeadSource,
+    Liveness,
+    Open,
+    Positions,
+    Publishing,
+    Refusals,
+    Renewal,
+    ResumingBy,
+    StaleSign,
+    Transport,
+    TransportEnd,
+    Write,
+)
+from sim.protocols.events import (
+    Answer,
+    Batch,
+    Closed,
+    DisconnectReason,
+    Event,
+    Hash,
+    Head,
+    Item,
+    Message,
+    Position,
+    Repeated,
+    StreamEnded,
+    Whose,
+)
+from sim.protocols.intents import Beat, Intent, Subscribe
+from sim.protocols.phoenix_sync.payloads import check
+from sim.protocols.phoenix_sync.profile import REJOIN, UNMATCHED, connect_refused
+from sim.protocols.spacetime import frames
+from sim.protocols.spacetime.adapter import SpacetimeConnection
+from sim.protocols.spacetime.codec import encode_client
+from sim.protocols.spacetime.frames import ServerFrame
+
+CAPABILITIES = Capabilities(
+    positions=Positions.DENSE,
+    has_epochs=False,
+    head=(HeadSource.REPLY, HeadSource.HEARTBEATS),
+    head_of=Whose.SOCKET,
+    caught_up=CaughtUpSign.REPLY,
+    stale=StaleSign.EXPLICIT,
+    has_snapshots=False,
+    fresh_start=FreshStart.RETAINED,
+    is_one_connection=True,
+    refusals=Refusals.BARE_STATUS,
+    liveness=Liveness.BOTH,
+    hash_form="sha256 of canonical JSON, Base64",
+    can_resubscribe=True,
+    resuming_by=ResumingBy.SUBSCRIBE,
+    renewal=Renewal.BY_RECONNECT,
+    publishing=Publishing.HTTP,
+    beats_on_channel=True,
+)
+_SOCKET = 0
+_PUSH = msgspec.json.Decoder(tuple[object, object, object, str, dict[str, msgspec.Raw]])
+_UNMATCHED = msgspec.json.Decoder(tuple[None, str | None, object, str, dict[str, object]])
+
+
+class PhoenixSyncConnection(SpacetimeConnection):
+    """See `sim.protocols.adapter.Connection`. `url` is the socket's, without a query."""
+
+    def connect(self, credentials: Credentials) -> Message:
+        """See `Connection`. The token and the metadata are part of the URL; in the join, the runtime ignores them."""
+        given = msgspec.to_builtins(credentials.metadata)
+        query = {"token": credentials.token, "vsn": "2.0.0", **{name: value for name, value in given.items() if value}}
+        self._actions.append(Open(_SOCKET, Transport.WEBSOCKET, f"{self._url}?{urlencode(query)}"))
+        return ()
+
+    def send(self, intent: Intent) -> Message:
+        """See `Connection`."""
+        if isinstance(intent, Beat):
+            self._asked[intent.ref] = Beat
+            self._actions.append(Write(_SOCKET, encode_client(frames.SyncBeat(intent.ref, intent.payload)).encode()))
+            return ()
+        return super().send(intent)
+
+    def received(self, id: int, data: bytes, is_text: bool) -> Message:
+        """See `Connection`."""
+        if b'"sync:frame"' in data[:64] and _is_second_form(data):
+            return (Repeated(()),)
+        if b'"unmatched topic"' in data and (unmatched := _unmatched(data)) is not None:
+            return (unmatched,)
+        return super().received(id, data, is_text)
+
+    def read(self, frame: ServerFrame) -> Message:
+        """Convert a frame to events."""
+        if isinstance(frame, frames.ChannelClosed):
+            return (StreamEnded(None, frame.event, REJOIN),)
+        if isinstance(frame, frames.Reply) and frame.ok and self._asked.get(frame.ref) is Subscribe:
+            (resumed,) = super().read(frame)
+            return (resumed, *_as_socket(frame.body.current_watermarks or ()))
+        return tuple(_in_this_form(event, isinstance(frame, frames.HeartbeatPush)) for event in super().read(frame))
+
+    def closed(self, id: int, end: TransportEnd) -> Message:
+        """See `Connection`. The code 1011 says nothing: the runtime closes with it after a revocation, too."""
+        if self._is_open:
+            return (Closed(DisconnectReason.NETWORK, end.code),)
+        if end.status is not None:
+            return (connect_refused("protocol" if end.status >= 500 else "refused by status"),)
+        return (connect_refused("protocol" if end.is_broken else "network"),)
+
+
+def _in_this_form(event: Event, is_heartbeat: bool) -> Event:
+    """Check payloads by this runtime's hash; positions in a heartbeat are the socket's own."""
+    if isinstance(event, Batch):
+        return msgspec.structs.replace(event, items=tuple(map(_checked, event.items)))
+    if isinstance(event, Head) and is_heartbeat:
+        return Head(event.stream, event.position, Whose.SOCKET)
+    return event
+
+
+def _checked(item: Item) -> Item:
+    return item if item.check is Hash.OK else Item(item.position, item.payload, item.payload_hash, _check(item))
+
+
+def _check(item: Item) -> Hash:
+    return check(bytes(item.payload), item.payload_hash)
+
+
+def _as_socket(marks: tuple[frames.Watermark, ...]) -> Message:
+    return tuple(Head(mark.topic, Position(mark.watermark), Whose.SOCKET) for mark in marks)
+
+
+def _is_second_form(data: bytes) -> bool:
+    """Whether a message is a batch in its second form, or another push that was sent before in its first form."""
+    try:
+        return bytes(_PUSH.decode(data)[4].get("kind", b"")).startswith(b'"KHALA_FRAME_KIND')
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return False
+
+
+def _unmatched(data: bytes) -> Answer | None:
+    """Return the answer to a message that was sent without a joined channel; None for another message."""
+    try:
+        _, ref, _, event, payload = _UNMATCHED.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    return Answer(ref or "", False, UNMATCHED) if event == "phx_reply" and payload.get("status") == "error" else None
