@@ -11,7 +11,6 @@ from drills.cli.options import RESULTS, AsJson, Defect, DryRun, Junit, Out, Prot
 from drills.runs import catalog
 from sim.base.errors import UsageError
 from sim.base.exit_codes import ExitCode
-from sim.protocols import registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,7 +82,7 @@ def drill_run(
     seed: Seed = 1,
     overrides: Set = None,
     defect: Defect = None,
-    protocol: Protocol = registry.DEFAULT,
+    protocol: Protocol = None,
     thresholds: Thresholds = None,
     out: Out = RESULTS,
     as_json: AsJson = False,
@@ -93,6 +92,7 @@ def drill_run(
     """Run drills, judge them, and decide go or no-go."""
     from drills.runs import running
     from drills.runs.request import ENGINES, Request
+    from sim.protocols import registry
 
     chosen = _load(names or [], every, quick, _overrides(overrides, clients, policy))
     request = Request(
@@ -101,7 +101,7 @@ def drill_run(
         target=target,
         seed=seed,
         defects=tuple(defect or ()),
-        protocol=protocol,
+        protocol=protocol or registry.DEFAULT,
         thresholds=thresholds,
         out=out,
         model=model,

@@ -7,7 +7,6 @@ import typer
 
 from drills.cli import output
 from drills.cli.options import Defect, Protocol, Set
-from sim.protocols import registry
 
 mock_app = typer.Typer(help="Serve the embedded mock service.", no_args_is_help=True)
 
@@ -18,7 +17,7 @@ def mock_serve(
     port: Annotated[int, typer.Option(metavar="PORT", help="Port, 0 to 65535. 0: a free one.", min=0, max=65535)] = 0,
     state: Annotated[Path | None, typer.Option(metavar="FILE", help="SQLite file for the log. Default: in memory.")] = None,
     defect: Defect = None,
-    protocol: Protocol = registry.DEFAULT,
+    protocol: Protocol = None,
     profile: Annotated[str, typer.Option(metavar="PROFILE", help="Profile of the metrics endpoint: full or pinned.")] = "full",
     overrides: Set = None,
 ) -> None:
@@ -28,9 +27,14 @@ def mock_serve(
     """
     from drills.runs import running
     from sim.mock.server import ServeOptions, serve
+    from sim.protocols import registry
 
     settings, switches, deployment = running.mock_settings([*(overrides or []), f"profile={profile}"], tuple(defect or ()))
-    serve(ServeOptions(settings, switches, host, port, str(state or ""), deployment=deployment, protocol=protocol))
+    serve(
+        ServeOptions(
+            settings, switches, host, port, str(state or ""), deployment=deployment, protocol=protocol or registry.DEFAULT
+        )
+    )
 
 
 @mock_app.command("defects")

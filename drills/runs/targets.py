@@ -401,6 +401,7 @@ def _named(name: str, file: Path | None) -> "Endpoints":
         session=found.session,
         admin_token=found.admin_token,
         signing_key=found.signing_key,
+        protocol=found.entry.protocol,
         socket_path=found.socket_path,
         has_socket=found.entry.socket,
         rules=found.rules,

@@ -11,7 +11,7 @@ from sim.server.settings import DEFECTS, Switches
 from sim.server.tokens import TokenRefusedError
 from tests.client import test_negative_tokens
 from tests.client.server_double import COMPATIBILITY, START
-from tests.server import test_admission
+from tests.server import test_admission, test_phoenix_sync
 from tests.server.runtime_driver import A, B, RuntimeDriver, is_intact, seqs, token
 
 CLIENTS, EVENTS = 40, 60
@@ -263,7 +263,10 @@ OUTSIDE = {"lose_log_on_restart", "forget_idempotency_keys", "serve_retired_rout
 
 def test_every_defect_has_a_test():
     """Defects of the log store and of publishing are outside the runtime."""
-    functions = (name.removeprefix("test_") for name in (*globals(), *vars(test_negative_tokens), *vars(test_admission)))
+    functions = (
+        name.removeprefix("test_")
+        for name in (*globals(), *vars(test_negative_tokens), *vars(test_admission), *vars(test_phoenix_sync))
+    )
     publishes = (defect for switches, *_ in test_admission.PUBLISHES for defect in switches.get("defects", ()))
     tested = {*functions, *WRONG_REPLAYS, *LIES, *publishes, *(defect for defect, _ in test_negative_tokens.ACCEPTED)}
     assert {d for d in DEFECTS if not any(name.startswith(d) for name in tested)} == OUTSIDE
