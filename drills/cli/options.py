@@ -20,9 +20,7 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as load.events_per_s=50. Repeatable."),
 ]
-Protocol = Annotated[
-    str | None, typer.Option(metavar="PROTOCOL", help="Protocol of the mock, or of the simulated service.")
-]
+Protocol = Annotated[str | None, typer.Option(metavar="PROTOCOL", help="Protocol of the mock, or of the simulated service.")]
 Defect = Annotated[
     list[str] | None, typer.Option(metavar="DEFECT", help="Switch on a defect of the mock; see `mock defects`. Repeatable.")
 ]
