@@ -23,6 +23,7 @@ from sim.mock.requests import RequestRefusedError, body, problem
 from sim.mock.revisions import Rollout
 from sim.mock.sockets import Message, Receive, Send, Sockets
 from sim.mock.store import Store
+from sim.mock.worker_routes import WorkerRoutes
 from sim.protocols import registry
 from sim.protocols.payloads import canonical_json
 from sim.protocols.profile import Publication
@@ -77,6 +78,7 @@ class Mock:
         forms = registry.server_forms(options.protocol)
         self.options = options
         self.socket_path = forms.socket_path
+        self.has_workers = forms.has_workers
         self.profile = forms.profile
         self.store = store
         self.rollout = Rollout(options.deployment, options.switches, store)
@@ -115,15 +117,21 @@ class Mock:
             Route("/api/sync/token", self._token, methods=["POST"]),
             Route(paths.STATUS_PATH, self._status),
             Route(paths.ROUTING_PATH, self._evaluate, methods=["POST"]),
+            *(WorkerRoutes(self).routes(paths.REVOKE_PATH) if self.has_workers else self._run_routes()),
+            Route(paths.METRICS_PATH, self._metrics),
+            Route("/metrics", self._prometheus),
+            Route("/internal/v1/spacetime/fanout/metrics", self._retired_metrics),
+            *AdminRoutes(self).routes(),
+        ]
+
+    def _run_routes(self) -> list[Route]:
+        """Return the routes of a runtime whose events belong to runs."""
+        return [
             Route(paths.HEALTH_PATH, self._healthz),
             Route(paths.READY_PATH, self._readyz),
             Route(paths.RUNS_PATH, self._new_run, methods=["POST"]),
             Route(paths.EVENTS_PATH, self._new_event, methods=["POST"]),
             Route(paths.REVOKE_PATH, self._revoke, methods=["POST"]),
-            Route(paths.METRICS_PATH, self._metrics),
-            Route("/metrics", self._prometheus),
-            Route("/internal/v1/spacetime/fanout/metrics", self._retired_metrics),
-            *AdminRoutes(self).routes(),
         ]
 
     @contextlib.asynccontextmanager

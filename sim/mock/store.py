@@ -62,6 +62,14 @@ class Store:
             return False
         return bool(self._rows("SELECT 1 FROM runs WHERE number = ?", int(run_id[1:])))
 
+    def has_worker(self, worker_id: str) -> bool:
+        """Return whether a run of this worker exists."""
+        return bool(self._rows("SELECT 1 FROM runs WHERE worker_id = ?", worker_id))
+
+    def events_of(self, worker_id: str) -> int:
+        """Return how many events of a worker are stored."""
+        return int(self._rows("SELECT COUNT(*) FROM events WHERE json_extract(payload, '$.worker_id') = ?", worker_id)[0][0])
+
     def commit(self, entries: Iterable[tuple[str, Entry]]) -> None:
         """Store (topic, entry) pairs durably, all or none."""
         rows: list[tuple[object, ...]] = [

@@ -4,7 +4,7 @@ The defaults are the habits that most servers share; a protocol's package states
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sim.protocols.events import Event, Message, Problem, Refused, StreamEnded, Whose
 from sim.protocols.intents import Intent, Request
@@ -100,3 +100,5 @@ class ServerForms:
     write: Callable[[Message, str], str]  # addressed to the channel of this name
     intent_bytes: Callable[[Intent], int]  # the length of an intent on the wire
     socket_path: str
+    has_workers: bool = False  # the mock serves the HTTP routes of workers with shared topics, not those of runs
+    service_forms: Mapping[str, object] = field(default_factory=dict)  # where the mock's requests and answers differ

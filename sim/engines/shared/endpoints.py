@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import msgspec
+
 from sim.drill.target_rules import Rules, StreamRules, TargetKind
 from sim.protocols import registry
 from sim.protocols.markers import PUBLISHED_AT
@@ -43,8 +45,15 @@ class Endpoints:
     @classmethod
     def of_embedded_mock(cls, url: str, admin_token: str, protocol: str = registry.DEFAULT) -> "Endpoints":
         """Return the endpoints of a mock that this process started."""
-        path = registry.server_forms(protocol).socket_path
-        return cls(EMBEDDED_MOCK, "mock", url, url, admin_token=admin_token, protocol=protocol, socket_path=path)
+        spoken = registry.server_forms(protocol)
+        own = msgspec.convert(spoken.service_forms, ServiceForms)
+        return cls(
+            *(EMBEDDED_MOCK, "mock", url, url),
+            admin_token=admin_token,
+            protocol=protocol,
+            socket_path=spoken.socket_path,
+            forms=own,
+        )
 
     @property
     def is_mock(self) -> bool:

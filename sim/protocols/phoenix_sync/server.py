@@ -127,4 +127,17 @@ def _intent_bytes(intent: Intent) -> int:
     return len(encode_client(client_frame_of(intent)))
 
 
-SERVER = ServerForms(PROFILE, read, write, _intent_bytes, SOCKET_PATH)
+_WORKERS = "/internal/v1/codex/workers"
+SERVICE_FORMS = {
+    "create": {"path": _WORKERS, "body": {"worker_id": "{name}"}, "run_id": "/data/workerId"},
+    "publish": {
+        "path": _WORKERS + "/{run_id}/events",
+        "position": "/data/seq",
+        "position_of": "publisher",
+        "payload_hash": "none",
+    },
+    "revoke": {"count": "/data/revoked_session_ids"},
+    "ready": {"path": "/api/status"},  # the runtime has no route for it; any cheap request serves
+    "health": {"path": "/api/status", "revision": "/data/revision"},
+}
+SERVER = ServerForms(PROFILE, read, write, _intent_bytes, SOCKET_PATH, has_workers=True, service_forms=SERVICE_FORMS)
