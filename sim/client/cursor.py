@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import ClassVar, Literal, NamedTuple
 
+from sim.client.marks import Marks
 from sim.protocols.adapter import Positions
 from sim.protocols.events import Item, Position
 
@@ -99,6 +100,7 @@ class Cursor:
     replayed_new: int = 0
     epoch: str | None = None  # of the log, in protocols with epochs
     is_log_lost: bool = False  # the log that it had followed was replaced, or its position is not known any more
+    marks: Marks = field(default_factory=Marks)  # the run's events that it has
 
     @classmethod
     def at(cls, topic: str, stream: str, position: Position | None) -> "Cursor":

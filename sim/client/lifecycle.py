@@ -91,6 +91,11 @@ class Lifecycle(ABC):
         return self._wake_at
 
     @property
+    def live_since(self) -> float:
+        """When it became live on this connection; infinity: it is not."""
+        return self._live_since
+
+    @property
     def token_request(self) -> TokenRequest:
         """What to ask the control service for."""
         sign_in = f".{self.sign_ins}" if self.sign_ins else ""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
+from sim.client.marks import MarkRange, mark_range
 from sim.client.spans import Span, spans_of
 from sim.protocols.events import Batch, CaughtUp, Head, Message
 from sim.protocols.markers import MarkerReader
@@ -81,6 +82,7 @@ class Run(NamedTuple):
 
     spans: tuple[Span, ...]
     notices: tuple[Notice, ...]
+    marks: tuple[MarkRange, ...] = ()
 
 
 def run_of(message: Message, stream_id: Callable[[str], str], markers: MarkerReader) -> Run | None:
@@ -90,16 +92,18 @@ def run_of(message: Message, stream_id: Callable[[str], str], markers: MarkerRea
         return None
     batches = [event for event in message if isinstance(event, Batch)]
     notices = [Notice("received", value=float(sum(len(batch.items) for batch in batches)))]
+    numbers: dict[str, list[int]] = {}
     for batch in batches:
         stream = stream_id(batch.stream)
         for item in batch.items:
             assert item.position is not None
             seq, (marker, problem) = int(item.position.offset), markers.read(item.payload, stream)
             notices.append(Notice("applied", stream, seq, detail=short_hash(item.payload_hash), marker=marker))
+            numbers.setdefault(batch.stream, []).append(marker)
             if problem:
                 notices.append(Notice("altered", stream, seq, detail=problem, marker=marker))
     notices += [Notice("checkpoint_written", stream_id(span.topic), span.last) for span in spans]
-    return Run(spans, tuple(notices))
+    return Run(spans, tuple(notices), tuple(found for each in numbers.items() if (found := mark_range(*each))))
 
 
 class KnownRuns:

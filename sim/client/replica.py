@@ -242,6 +242,7 @@ class Replica:
     def _rebootstrap(self, cursor: Cursor, snapshot: Snapshot | None) -> None:
         old = cursor.known
         at = number_of(snapshot.at) if snapshot else -1
+        cursor.marks.restart()
         if cursor.rebootstrap(None if at == -1 else at):
             value = math.nan if old is None else float(old)
             self._note("rebootstrapped", cursor.stream, at, value=value, detail="snapshot")
@@ -251,12 +252,14 @@ class Replica:
         """Report where a cursor continues, and what it lost (NaN: an unknown number)."""
         at = cursor.shown(cursor.watermark)
         old = math.nan if start.old is None else float(start.old)
+        cursor.marks.restart()
         self._note("rebootstrapped", cursor.stream, at, value=old, detail=start.how)
         if start.lost:
             self._note("declared_loss", cursor.stream, at, value=float(start.lost))
 
     def _rebase(self, cursor: Cursor, watermark: int) -> None:
         cursor.watermark = watermark
+        cursor.marks.restart()
         self._note("rebootstrapped", cursor.stream, watermark, detail="fresh")
 
     # --- events -------------------------------------------------------------------------------------
@@ -301,7 +304,16 @@ class Replica:
 
     def take_run(self, run: Run, replaying: bool = False) -> bool:
         """Apply a whole message, without its notices; False unless the client has exactly the earlier events."""
-        return not self._jumps and take_spans(self.cursors, run.spans, replaying)
+        return not self._jumps and take_spans(self.cursors, run.spans, replaying) and self._take_marks(run)
+
+    def _take_marks(self, run: Run) -> bool:
+        for topic, first, last, numbers in run.marks:
+            marks = self.cursors[topic].marks
+            if marks.high == first - 1 and not numbers:
+                marks.high = last
+            else:
+                marks.take(numbers or range(first, last + 1))
+        return True
 
     def _take_item(self, cursor: Cursor, item: Item, replaying: bool, first_replay: bool) -> bool:
         if cursor.is_other_log(item.position):
@@ -337,6 +349,8 @@ class Replica:
     def _note_applied(self, cursor: Cursor, shown: int, item: Item, declared: str) -> None:
         marker, problem = self._markers.read(item.payload, cursor.stream)
         self._note("applied", cursor.stream, shown, detail=short_hash(declared), marker=marker)
+        if marker > 0:
+            cursor.marks.take((marker,))
         if problem:
             self._note("altered", cursor.stream, shown, detail=problem, marker=marker)
 

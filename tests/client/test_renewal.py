@@ -2,10 +2,11 @@
 
 import pytest
 
+from sim.client.marks import Acknowledged
 from sim.engines.shared import client_setup
 from tests.client.session_driver import RUN, SessionDriver, batch
 
-HEADS = {RUN: 2}
+HEADS = {RUN: Acknowledged(number=2, position=2)}
 
 
 def live(refresh_s: float = 60.0) -> SessionDriver:
@@ -42,7 +43,9 @@ def test_renewing_client_counts_as_present_for_a_moment():
     driver = renewing(live_for_s=12.0)
     assert not driver.session.is_live
     assert not away(driver)
-    assert client_setup.behind(driver.session, {RUN: 3}, driver.now) == [RUN]  # a missing event still counts as missing
+    assert client_setup.behind(driver.session, {RUN: Acknowledged(number=3, position=3)}, driver.now) == [
+        RUN
+    ]  # a missing event still counts as missing
     driver.now += client_setup.RENEWAL_S + 0.01
     assert away(driver)
 

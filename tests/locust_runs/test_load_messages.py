@@ -18,6 +18,7 @@ from locustfiles.load.workers.observation_transport import Heads, OutgoingObserv
 from locustfiles.load.workers.workers import Workers
 from sim.base.clocks import WallClock
 from sim.base.errors import TargetError
+from sim.client.marks import Acknowledged
 from sim.drill import fault_schedule
 from sim.drill import model as drills
 from sim.engines.shared.stop_conditions import CountingRecorder
@@ -197,21 +198,21 @@ def test_lagging_clients_of_all_workers_are_counted():
     master = Master()
     for each in ("id1", "id2"):
         master.workers.receive(each, IDLE)
-    assert master.workers.behind({"t": 3}) == 2  # no worker has answered yet
+    assert master.workers.behind({"t": Acknowledged(3)}) == 2  # no worker has answered yet
     for each, behind in (("id1", 0), ("id2", 4)):
         master.workers.receive(each, msgspec.structs.replace(IDLE, behind=behind))
-    assert (master.workers.behind({"t": 3}), master.workers.live) == (4, 10)
+    assert (master.workers.behind({"t": Acknowledged(3)}), master.workers.live) == (4, 10)
 
 
 def test_lag_is_measured_from_the_head_at_that_moment_on_the_worst_stream():
     heads = Heads()
-    for seq, t in ((1, 1.0), (2, 2.0), (3, 2.5)):
-        heads.acknowledged("s", seq, t)
+    for number, t in ((1, 1.0), (2, 2.0), (3, 2.5)):
+        heads.acknowledged("s", number, t)
     heads.acknowledged("other", 7, 2.2)
     outgoing, sent = OutgoingObservations(), []
-    outgoing.extend(2.3, 4, [("client_lag", "s", 1, 0, NAN, "", -1), ("client_lag", "other", 3, 0, NAN, "", -1)])
-    outgoing.extend(2.4, 5, [("client_lag", "s", 1, 0, NAN, "", -1)])
-    outgoing.extend(2.6, 4, [("client_lag", "s", 3, 0, NAN, "", -1), ("applied", "s", 3, 0, NAN, "", -1)])
+    outgoing.extend(2.3, 4, [("client_lag", "s", -1, 0, NAN, "", 1), ("client_lag", "other", -1, 0, NAN, "", 3)])
+    outgoing.extend(2.4, 5, [("client_lag", "s", -1, 0, NAN, "", 1)])
+    outgoing.extend(2.6, 4, [("client_lag", "s", -1, 0, NAN, "", 3), ("applied", "s", 3, 0, NAN, "", -1)])
     outgoing.send_all(sent.append)
     arrived = ReceivedObservations(sent[0], heads)
     kept = arrived.table().select(["t", "kind", "client", "seq", "value"]).to_pylist()
@@ -232,10 +233,10 @@ def test_merged_metrics_equal_those_of_one_process():
     draws = random.Random(1)
     one, parts = LiveMetrics(lambda *_: None), [LiveMetrics(lambda *_: None) for _ in range(2)]
     for number in range(2000):
-        due = SimpleNamespace(due=0.0, stream=SimpleNamespace(stream="s"))
+        due = SimpleNamespace(due=0.0, number=number, stream=SimpleNamespace(stream="s"))
         ms = draws.expovariate(1 / 50) if number % 10 else 0.0
         for metrics in (one, parts[number % 2]):
-            metrics.published(due, number, ms)  # type: ignore[arg-type]
+            metrics.published(due, ms)  # type: ignore[arg-type]
     merged = LiveMetrics(lambda *_: None)
     for number, part in enumerate(parts):
         for _ in range(2):  # a repeated message counts once

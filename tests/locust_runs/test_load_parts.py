@@ -147,12 +147,13 @@ def test_every_pattern_cuts_each_client_at_least_twice():
 def test_delivery_is_measured_from_the_due_time_even_if_applied_before_acknowledged():
     reports: list[tuple[str, str, float, str]] = []
     live = LiveMetrics(lambda *row: reports.append(row))
-    due = SimpleNamespace(due=100.0, stream=SimpleNamespace(stream="s"))
+    due = SimpleNamespace(due=100.0, number=1, stream=SimpleNamespace(stream="s"))
     client = SimpleNamespace(client=0)
-    live.noticed(100.25, client, [Notice("applied", "s", 1, 0, NAN, "")])
+    live.noticed(100.25, client, [Notice("applied", "s", 1, marker=1)])
     assert reports == []
-    live.published(due, 1, 300.0)
-    live.noticed(100.5, client, [Notice("applied", "s", 1, 0, NAN, "")])
+    live.published(due, 300.0)
+    live.noticed(100.5, client, [Notice("applied", "s", 1, marker=1)])
+    live.noticed(100.6, client, [Notice("applied", "s", 2)])  # somebody else's
     assert [(name, ms) for _, name, ms, _ in reports] == [("delivery", 250.0), ("publish", 300.0), ("delivery", 500.0)]
 
 

@@ -7,6 +7,7 @@ import msgspec
 
 from sim.base.clocks import WallClock
 from sim.client import policies
+from sim.client.marks import Acknowledged
 from sim.client.negative.registry import session_class
 from sim.client.notices import Notice
 from sim.client.session import Session
@@ -54,7 +55,8 @@ class ClientPool:
         self._pacer = pacer
         # The drill's [runtime] table configures the mock only; other targets are used with the protocol's defaults.
         met = drill if endpoints.endpoints.is_mock else msgspec.structs.replace(drill, runtime=RuntimeSettings())
-        self._settings = client_setup.client_settings(met, seed, marker_run, endpoints.endpoints.protocol)
+        of_target = endpoints.endpoints.protocol, endpoints.endpoints.payload_pointer
+        self._settings = client_setup.client_settings(met, seed, marker_run, *of_target)
         self._next_sample = 0
 
     def topics_of(self, number: int) -> list[str]:
@@ -108,18 +110,18 @@ class ClientPool:
         now = self._clock.now()
         return sum(client_setup.is_there(session, now) for session in self._fleet)
 
-    def behind(self, heads: Mapping[str, int]) -> int:
+    def behind(self, heads: Mapping[str, Acknowledged]) -> int:
         """Return how many clients have not converged to these heads, all checked at one moment."""
         now = self._clock.now()
         return sum(bool(client_setup.behind(client.session, heads, now)) for client in self.clients.values())
 
-    def conclude(self, heads: Mapping[str, int]) -> None:
+    def conclude(self, heads: Mapping[str, Acknowledged]) -> None:
         """Record for each client that it has converged, or why not."""
         for client in self.clients.values():
             now, session = self._clock.now(), client.session
             self._recorder.extend(now - self._clock.began, session.client, client_setup.conclusion(session, heads, now))
 
-    def sample_lag(self, heads: Mapping[str, int]) -> float:
+    def sample_lag(self, heads: Mapping[str, Acknowledged]) -> float:
         """Record the lag of some clients in events; returns the largest, NaN without any."""
         worst = NAN
         for session in self._some():
@@ -129,12 +131,10 @@ class ClientPool:
         return worst
 
     def sample_positions(self) -> None:
-        """Record the positions of some clients; the master, which knows the heads, turns them into lags."""
+        """Record the latest events of some clients; the master, which knows the heads, turns them into lags."""
         for session in self._some():
             cursors = session.replica.cursors.values()
-            rows = [
-                ("client_lag", each.stream, each.watermark, 0, NAN, "", -1) for each in cursors if each.watermark is not None
-            ]
+            rows = [("client_lag", each.stream, -1, 0, NAN, "", each.marks.high) for each in cursors if each.marks.high]
             self._recorder.extend(self._clock.now() - self._clock.began, session.client, rows)
 
     def _some(self) -> list[Session]:

@@ -45,19 +45,21 @@ class Deliveries:
         self._due: dict[tuple[str, int], float] = {}
         self._waiting: dict[tuple[str, int], list[float]] = {}
 
-    def published(self, stream: str, seq: int, due: float) -> None:
-        """Record when the event of this stream and seq was due."""
-        self._due[stream, seq] = due
-        for applied_at in self._waiting.pop((stream, seq), ()):
+    def published(self, stream: str, number: int, due: float) -> None:
+        """Record when the event of this stream and number was due."""
+        self._due[stream, number] = due
+        for applied_at in self._waiting.pop((stream, number), ()):
             self._took((applied_at - due) * 1000)
 
-    def applied(self, stream: str, seq: int, now: float) -> None:
-        """Record that a client applied the event."""
-        due = self._due.get((stream, seq))
+    def applied(self, stream: str, number: int, now: float) -> None:
+        """Record that a client applied the event; -1: somebody else's."""
+        if number < 0:
+            return
+        due = self._due.get((stream, number))
         if due is not None:
             self._took((now - due) * 1000)
         elif len(self._waiting) < _WAITING_EVENTS:
-            self._waiting.setdefault((stream, seq), []).append(now)
+            self._waiting.setdefault((stream, number), []).append(now)
 
 
 class Sketch(DDSketch):
@@ -133,10 +135,10 @@ class LiveMetrics:
 
     def noticed(self, now: float, session: Session, notices: Sequence[Notice]) -> None:
         """Take a client's notices, and report to Locust what its tables show."""
-        for kind, stream, seq, _, value, detail, _ in notices:
+        for kind, stream, _, _, value, detail, marker in notices:
             self._counts[kind] += 1
             if kind == "applied":
-                self.deliveries.applied(stream, seq, now)
+                self.deliveries.applied(stream, marker, now)
             else:
                 self._report_notice(kind, now, session.client, value, detail)
 
@@ -164,10 +166,10 @@ class LiveMetrics:
                 if value == value:  # a repeated replay has no due time
                     self._took("replay bootstrap", value)
 
-    def published(self, event: DueEvent, seq: int, ms: float) -> None:
+    def published(self, event: DueEvent, ms: float) -> None:
         """Record an acknowledged event."""
         self._counts["published"] += 1
-        self.deliveries.published(event.stream.stream, seq, event.due)
+        self.deliveries.published(event.stream.stream, event.number, event.due)
         self._took("publish", ms)
 
     def publish_failed(self, ms: float, code: str) -> None:

@@ -36,8 +36,8 @@ class LivePublishing(Publishing):
         super().record(kind, event, now, seq, detail)
         late_ms = (now - event.due) * 1000
         if kind == "published":
-            self._workers.published(event.stream.stream, seq, event.due)
-            self._live.published(event, seq, late_ms)
+            self._workers.published(event.stream.stream, event.number, event.due)
+            self._live.published(event, late_ms)
         else:
             self._live.publish_failed(late_ms, detail)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from sim.client.marks import Acknowledged
 from sim.drill.fault_schedule import PlannedFault
 from sim.drill.model import Drill
 
@@ -84,7 +85,7 @@ class Pong(ToWorker, frozen=True):
 
 
 class Published(ToWorker, frozen=True):
-    """Acknowledged events: stream, seq, due time."""
+    """Acknowledged events: stream, number of the marker, due time."""
 
     events: list[tuple[str, int, float]]
 
@@ -121,13 +122,13 @@ class Reverted(FromWorker, frozen=True):
 class CountLagging(ToWorker, frozen=True):
     """From now on, count the clients behind these heads (by topic) in each `Status`."""
 
-    heads: dict[str, int]
+    heads: dict[str, Acknowledged]
 
 
 class RecordConvergence(ToWorker, frozen=True):
     """Record for each client whether it has converged."""
 
-    heads: dict[str, int]
+    heads: dict[str, Acknowledged]
 
 
 class End(ToWorker, frozen=True):

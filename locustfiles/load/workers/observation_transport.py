@@ -65,31 +65,31 @@ class ReceivedObservations:
 
 
 class Heads:
-    """The last acknowledged seq of each stream, at any time of the run."""
+    """The highest acknowledged number of each stream's markers, at any time of the run."""
 
     def __init__(self) -> None:
         self._t: dict[str, list[float]] = {}
-        self._seq: dict[str, list[int]] = {}
+        self._numbers: dict[str, list[int]] = {}
 
-    def acknowledged(self, stream: str, seq: int, t: float) -> None:
+    def acknowledged(self, stream: str, number: int, t: float) -> None:
         """Record an acknowledgement at `t` (s of the run); call in order of time."""
-        seqs = self._seq.setdefault(stream, [])
-        seqs.append(max(seq, seqs[-1]) if seqs else seq)
+        numbers = self._numbers.setdefault(stream, [])
+        numbers.append(max(number, numbers[-1]) if numbers else number)
         self._t.setdefault(stream, []).append(t)
 
     def at(self, stream: str, t: float) -> int:
         """Return the head at `t`."""
         number = bisect_right(self._t.get(stream, ()), t)
-        return self._seq[stream][number - 1] if number else 0
+        return self._numbers[stream][number - 1] if number else 0
 
 
 def _with_lags(table: pa.Table, heads: Heads) -> tuple[pa.Table, float]:
     """Replace positions by each client's largest lag in events; returns the table and the largest lag of all."""
     is_position = pc.equal(table["kind"].cast(pa.string()), pa.scalar(str(Kind.CLIENT_LAG)))
-    positions = table.filter(is_position).select(["t", "client", "stream", "seq"]).to_pydict()
+    positions = table.filter(is_position).select(["t", "client", "stream", "marker"]).to_pydict()
     worst: dict[tuple[float, int], float] = {}
-    for t, client, stream, seq in zip(*positions.values(), strict=True):
-        worst[t, client] = max(float(heads.at(stream, t) - seq), worst.get((t, client), 0.0))
+    for t, client, stream, marker in zip(*positions.values(), strict=True):
+        worst[t, client] = max(float(heads.at(stream, t) - marker), worst.get((t, client), 0.0))
     lags = Columns()
     for (t, client), lag in worst.items():
         lags.add(t, Kind.CLIENT_LAG, client, value=lag)

@@ -22,6 +22,7 @@ from locustfiles.load.workers.clocks import SharedClock
 from locustfiles.load.workers.messages import AnyToWorker, Channel, FromWorker, PrepareRun
 from locustfiles.load.workers.observation_transport import OutgoingObservations
 from sim.base.errors import StormgateError
+from sim.client.marks import Acknowledged
 from sim.engines.greenlets.background import BackgroundGreenlets, LagMonitor
 from sim.engines.greenlets.http import GreenletHttp
 from sim.engines.shared import permission
@@ -59,7 +60,7 @@ class WorkerRun:
         self._numbers: Queue[int] = Queue()
         self._started = Event()
         self._faults_over = Event()
-        self._heads: dict[str, int] | None = None
+        self._heads: dict[str, Acknowledged] | None = None
         self._endpoints: GreenletHttp | None = None
         self._client_pool: ClientPool | None = None
         self._last_reply_at = 0.0  # time of the master's last answer
@@ -178,8 +179,8 @@ class WorkerRun:
                 client_pool.began = at
                 self._started.set()
             case messages.Published(events=events):
-                for stream, seq, due in events:
-                    self._live.deliveries.published(stream, seq, due)
+                for stream, number, due in events:
+                    self._live.deliveries.published(stream, number, due)
             case messages.InjectFault():
                 self._background.spawn(lambda: self._inject(message, client_pool))
             case messages.EndFaults():

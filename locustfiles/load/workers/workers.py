@@ -18,6 +18,7 @@ from locustfiles.load.workers.messages import Send, ToWorker
 from locustfiles.load.workers.observation_transport import Heads, ReceivedObservations
 from sim.base.clocks import WallClock
 from sim.base.errors import TargetError
+from sim.client.marks import Acknowledged
 from sim.drill.fault_schedule import PlannedFault
 from sim.drill.model import Drill
 from sim.engines.shared.stop_conditions import CountingRecorder
@@ -197,11 +198,11 @@ class Workers:
         """Let the first client of the fleet connect at `at`."""
         self._send_all(messages.Start(at))
 
-    def published(self, stream: str, seq: int, due: float) -> None:
+    def published(self, stream: str, number: int, due: float) -> None:
         """Take an event that was acknowledged just now."""
         if self._all:
-            self._heads.acknowledged(stream, seq, self._clock.now() - self._clock.began)
-            self._published.append((stream, seq, due))
+            self._heads.acknowledged(stream, number, self._clock.now() - self._clock.began)
+            self._published.append((stream, number, due))
 
     def _send_published(self) -> None:
         while True:
@@ -236,7 +237,7 @@ class Workers:
         if any(worker.reverted != self._reverts and not worker.done for worker in self._here):
             self._stop("a worker did not confirm that its faults are reverted")
 
-    def behind(self, heads: Mapping[str, int]) -> int:
+    def behind(self, heads: Mapping[str, Acknowledged]) -> int:
         """Return how many clients have not converged to these heads; a worker without an answer counts as one."""
         if not self._is_settling:
             self._is_settling = True
@@ -244,7 +245,7 @@ class Workers:
         behind = [worker.status.behind if worker.status else -1 for worker in self._here]
         return sum(count if count >= 0 else 1 for count in behind)
 
-    def conclude(self, heads: Mapping[str, int]) -> None:
+    def conclude(self, heads: Mapping[str, Acknowledged]) -> None:
         """Let the workers record which clients have converged."""
         self._send_all(messages.RecordConvergence(dict(heads)))
 

@@ -12,7 +12,8 @@ import msgspec
 from sim.base.randomness import draw_bits
 from sim.client.actions import ClientSettings, Token
 from sim.client.checkpoints import damage, restore, stored
-from sim.client.cursor import number_of
+from sim.client.cursor import Cursor, number_of
+from sim.client.marks import Acknowledged
 from sim.client.negative.tokens import RevokedToken
 from sim.client.session import Session
 from sim.client.transitions import CONNECTED
@@ -22,6 +23,7 @@ from sim.drill.model import Drill
 from sim.protocols import registry
 from sim.protocols.events import Position
 from sim.protocols.intents import Compatibility
+from sim.protocols.markers import PUBLISHED_AT
 from sim.record.observations import NAN, Row
 from sim.record.run_header import RunHeader
 
@@ -34,8 +36,14 @@ def topics_of(client: int, run_topics: Sequence[str], other_topics: Sequence[str
     return [*own, *other_topics]
 
 
-def client_settings(drill: Drill, seed: int, marker_run: str = "", protocol_name: str = registry.DEFAULT) -> ClientSettings:
-    """Return the settings that all clients of a run share. `marker_run` is the header's."""
+def client_settings(
+    drill: Drill,
+    seed: int,
+    marker_run: str = "",
+    protocol_name: str = registry.DEFAULT,
+    payload_pointer: str = PUBLISHED_AT,
+) -> ClientSettings:
+    """Return the settings that all clients of a run share. `marker_run` is the header's, `payload_pointer` the target's."""
     runtime, protocol = drill.runtime, registry.get(protocol_name)
     return ClientSettings(
         seed=seed,
@@ -50,6 +58,7 @@ def client_settings(drill: Drill, seed: int, marker_run: str = "", protocol_name
         protocol=protocol.name,
         stream_id=protocol.stream_id,
         marker_run=marker_run,
+        payload_pointer=payload_pointer,
     )
 
 
@@ -68,29 +77,48 @@ def unready_reason(live: int, clients: int, *, is_publishing: bool) -> str:
     return "" if is_publishing else "no event acknowledged"
 
 
-def behind(session: Session, heads: Mapping[str, int], now: float) -> list[str]:
+def behind(session: Session, heads: Mapping[str, Acknowledged], now: float) -> list[str]:
     """Return the topics in which a client lacks an acknowledged event; all topics if it is not live and caught up."""
     topics = session.replica.topics
     if not is_there(session, now) or (session.is_live and not session.is_caught_up):
         return list(topics)
-    return [topic for topic in topics if session.replica.cursors[topic].lacks(heads[topic])]
+    return [topic for topic in topics if _lacks(session, topic, heads[topic])]
 
 
-def conclusion(session: Session, heads: Mapping[str, int], now: float) -> list[Row]:
+def _lacks(session: Session, topic: str, head: Acknowledged) -> bool:
+    """Whether a client lacks an acknowledged event since its start that it did not declare lost."""
+    cursor = session.replica.cursors[topic]
+    if head.position and cursor.lacks(head.position):
+        return True
+    if cursor.marks.high:
+        return cursor.marks.lacked(head) > 0
+    # It has no event since its start: only one that was sent after it was live is surely missing.
+    return not head.position and head.number > 0 and (head.sent_at > session.live_since or not session.is_live)
+
+
+def conclusion(session: Session, heads: Mapping[str, Acknowledged], now: float) -> list[Row]:
     """Return the rows to record for a client at the end: that it settled, or which streams are pending and why."""
     left = behind(session, heads, now)
     rows: list[Row] = [] if left else [("settled", "", -1, 0, NAN, "", -1)]
     for topic in left:
-        cursor = session.replica.cursors[topic]
-        at = -1 if cursor.watermark is None else cursor.watermark
-        rows.append(("still_pending", cursor.stream, at, 0, float(heads[topic]), session.why_pending(), -1))
+        cursor, head = session.replica.cursors[topic], heads[topic]
+        at, marker = cursor.shown(cursor.watermark), cursor.marks.high or -1
+        value = float(head.position or head.number)
+        rows.append(("still_pending", cursor.stream, at, 0, value, session.why_pending(), marker))
     return rows
 
 
-def lag_events(session: Session, heads: Mapping[str, int]) -> float | None:
-    """Return the largest lag of a client's streams behind the acknowledged head, in events; None without a position."""
-    lags = [lag for c in session.replica.cursors.values() if (lag := c.lag(heads[c.topic])) is not None]
-    return float(max(*lags, 0)) if lags else None
+def lag_events(session: Session, heads: Mapping[str, Acknowledged]) -> float | None:
+    """Return how many acknowledged events a client lacks in the stream where it lacks most; None if it has no event yet."""
+    lags = [_lag(cursor, heads[cursor.topic]) for cursor in session.replica.cursors.values()]
+    known = [lag for lag in lags if lag is not None]
+    return float(max(*known, 0)) if known else None
+
+
+def _lag(cursor: Cursor, head: Acknowledged) -> int | None:
+    if cursor.marks.high:
+        return cursor.marks.lacked(head)
+    return cursor.lag(head.position) if head.position or not head.number else None
 
 
 def run_marker(clock: str, seed: int) -> str:

@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
+from sim.client.marks import Acknowledged
 from sim.client.notices import short_hash
 from sim.drill.model import Load
 from sim.drill.target_rules import StreamRules
@@ -56,7 +57,8 @@ class DueEvent:
     key: str
     due: float
     tries: int = 0
-    sent_at: float = NAN  # the latest try
+    first_sent_at: float = NAN
+    sent_at: float = NAN  # the latest try, while it has no answer
     worst: str = ""  # code of the latest failed try; `UNKNOWN_OUTCOME` stays, as the event may have been appended
 
     @property
@@ -81,7 +83,7 @@ class Try:
 class Publishing:
     """The events of a run. `began` is the run's start, `marker_run` the header's.
 
-    `heads` holds the highest acknowledged seq of each topic.
+    `heads` holds what was acknowledged of each topic.
     """
 
     streams: list[Stream]
@@ -89,7 +91,7 @@ class Publishing:
     recorder: Recorder
     began: float
     marker_run: str
-    heads: dict[str, int] = field(init=False)
+    heads: dict[str, Acknowledged] = field(init=False)
     acknowledged: int = field(default=0, init=False)
     under_way: dict[DueEvent, None] = field(default_factory=dict, init=False)  # in the order of their due moments
     _taken: int = field(default=0, init=False)
@@ -97,7 +99,7 @@ class Publishing:
     _is_stopped: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        self.heads = {stream.topic: 0 for stream in self.streams}
+        self.heads = {stream.topic: Acknowledged() for stream in self.streams}
         # With a fixed number of events, each stream publishes in order: an event then has the same seq in every run.
         self._turns: dict[str, deque[DueEvent]] = {stream.topic: deque() for stream in self.streams}
         self._numbers = dict.fromkeys(self.heads, 0)
@@ -136,6 +138,7 @@ class Publishing:
         """Start a try; `succeeded` or `failed` ends it."""
         event.tries += 1
         event.sent_at = now
+        event.first_sent_at = now if event.tries == 1 else event.first_sent_at
 
     def _answered(self, event: DueEvent, outcome: str, now: float) -> None:
         """Record how a try ended."""
@@ -157,7 +160,7 @@ class Publishing:
             event.worst = UNKNOWN_OUTCOME
             return self._given_up(event, now)
         self.acknowledged += 1
-        self.heads[event.stream.topic] = max(self.heads[event.stream.topic], published.seq)
+        self.heads[event.stream.topic].add(event.number, published.seq, event.first_sent_at)
         self.record("published", event, now, published.seq, short_hash(published.payload_hash))
         return self.drop(event, now)
 

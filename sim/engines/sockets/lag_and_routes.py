@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from sim.base.clocks import WallClock
+from sim.client.marks import Acknowledged
 from sim.drill.fault_lifecycle import Record
 from sim.engines.shared import client_setup, service_api
 from sim.engines.sockets.client import ClientDriver
@@ -28,7 +29,7 @@ async def monitor_own_lag(clock: WallClock, record: Record) -> None:
 
 
 async def sample_client_lag(
-    fleet: Sequence[ClientDriver], heads: Mapping[str, int], recorder: Recorder, record: Record
+    fleet: Sequence[ClientDriver], heads: Mapping[str, Acknowledged], recorder: Recorder, record: Record
 ) -> None:
     """Record how many events clients lag behind the heads, for at most `_MAX_SAMPLED` clients at a time, in turn."""
     first, step = 0, min(len(fleet), _MAX_SAMPLED)

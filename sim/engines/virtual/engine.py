@@ -186,7 +186,7 @@ class _VirtualRun:
         """See `World`."""
         sessions = [client.session for client in self._clients[: self._drill.fleet.clients]]
         live = sum(client_setup.is_there(session, self._env.now) for session in sessions)
-        return client_setup.unready_reason(live, len(sessions), is_publishing=any(self._heads.values()))
+        return client_setup.unready_reason(live, len(sessions), is_publishing=self._publisher.publishing.acknowledged > 0)
 
     def end_load(self) -> None:
         """See `World`. Unfinished work adds no load in simulation."""

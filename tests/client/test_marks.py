@@ -1,0 +1,127 @@
+"""What a client lacks of the acknowledged events, by markers alone, against sets of numbers."""
+
+import math
+from dataclasses import replace
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.client.marks import Acknowledged, MarkRange, Marks, mark_range
+from sim.client.notices import no_run
+from sim.engines.shared import client_setup
+from sim.protocols.events import Batch, CaughtUp, Head, Item, Position
+from sim.protocols.markers import marked
+from sim.protocols.payloads import canonical_json, payload_hash
+from tests.client.session_driver import RUN, SessionDriver
+
+NUMBERS = st.lists(st.integers(1, 30), unique=True)
+MARKER_RUN = "5f0c9b1a77d2"
+
+
+@given(NUMBERS, NUMBERS)
+def test_lacked_is_what_was_acknowledged_since_the_first_event_and_not_taken(acked: list[int], taken: list[int]) -> None:
+    acknowledged, marks = Acknowledged(), Marks()
+    for number in acked:
+        acknowledged.add(number, -1, float(number))
+    for number in taken:
+        marks.take((number,))
+    start = taken[0] if taken else 0
+    assert marks.lacked(acknowledged) == len({number for number in acked if number > start} - set(taken))
+    assert acknowledged.number == max(acked, default=0)
+    assert acknowledged.sent_at == max(acked, default=0)
+
+
+@given(st.lists(NUMBERS, max_size=4), NUMBERS)
+def test_ranges_are_the_same_as_single_events(messages: list[list[int]], acked: list[int]) -> None:
+    one, other, acknowledged = Marks(), Marks(), Acknowledged()
+    for number in acked:
+        acknowledged.add(number, number, 0.0)
+    for numbers in messages:
+        one.take(numbers)
+        if (found := mark_range("t", numbers)) is not None:
+            other.take(found.numbers or range(found.first, found.last + 1))
+    assert (one.high, one.lacked(acknowledged)) == (other.high, other.lacked(acknowledged))
+
+
+def test_a_range_has_numbers_only_if_it_is_not_dense() -> None:
+    assert mark_range("t", [-1, -1]) is None
+    assert mark_range("t", [3, 4, -1, 5]) == MarkRange("t", 3, 5)
+    assert mark_range("t", [3, 5]) == MarkRange("t", 3, 5, (3, 5))
+
+
+def test_a_restart_excuses_what_lies_before_the_next_event() -> None:
+    marks, acknowledged = Marks(), Acknowledged(number=9)
+    marks.take((1, 3))
+    assert marks.lacked(acknowledged) == 7
+    marks.restart()
+    marks.take((8,))
+    assert marks.lacked(acknowledged) == 1
+
+
+# --- clients ----------------------------------------------------------------------------------------
+
+
+def item(driver: SessionDriver, seq: int, marker: int) -> Item:
+    stream = driver.session.settings.stream_id(RUN)
+    payload = {"payload": marked({"n": 1}, MARKER_RUN, stream, marker)} if marker > 0 else {"payload": {"n": 1}}
+    raw = canonical_json(payload)
+    return Item(Position(seq), msgspec.Raw(raw), payload_hash(raw))
+
+
+def client(*, is_sharing: bool = False) -> SessionDriver:
+    """A live client that reads markers, with no event."""
+    driver = SessionDriver()
+    settings = replace(driver.session.settings, marker_run=MARKER_RUN)
+    if not is_sharing:
+        object.__setattr__(settings, "run_of", no_run)
+    driver.session.settings = settings
+    driver.session.replica._markers = settings.markers
+    driver.go_live()
+    return driver
+
+
+def receive(driver: SessionDriver, *events: tuple[int, int]) -> None:
+    items = tuple(item(driver, *each) for each in events)
+    driver.session.received((Batch(RUN, items), Head(RUN, Position(events[-1][0])), CaughtUp()), driver.now)
+
+
+def behind(driver: SessionDriver, head: Acknowledged) -> bool:
+    return client_setup.behind(driver.session, {RUN: head}, driver.now) == [RUN]
+
+
+@pytest.mark.parametrize("is_sharing", [False, True])
+@pytest.mark.parametrize("position", [0, 4])
+def test_a_server_with_right_positions_cannot_hide_a_dropped_event(is_sharing: bool, position: int) -> None:
+    driver = client(is_sharing=is_sharing)
+    head = Acknowledged(number=4, position=position, sent_at=math.inf)
+    assert behind(driver, head)
+    receive(driver, (1, 1), (2, 2))
+    assert behind(driver, head)
+    assert client_setup.lag_events(driver.session, {RUN: head}) == 2.0
+    receive(driver, (3, 2), (4, 4))  # in place of number 3
+    assert behind(driver, head)
+    assert client_setup.lag_events(driver.session, {RUN: head}) == 1.0
+    (row,) = client_setup.conclusion(driver.session, {RUN: head}, driver.now)
+    assert (row[0], row[2], row[4], row[6]) == ("still_pending", 4, 4.0, 4)
+    receive(driver, (5, 3))
+    assert not behind(driver, head)
+
+
+@pytest.mark.parametrize("is_sharing", [False, True])
+def test_events_of_others_count_for_nothing(is_sharing: bool) -> None:
+    driver = client(is_sharing=is_sharing)
+    receive(driver, (1, -1), (2, 1), (3, -1))
+    assert not behind(driver, Acknowledged(number=1))
+    receive(driver, (4, -1))
+    assert behind(driver, Acknowledged(number=2))
+
+
+def test_a_client_without_an_event_lacks_only_what_was_sent_after_it_was_live() -> None:
+    driver = client()
+    live_at = driver.session.live_since
+    assert not behind(driver, Acknowledged(number=7, sent_at=live_at - 0.1))
+    assert behind(driver, Acknowledged(number=7, sent_at=live_at + 0.1))
+    assert not behind(driver, Acknowledged())
+    assert client_setup.lag_events(driver.session, {RUN: Acknowledged(number=7)}) is None, "it is unknown"
