@@ -134,7 +134,7 @@ MUTATIONS = (
     defect("forget_idempotency_keys", "publish_failures", "phantom_event", "applied_twice", "ux.integrity", only=True),
     defect(
         *("acknowledge_unwritten", "publish_failures", "acknowledged_lost", "drill.publish_failures"),
-        *("silent_loss", "delivery.dropped_deliveries"),
+        *("silent_loss", "delivery.dropped_deliveries", "drill.audited", "drill.converged"),
         only=True,
     ),
     defect("introspect_tokens", "control_outage", "error.websocket_auth_error_ratio", "drill.token_holders", course=PATIENT),
@@ -161,7 +161,7 @@ MUTATIONS = (
     defect("wrong_stale_reason", "replay_budget_exceeded", "drill.stale_signalled", only=True),
     defect(
         *("two_versions", "multi_client_order", "delivery.one_order", "acknowledged_lost", "phantom_event"),
-        *("silent_loss", "delivery.dropped_deliveries"),
+        *("silent_loss", "delivery.dropped_deliveries", "drill.audited", "drill.converged"),
         only=True,
     ),
     # A service that lies: positions, heads and hashes are right, and payloads are not.
@@ -226,13 +226,13 @@ MUTATIONS = (
     ),
     policy(
         *("wrong_ignores_hashes", "jumbled_frames", "acknowledged_lost", "delivery.one_order", "drill.faults_noticed"),
-        *("phantom_event", "silent_loss", "delivery.dropped_deliveries"),
+        *("phantom_event", "silent_loss", "delivery.dropped_deliveries", "drill.converged"),
         only=True,
         course=IMPATIENT,
     ),
     policy(
         *("wrong_applies_past_holes", "disordered_delivery", "hole", "silent_loss"),
-        *("ux.integrity", "delivery.dropped_deliveries", "drill.faults_noticed"),
+        *("ux.integrity", "delivery.dropped_deliveries", "drill.faults_noticed", "drill.converged"),
         only=True,
         course=IMPATIENT,
     ),
