@@ -137,6 +137,10 @@ MUTATIONS = (
         *("silent_loss", "delivery.dropped_deliveries", "drill.audited", "drill.converged"),
         only=True,
     ),
+    defect(
+        *("stall_on_concurrent_appends", "concurrent_appends", "drill.streams_alive", "delivery.failed_publish_ratio"),
+        only=True,
+    ),
     defect("introspect_tokens", "control_outage", "error.websocket_auth_error_ratio", "drill.token_holders", course=PATIENT),
     defect(
         *("accept_revoked_token", "session_revocation", "drill.negative_clients", "drill.revocation", "revoked_token_accepted"),

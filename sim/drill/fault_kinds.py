@@ -4,7 +4,7 @@ This module defines what a fault does, `sim.drill.fault_schedule` when and to wh
 All durations are in seconds. `at_s` counts from the start of the fault phase.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -267,6 +267,16 @@ class SkewControl(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=
 # --- publishing -------------------------------------------------------------------------------------
 
 
+class ConcurrentAppends(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="concurrent_appends"):
+    """Events become due in groups on one stream, so that their appends overlap. The rate stays the same.
+
+    stormgate's own publisher does it, so it works on any target. The next group goes to the next stream.
+    """
+
+    at_once: Annotated[int, msgspec.Meta(ge=2, le=100)] = 8  # [ours] events in one group
+    for_s: Positive  # duration
+
+
 class FailPublishes(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="fail_publishes"):
     """A share of the publishes is refused with an HTTP status."""
 
@@ -404,6 +414,7 @@ AnyFault = (
     | RevokeSessions
     | RotateKeys
     | SkewControl
+    | ConcurrentAppends
     | FailPublishes
     | SlowPublishes
     | StopDelivery

@@ -101,6 +101,8 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     payload_bytes: CountOrZero = 64  # size of each payload
     # Total number of events. Each stream publishes one after the other, so that every run has the same. 0: no limit.
     events: CountOrZero = 0
+    # Maximum unacknowledged publishes of one stream: the next waits for an acknowledgement. 0: no limit; with `events`, 1.
+    in_flight_per_stream: CountOrZero = 0
 
 
 class Phases(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -13,7 +13,7 @@ from sim.base.errors import StorageError
 from sim.mock.requests import RequestRefusedError
 from sim.mock.revisions import Rollout
 from sim.mock.store import Store
-from sim.server.admission import PublishLimits, Refusal, failure, is_acknowledged_unwritten
+from sim.server.admission import Appends, PublishLimits, Refusal, failure, is_acknowledged_unwritten
 from sim.server.runtime import Runtime
 from sim.server.stream_log import Appended, Entry, WrongNextSeqError
 
@@ -35,12 +35,22 @@ class Authority:
         self._rollout = rollout
         self._store = store
         self._limits = PublishLimits(runtime.settings, runtime.profile)
+        self._appends = Appends()
         self._waiting: list[_Publish] = []
         self.failure = ""  # why publishing is no longer possible, or empty
         self.committed: Callable[[], None] = lambda: None  # called after each commit with new events
 
     async def publish(self, topic: str, key: str, payload: bytes, expected_next_seq: int | None) -> Appended:
         """Append one event durably; raise `RequestRefusedError` if it is refused."""
+        stalled = self._appends.begin(topic, self._runtime.switches)
+        try:
+            if stalled is not None:
+                raise self._refused(stalled)
+            return await self._publish(topic, key, payload, expected_next_seq)
+        finally:
+            self._appends.end(topic)
+
+    async def _publish(self, topic: str, key: str, payload: bytes, expected_next_seq: int | None) -> Appended:
         runtime = self._runtime
         if delay_ms := runtime.switches.publish_delay_ms:
             runtime.counters.act("slow_publishes")

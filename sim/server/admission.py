@@ -160,6 +160,25 @@ def failure(switches: Switches, counters: Counters) -> Refusal | None:
     return Refusal(switches.publish_fail_status, code, message, retry_after_ms, switches.publish_fail_taken)
 
 
+class Appends:
+    """The appends under way. With the defect `stall_on_concurrent_appends`, two at once stall their stream for good."""
+
+    def __init__(self) -> None:
+        self._under_way: dict[str, int] = {}
+        self._stalled: set[str] = set()
+
+    def begin(self, topic: str, switches: Switches) -> Refusal | None:
+        """Begin an append, which `end` ends; return its refusal if the stream is stalled."""
+        self._under_way[topic] = self._under_way.get(topic, 0) + 1
+        if self._under_way[topic] > 1 and "stall_on_concurrent_appends" in switches.defects:
+            self._stalled.add(topic)
+        return Refusal(500, "sequence_conflict", "another append took this event's number") if topic in self._stalled else None
+
+    def end(self, topic: str) -> None:
+        """End an append, whether it succeeded or not."""
+        self._under_way[topic] -= 1
+
+
 @dataclass(slots=True)
 class TokenBucket:
     """A token bucket: `rate` tokens per second. It holds the tokens of one second, at least one; `level` is what is left."""

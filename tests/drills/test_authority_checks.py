@@ -3,7 +3,15 @@
 import pytest
 
 from drills.judging.checks.verdicts import State
-from sim.drill.fault_kinds import FailPublishes, MintOutage, RevokeSessions, RotateKeys, SkewClocks, StopDelivery
+from sim.drill.fault_kinds import (
+    ConcurrentAppends,
+    FailPublishes,
+    MintOutage,
+    RevokeSessions,
+    RotateKeys,
+    SkewClocks,
+    StopDelivery,
+)
 from sim.drill.model import Drill
 from sim.record.observations import Kind
 from sim.service.paths import RETIRED
@@ -21,6 +29,19 @@ def publishes_failed(failed: int) -> Story:
     story.tell(21.0, Kind.FAULT_OBSERVED, value=3.0, detail="fail_publishes")
     for _ in range(failed):
         story.tell(20.5, Kind.PUBLISH_FAILED, stream=STREAM, value=5.0, detail="some_code")
+    return story
+
+
+def appended_at_once(*acknowledged_t: float, failed: tuple[float, ...] = ()) -> Story:
+    """Appends overlapped until 23 s; single events were acknowledged, or failed, at these times."""
+    dropped = (Kind.FAULT_OBSERVED, Kind.FAULT_INJECTED, Kind.FAULT_REVERTED, Kind.PUBLISHED)
+    story = good_storm(2).without(lambda row: row.kind in dropped)
+    story.tell(20.0, Kind.FAULT_INJECTED, detail="concurrent_appends")
+    story.tell(23.0, Kind.FAULT_REVERTED, detail="concurrent_appends")
+    for t in acknowledged_t:
+        story.tell(t, Kind.PUBLISHED, stream=STREAM, seq=int(1000 * t), value=5.0, detail="abc")
+    for t in failed:
+        story.tell(t, Kind.PUBLISH_FAILED, stream=STREAM, value=20_000.0, detail="unknown_outcome")
     return story
 
 
@@ -95,6 +116,13 @@ CASES = [
     ),
     # 413 refuses for good; the other refusals are to be tried again.
     *cases("drill.publish_failures", failing(413), PASS=[publishes_failed(3)], FAIL=[publishes_failed(2)], NO_DATA=[Story(2)]),
+    *cases(
+        "drill.streams_alive",
+        with_fault(2, ConcurrentAppends(at_s=0.0, for_s=1.0)),
+        PASS=[appended_at_once(24.0), appended_at_once(24.0, failed=(45.0,))],
+        FAIL=[appended_at_once(22.0, 23.001, failed=(45.0,))],  # the second was due before the end
+        NO_DATA=[appended_at_once(22.0), appended_at_once(22.0, failed=(42.0,))],
+    ),
     *cases("drill.publish_failures", failing(429), PASS=[publishes_failed(0)]),
     *cases("drill.publish_failures", failing(503), FAIL=[publishes_failed(1)]),
     *cases(

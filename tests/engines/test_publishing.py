@@ -25,11 +25,13 @@ class Rows(Recorder):
         self.markers.append(marker)
 
 
-def publishing(folder: Path, events: int = 0, runs: int = 1) -> tuple[Publishing, list[tuple[str, int, str]]]:
+def publishing(
+    folder: Path, events: int = 0, runs: int = 1, in_flight: int = 0
+) -> tuple[Publishing, list[tuple[str, int, str]]]:
     recorder = Rows(folder)
     made = Publishing(
         streams_of([f"r{run + 1}" for run in range(runs)], False),
-        Load(events_per_s=10.0, events=events),
+        Load(events_per_s=10.0, events=events, in_flight_per_stream=in_flight),
         recorder,
         BEGAN,
         "5f0c9b1a77d2",
@@ -105,6 +107,31 @@ def test_with_a_fixed_number_of_events_a_stream_publishes_in_order(tmp_path: Pat
     assert two is not None
     assert (two.at, two.event.key) == (BEGAN + 5, "r1-5f0c9b1a77d2-1")
     assert made.drop(two.event, BEGAN + 6) is None
+
+
+def test_at_most_so_many_publishes_of_a_stream_are_in_flight(tmp_path: Path) -> None:
+    made, _ = publishing(tmp_path, runs=2, in_flight=2)
+    flying = [first(made).event for _ in range(4)]
+    assert [event.stream.run_id for event in flying] == ["r1", "r2", "r1", "r2"]
+    assert made.take(BEGAN + 0.4) is None, "two events of its stream are in flight"
+    following = made.succeeded(flying[2], PublishedEvent(1), BEGAN + 1)
+    assert following is not None
+    assert (following.event.number, following.event.stream.run_id) == (3, "r1")
+    assert made.failed(flying[1], PublishFailedError("too_large", is_final=True), BEGAN + 1) is None, "none of r2 waits"
+    made.give_up_all(BEGAN + 2)
+    assert not made.under_way
+
+
+def test_a_group_is_due_at_once_on_one_stream_at_the_same_rate(tmp_path: Path) -> None:
+    made, _ = publishing(tmp_path, runs=2)
+    before = first(made)
+    made.at_once = 3
+    grouped = [first(made) for _ in range(6)]
+    made.at_once = 1
+    after = first(made)
+    assert [round((due.at - BEGAN) * 10) for due in (before, *grouped, after)] == [0, 1, 1, 1, 4, 4, 4, 7]
+    assert [due.event.stream.run_id for due in (before, *grouped, after)] == ["r1", *["r2"] * 3, *["r1"] * 3, "r2"]
+    assert made.groups_at_once == 2
 
 
 def test_every_try_is_recorded_with_its_outcome_and_sends_the_same_marker(tmp_path: Path) -> None:

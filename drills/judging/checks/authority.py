@@ -110,6 +110,21 @@ def _publish_failures(case: Case, threshold: Threshold | None) -> Answer:
     return Answer(State.PASS if failed == refused else State.FAIL, abs(failed - refused), tried, said)
 
 
+def _streams_alive(case: Case, threshold: Threshold | None) -> Answer:
+    """Check that each stream acknowledged an event that was due after its appends had overlapped."""
+    history = case.history
+    _, end_t = _span(history, "concurrent_appends")
+    rows = history.of(Kind.PUBLISHED, Kind.PUBLISH_FAILED)
+    rows = rows.take(rows.t - rows.value / 1000 > end_t)  # by when they were due
+    streams, alive = np.unique(rows.stream), np.unique(rows.stream[rows.is_kind(Kind.PUBLISHED)])
+    if len(streams) == 0:
+        return Answer(State.NO_DATA, NAN, 0, "no event was due after the appends had overlapped")
+    stalled = [history.streams[code] for code in np.setdiff1d(streams, alive)]
+    if stalled:
+        return Answer(State.FAIL, len(stalled), len(streams), f"no event was acknowledged any more on {', '.join(stalled)}")
+    return Answer(State.PASS, 0, len(streams), f"each of {len(streams)} streams acknowledged events afterwards")
+
+
 def _refuses_for_good(fault: AnyFault) -> bool:
     return isinstance(fault, FailPublishes) and is_final(fault.status)
 
@@ -263,6 +278,7 @@ DECISIONS: Mapping[str, Decide] = {
     "drill.clocks": _clocks,
     "drill.retired_routes": _retired_routes,
     "drill.publish_failures": _publish_failures,
+    "drill.streams_alive": _streams_alive,
     "drill.negative_clients": _negative_clients,
     "drill.misusers_served": _misusers_served,
     "drill.malformed_frames": _malformed_frames,

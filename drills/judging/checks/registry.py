@@ -208,6 +208,12 @@ _OF_RUNS = (
         when=_has_fault("fail_publishes"),
     ),
     _rule(
+        *("drill.streams_alive", "streams", "streams that acknowledged no event after appends overlapped on them"),
+        window="recovery",
+        origin="synthetic",
+        when=_has_fault("concurrent_appends"),
+    ),
+    _rule(
         *("drill.negative_clients", "grants", "forbidden requests that were granted, or refused with a wrong code"),
         "count, 0 allowed; every negative client got an answer",
         origin="synthetic",

@@ -29,7 +29,7 @@ from sim.engines.greenlets.driver import GreenletDriver
 from sim.engines.greenlets.http import GreenletHttp
 from sim.engines.shared import client_setup, service_api
 from sim.engines.shared.endpoints import Endpoints
-from sim.engines.shared.fault_actions import ServiceFaults
+from sim.engines.shared.fault_actions import PublishFaults, ServiceFaults
 from sim.engines.shared.publishing import streams_of
 from sim.mock.process import LOG_NAME, BlockingMockProcess
 from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
@@ -113,7 +113,10 @@ class DrillRun:
         service = ServiceFaults(
             MockService(self._endpoints, self.clock), healthy, (topics[: load.run_streams], topics[load.run_streams :])
         )
-        self.actions = LoadTestFaultActions(self._client_pool, self._others, service, self._driver.carry_out, self._note_death)
+        publishing = PublishFaults(self._publishing)
+        self.actions = LoadTestFaultActions(
+            self._client_pool, self._others, publishing, service, self._driver.carry_out, self._note_death
+        )
         self._phases = PhaseRunner(self.plan.drill, self._faults, self)
         self._prepare_workers(topics)
 

@@ -12,15 +12,15 @@ from locustfiles.load.clients.client_pool import CLIENT_FAULTS, ClientPool
 from locustfiles.load.workers.workers import Workers
 from sim.base.clocks import WallClock
 from sim.base.errors import UsageError
-from sim.drill.fault_kinds import ExpireTokens, Fault, RollingDeploy, ShrinkWindow, SwitchFault
+from sim.drill.fault_kinds import ConcurrentAppends, ExpireTokens, Fault, RollingDeploy, ShrinkWindow, SwitchFault
 from sim.drill.fault_lifecycle import Completion, Done
 from sim.drill.fault_schedule import PlannedFault, Timing
 from sim.drill.model import Drill
 from sim.engines.greenlets.http import GreenletHttp
-from sim.engines.shared.fault_actions import RequestedService, ServiceFaults, Steps
+from sim.engines.shared.fault_actions import PublishFaults, RequestedService, ServiceFaults, Steps
 from sim.server.settings import Switches
 
-POSSIBLE: tuple[type[Fault], ...] = (*CLIENT_FAULTS, ExpireTokens, RollingDeploy, ShrinkWindow, SwitchFault)
+POSSIBLE: tuple[type[Fault], ...] = (*CLIENT_FAULTS, ConcurrentAppends, ExpireTokens, RollingDeploy, ShrinkWindow, SwitchFault)
 
 
 def require_possible(drill: Drill) -> None:
@@ -58,6 +58,7 @@ class LoadTestFaultActions:
         self,
         client_pool: ClientPool,
         workers: Workers,
+        publishing: PublishFaults,
         service: ServiceFaults,
         carry_out: Callable[[Steps], Completion],
         reverted: Callable[[], None],
@@ -65,6 +66,7 @@ class LoadTestFaultActions:
         """`reverted` is called when all faults are reverted."""
         self._client_faults = client_pool.faults
         self._workers = workers
+        self._publishing = publishing
         self._service = service
         self._carry_out = carry_out
         self._reverted = reverted
@@ -84,6 +86,8 @@ class LoadTestFaultActions:
 
     def inject(self, planned: PlannedFault) -> Completion:
         """See `FaultActions`."""
+        if isinstance(planned.fault, ConcurrentAppends):
+            return Done(self._publishing.inject(planned.fault))
         if not isinstance(planned.fault, CLIENT_FAULTS):
             return self._carry_out(self._service.inject(planned))
         count = self._client_faults.inject(planned)
@@ -91,6 +95,8 @@ class LoadTestFaultActions:
 
     def revert(self, planned: PlannedFault) -> Completion:
         """See `FaultActions`."""
+        if isinstance(planned.fault, ConcurrentAppends):
+            return Done(self._publishing.revert())
         if not isinstance(planned.fault, CLIENT_FAULTS):
             return self._carry_out(self._service.revert(planned))
         self._client_faults.revert(planned)
@@ -111,6 +117,7 @@ class LoadTestFaultActions:
     def _revert_all(self) -> Steps:
         self._client_faults.revert_all()
         self._workers.revert()
+        self._publishing.revert()
         yield from self._service.revert_all()
         self._reverted()
         return 0

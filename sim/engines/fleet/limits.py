@@ -65,6 +65,8 @@ def _service(drill: Drill) -> Iterator[Unfit]:
     slowest = min(runtime.publishes_per_s or topic_class(topic).publishes_per_s for topic in topics_of(drill))
     if load.events:
         yield "key 'load.events'", load.events, "publishing by count"
+    if load.in_flight_per_stream:
+        yield "key 'load.in_flight_per_stream'", load.in_flight_per_stream, "publishes that wait for one another"
     if load.events_per_s / drill.streams > slowest:
         yield "key 'load.events_per_s'", f"{load.events_per_s:g}", "throttled publishing"
     if runtime.sync_frames:

@@ -12,6 +12,7 @@ import msgspec
 from sim.client.session import Session
 from sim.drill.fault_kinds import (
     AnyFault,
+    ConcurrentAppends,
     DropSockets,
     ExpireTokens,
     ForgetTokens,
@@ -29,6 +30,7 @@ from sim.drill.fault_kinds import (
 from sim.drill.fault_lifecycle import Completion, Done, Record
 from sim.drill.fault_schedule import PlannedFault, Timing, switches_during
 from sim.engines.shared import client_setup, service_api
+from sim.engines.shared.publishing import Publishing
 from sim.server.settings import Switches
 
 Steps = Generator[Any, Any, float]
@@ -119,6 +121,25 @@ class RequestedService:
     def revoke(self, sessions: list[str]) -> Any:
         """See `WholeService`."""
         return self._ask(service_api.revoke, sessions)
+
+
+class PublishFaults:
+    """Injects faults of stormgate's own publisher."""
+
+    def __init__(self, publishing: Publishing) -> None:
+        self._publishing = publishing
+        self._groups_before = 0
+
+    def inject(self, fault: ConcurrentAppends) -> int:
+        """Publish in groups from now on."""
+        self._groups_before = self._publishing.groups_at_once
+        self._publishing.at_once = fault.at_once
+        return 0
+
+    def revert(self) -> int:
+        """Publish one event at a time again; return the number of groups."""
+        self._publishing.at_once = 1
+        return self._publishing.groups_at_once - self._groups_before
 
 
 class ClientFaults:
@@ -291,9 +312,15 @@ class SessionFaultActions:
     """Actions for an engine with sessions, links and a whole service. `carry_out` runs steps in the engine's own way."""
 
     def __init__(
-        self, clients: ClientFaults, links: Links, service: WholeServiceFaults, carry_out: Callable[[Steps], Completion]
+        self,
+        clients: ClientFaults,
+        links: Links,
+        publishing: PublishFaults,
+        service: WholeServiceFaults,
+        carry_out: Callable[[Steps], Completion],
     ) -> None:
         self._clients = clients
+        self._publishing = publishing
         self._links = links
         self._service = service
         self._carry_out = carry_out
@@ -312,6 +339,8 @@ class SessionFaultActions:
             return Done(self._clients.inject(planned))
         if isinstance(planned.fault, LINK_FAULTS):
             return Done(self._links.inject(planned))
+        if isinstance(planned.fault, ConcurrentAppends):
+            return Done(self._publishing.inject(planned.fault))
         return self._carry_out(self._service.inject(planned))
 
     def revert(self, planned: PlannedFault) -> Completion:
@@ -321,6 +350,8 @@ class SessionFaultActions:
             return Done()
         if isinstance(planned.fault, LINK_FAULTS):
             return Done(self._links.revert(planned))
+        if isinstance(planned.fault, ConcurrentAppends):
+            return Done(self._publishing.revert())
         return self._carry_out(self._service.revert(planned))
 
     def end_early(self) -> None:
@@ -334,4 +365,5 @@ class SessionFaultActions:
         self._clients.revert_all()
         self._service.sign_in()
         self._links.revert_all()
+        self._publishing.revert()
         return (yield from self._service.revert_all())

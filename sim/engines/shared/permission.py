@@ -6,6 +6,7 @@ from sim.base.errors import UsageError
 from sim.drill.fault_kinds import (
     AnyFault,
     ClientFault,
+    ConcurrentAppends,
     DropSockets,
     ExpireTokens,
     Fault,
@@ -21,8 +22,11 @@ from sim.drill.target_rules import Caps
 from sim.engines.shared.endpoints import Endpoints
 from sim.server.settings import RuntimeSettings
 
-# Faults that affect only the drill's own clients and their links. They work on any target. Other faults need the server.
-ACTS_FROM_HERE: tuple[type[Fault], ...] = (DropSockets, RestartClients, StopReading, LinkFault, ForgetTokens)
+# Faults of the drill's own clients, their links and its publisher. They work on any target. Other faults need the server.
+ACTS_FROM_HERE: tuple[type[Fault], ...] = (
+    *(DropSockets, RestartClients, StopReading, LinkFault, ForgetTokens),
+    ConcurrentAppends,
+)
 # Faults that disconnect all clients of the service, not only the drill's.
 _HITS_ALL_CLIENTS = (KillRuntime, ExpireTokens, StopDelivery)
 

@@ -93,15 +93,22 @@ class Publishing:
     marker_run: str
     heads: dict[str, Acknowledged] = field(init=False)
     acknowledged: int = field(default=0, init=False)
+    at_once: int = field(default=1, init=False)  # events that become due together, on one stream
+    groups_at_once: int = field(default=0, init=False)  # groups of more than one event so far
     under_way: dict[DueEvent, None] = field(default_factory=dict, init=False)  # in the order of their due moments
     _taken: int = field(default=0, init=False)
+    _groups: int = field(default=0, init=False)
+    _left: int = field(default=0, init=False)  # events of the present group that are not yet taken
+    _before_group: int = field(default=0, init=False)  # events before the present group
     _first_due: float | None = field(default=None, init=False)  # None: not started
     _is_stopped: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.heads = {stream.topic: Acknowledged() for stream in self.streams}
         # With a fixed number of events, each stream publishes in order: an event then has the same seq in every run.
-        self._turns: dict[str, deque[DueEvent]] = {stream.topic: deque() for stream in self.streams}
+        self._max_in_flight = self.load.in_flight_per_stream or (1 if self.load.events else math.inf)
+        self._in_flight = dict.fromkeys(self.heads, 0)
+        self._waiting: dict[str, deque[DueEvent]] = {topic: deque() for topic in self.heads}
         self._numbers = dict.fromkeys(self.heads, 0)
 
     def start(self, now: float) -> None:
@@ -117,21 +124,26 @@ class Publishing:
         """The moment when the next event is due; None if there is no next event."""
         if self._is_stopped or self._first_due is None or 0 < self.load.events <= self._taken:
             return None
-        return self._first_due + self._taken / self.load.events_per_s
+        return self._first_due + (self._before_group if self._left else self._taken) / self.load.events_per_s
 
     def take(self, due: float) -> Try | None:
         """Take the next event. Return None if it must wait for an earlier event of its stream, whose end returns it."""
-        count, stream = self._taken, self.streams[self._taken % len(self.streams)]
+        if not self._left:
+            self._left, self._before_group = self.at_once, self._taken
+            self._groups += 1
+            self.groups_at_once += self.at_once > 1
+        count, stream = self._taken, self.streams[(self._groups - 1) % len(self.streams)]
         self._taken += 1
+        self._left -= 1
         self._numbers[stream.topic] = number = self._numbers[stream.topic] + 1
         payload = {"number": count, "text": "x" * max(self.load.payload_bytes - bytes_of(number), 0)}
         payload = marked(payload, self.marker_run, stream.stream, number)
         event = DueEvent(stream, number, payload, f"{stream.run_id}-{self.marker_run}-{count}", due)
         self.under_way[event] = None
-        if self.load.events:
-            self._turns[stream.topic].append(event)
-            if len(self._turns[stream.topic]) > 1:
-                return None
+        if self._in_flight[stream.topic] >= self._max_in_flight:
+            self._waiting[stream.topic].append(event)
+            return None
+        self._in_flight[stream.topic] += 1
         return Try(event, due)
 
     def sent(self, event: DueEvent, now: float) -> None:
@@ -180,10 +192,9 @@ class Publishing:
     def drop(self, event: DueEvent, now: float) -> Try | None:
         """Stop trying this event. Return the next event of its stream if that event waits for it."""
         del self.under_way[event]
-        turns = self._turns[event.stream.topic]
-        if turns and turns[0] is event:
-            turns.popleft()
-            return Try(turns[0], now) if turns else None
+        if waiting := self._waiting[event.stream.topic]:
+            return Try(waiting.popleft(), now)  # takes the place of this event
+        self._in_flight[event.stream.topic] -= 1
         return None
 
     def give_up_all(self, now: float) -> None:

@@ -28,7 +28,7 @@ from sim.drill.model import Drill
 from sim.drill.phase_runner import PhaseRunner
 from sim.engines.shared import client_setup, permission, service_api
 from sim.engines.shared.endpoints import Endpoints
-from sim.engines.shared.fault_actions import ClientFaults, WholeServiceFaults
+from sim.engines.shared.fault_actions import ClientFaults, PublishFaults, WholeServiceFaults
 from sim.engines.shared.publishing import Publishing, Stream
 from sim.engines.sockets import target_monitor
 from sim.engines.sockets.client import ClientDriver
@@ -243,7 +243,8 @@ class _SocketsRun:
         service = ServiceProcess(http, self._process, self._clock, self.record)
         faults = WholeServiceFaults(service, healthy, (topics[:runs], topics[runs:]), self._clients, self.record)
         hooks = self._watch.hooks(self._drill, topics)
-        return SocketsFaultActions(ClientFaults(self._clients, self.record), links, faults, self._driver, hooks)
+        clients, publishing = ClientFaults(self._clients, self.record), PublishFaults(self._publishing)
+        return SocketsFaultActions(clients, links, publishing, faults, self._driver, hooks)
 
     def _keep_on(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a background task until the run ends. Its failure ends the run."""

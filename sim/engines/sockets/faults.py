@@ -8,7 +8,13 @@ from sim.base.errors import TargetError, UsageError
 from sim.drill.fault_lifecycle import Completion, Record
 from sim.drill.fault_schedule import PlannedFault, Timing
 from sim.engines.shared import service_api
-from sim.engines.shared.fault_actions import ClientFaults, RequestedService, SessionFaultActions, WholeServiceFaults
+from sim.engines.shared.fault_actions import (
+    ClientFaults,
+    PublishFaults,
+    RequestedService,
+    SessionFaultActions,
+    WholeServiceFaults,
+)
 from sim.engines.sockets.driver import AsyncioDriver, carried_out
 from sim.engines.sockets.hooks import Hooks
 from sim.engines.sockets.http import ServiceHttp
@@ -77,9 +83,15 @@ class SocketsFaultActions(SessionFaultActions):
     """Injects and reverts all faults of one run. If the target has a hook for a kind, the operators' command does it."""
 
     def __init__(
-        self, clients: ClientFaults, links: LinkActions, service: WholeServiceFaults, driver: AsyncioDriver, hooks: Hooks
+        self,
+        clients: ClientFaults,
+        links: LinkActions,
+        publishing: PublishFaults,
+        service: WholeServiceFaults,
+        driver: AsyncioDriver,
+        hooks: Hooks,
     ) -> None:
-        super().__init__(clients, links, service, driver.carry_out)
+        super().__init__(clients, links, publishing, service, driver.carry_out)
         self._driver = driver
         self._hooks = hooks
 

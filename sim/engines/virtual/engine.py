@@ -23,7 +23,7 @@ from sim.drill.fault_schedule import plan
 from sim.drill.model import Drill, expected_duration_s
 from sim.drill.phase_runner import PhaseRunner, latest_end_s
 from sim.engines.shared import client_setup
-from sim.engines.shared.fault_actions import ClientFaults, WholeServiceFaults
+from sim.engines.shared.fault_actions import ClientFaults, PublishFaults, WholeServiceFaults
 from sim.engines.shared.options import Options as Options
 from sim.engines.shared.publishing import streams_of
 from sim.engines.virtual.client import VirtualClient
@@ -250,7 +250,8 @@ class _VirtualRun:
         topics = (self._run_topics, self._other_topics)
         control = SimulatedServiceControl(env, service)
         faults = WholeServiceFaults(control, service.switches, topics, clients, self.record)
-        actions = VirtualFaultActions(ClientFaults(clients, self.record), links, faults, completed)
+        publishing = PublishFaults(self._publisher.publishing)
+        actions = VirtualFaultActions(ClientFaults(clients, self.record), links, publishing, faults, completed)
         actions.cold_start_s = model.server.cold_start_s
         return actions
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from sim.drill.fault_kinds import (
+    ConcurrentAppends,
     ExpireTokens,
     KillRuntime,
     LinkFault,
@@ -22,6 +23,7 @@ from sim.server.settings import Switches
 
 SIMULATED = (
     *CLIENT_FAULTS,
+    ConcurrentAppends,
     *(ExpireTokens, KillRuntime, RevokeSessions, RollingDeploy, RotateKeys, ShrinkWindow),
     *(LinkFault, StopReading, SwitchFault),
 )

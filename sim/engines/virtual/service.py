@@ -22,7 +22,7 @@ from sim.protocols.events import Batch, Closed, Message
 from sim.protocols.intents import Intent, Raw
 from sim.protocols.payloads import canonical_json
 from sim.protocols.profile import Publication, ServerForms
-from sim.server.admission import PublishLimits, Refusal, failure, is_acknowledged_unwritten
+from sim.server.admission import Appends, PublishLimits, Refusal, failure, is_acknowledged_unwritten
 from sim.server.control import Control, ControlRefusedError, TokenRequest
 from sim.server.runtime import DeliveryDownError, Runtime
 from sim.server.settings import RuntimeSettings, Switches
@@ -57,6 +57,7 @@ class SimulatedService:
         self._model = model
         self.control = Control(settings, Keyring(_KEY), self.profile)
         self.runtime = Runtime(settings, Keyring(_KEY), self.profile, switches)
+        self._appends = Appends()
         self._limits = PublishLimits(settings, self.profile)
         self._rotations = 0
         self._events_of: dict[str, int] = {}  # by run
@@ -210,8 +211,14 @@ class SimulatedService:
         if delay_ms := self.switches.publish_delay_ms:
             self.runtime.counters.act("slow_publishes")
             end += delay_ms / 1000
-        life, run_id = self.life, str(event["run_id"])
-        self._env.call_at(end, lambda: answer(self._take(topic, key, payload, run_id) if life == self.life else None))
+        stalled, life = self._appends.begin(topic, self.switches), self.life
+
+        def finish() -> None:
+            self._appends.end(topic)
+            taken = life == self.life and (stalled or self._take(topic, key, payload, str(event["run_id"])))
+            answer(taken or None)
+
+        self._env.call_at(end, finish)
 
     def _content(self, event: Mapping[str, object]) -> object:
         """Return what subscribers get of a published event; the number of an event that is tried again does not count."""
