@@ -22,6 +22,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("sim.client.negative",),
     ("sim.drill",),
     ("sim.mock",),
+    ("sim.engines.transports",),
     ("sim.engines.shared",),
     ("sim.engines.fleet.kernel",),
     ("sim.engines.sockets", "sim.engines.virtual", "sim.engines.fleet", "sim.engines.greenlets"),

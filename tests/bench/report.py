@@ -21,7 +21,7 @@ from sim.client.actions import ClientSettings
 from sim.client.session import Session
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.session_driver import SessionDriver
-from sim.engines.shared.web_socket import WebSocket
+from sim.engines.transports.wire import Wire
 from sim.protocols.intents import Compatibility
 from sim.protocols.spacetime.adapter import CAPABILITIES
 from sim.protocols.spacetime.streams import stream_id
@@ -86,12 +86,12 @@ class Counting(SessionDriver):
 
     crowd: Crowd
 
-    def socket_message(self, socket: WebSocket, data: bytes, is_text: bool) -> None:
+    def socket_message(self, wire: Wire, data: bytes, is_text: bool) -> None:
         """Count, then as always."""
         self.crowd.frames += 1
         self.crowd.bytes += len(data)
         before = _watermark(self.session)
-        super().socket_message(socket, data, is_text)
+        super().socket_message(wire, data, is_text)
         self.crowd.deliveries += _watermark(self.session) - before
 
 

@@ -1,8 +1,10 @@
 """Clients over sockets that get the same bytes share what follows from them, and record what each alone would record."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,14 +13,15 @@ from sim.base.clocks import RunClock
 from sim.client import policies
 from sim.client.actions import ClientSettings, Token
 from sim.client.session import Session
-from sim.engines.shared import client_setup
 from sim.engines.shared.session_driver import SessionDriver
-from sim.protocols.adapter import Connection
+from sim.protocols import registry
+from sim.protocols.adapter import Open
 from sim.protocols.intents import Compatibility
 from sim.protocols.shared_decoding import SharedDecoding
 from sim.protocols.spacetime.adapter import CAPABILITIES, SpacetimeConnection
 from sim.protocols.spacetime.codec import encode_server
 from sim.protocols.spacetime.frames import Body, Reply, ServerFrame, UpdateBatch
+from sim.protocols.spacetime.protocol import PROTOCOL
 from sim.protocols.spacetime.streams import stream_id
 from sim.record.columns import Columns
 from sim.record.parquet import Recorder, read
@@ -47,9 +50,12 @@ class ScriptDriver(SessionDriver):
         self.session.start(self._clock.now())
         self._pump()
 
-    def _begin_connect(self, url: str) -> None:
-        self._socket: Any = self
-        self.socket_open(self._socket)
+    id = 0
+
+    def _begin_open(self, wanted: Open) -> None:
+        wire: Any = self
+        self._wires[wanted.id] = wire
+        self.socket_open(wire, 101, {})
 
     def _begin_mint(self) -> None:
         self._has_token(Token("t", 1e9, 1e9))
@@ -62,39 +68,34 @@ class ScriptDriver(SessionDriver):
 
     def close(self) -> None: ...
 
+    abort = close
+
     def get(self, frame: ServerFrame) -> None:
         """Receive a frame, as bytes of its own."""
-        if self._socket is not None:
-            self.socket_message(self._socket, bytes(bytearray(encode_server(frame, "1").encode())), True)
+        for wire in self._wires.values():
+            self.socket_message(wire, bytes(bytearray(encode_server(frame, "1").encode())), True)
 
 
 def rows(script: list[ServerFrame], shares: bool, policy: str, defects: tuple[int, ...] = ()) -> list[str]:
     """What three clients record; those in `defects` miss the first frame of the script."""
     shared, clock = SharedDecoding() if shares else SharedDecoding(max_entries=0), ScriptClock()
     shared_settings = ClientSettings(1, Compatibility(), CAPABILITIES, stream_id=stream_id, shares_runs=shares)
-
-    def connection(url: str) -> Connection:
-        return SpacetimeConnection(url, shared)
-
-    before, client_setup.new_connection = client_setup.new_connection, connection
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            recorder = Recorder(Path(folder))
-            drivers = []
-            for number in range(CLIENTS):
-                session = Session(number, [RUN], policies.get(policy), shared_settings)
-                drivers.append(ScriptDriver(session, "ws://script", clock, recorder))
-                drivers[-1].start()
-            begin = (Reply("1", True, Body(subscription_id="s")), batch(1, 2), Reply("2", True, Body(subscription_id="s")))
-            for place, frame in enumerate([*begin, *script]):
-                clock.moment += 0.01
-                for driver in drivers:
-                    if place != len(begin) or driver.session.client not in defects:
-                        driver.get(frame)
-            recorder.seal()
-            return [repr(row) for row in read(Path(folder)).to_pylist()]
-    finally:
-        client_setup.new_connection = before
+    sharing = replace(PROTOCOL, new_connection=lambda options: SpacetimeConnection(options.url, shared))
+    with tempfile.TemporaryDirectory() as folder, patch.object(registry, "get", lambda _: sharing):
+        recorder = Recorder(Path(folder))
+        drivers = []
+        for number in range(CLIENTS):
+            session = Session(number, [RUN], policies.get(policy), shared_settings)
+            drivers.append(ScriptDriver(session, "ws://script", clock, recorder))
+            drivers[-1].start()
+        begin = (Reply("1", True, Body(subscription_id="s")), batch(1, 2), Reply("2", True, Body(subscription_id="s")))
+        for place, frame in enumerate([*begin, *script]):
+            clock.moment += 0.01
+            for driver in drivers:
+                if place != len(begin) or driver.session.client not in defects:
+                    driver.get(frame)
+        recorder.seal()
+        return [repr(row) for row in read(Path(folder)).to_pylist()]
 
 
 @settings(max_examples=50, deadline=None)

@@ -2,17 +2,17 @@
 
 import base64
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from websockets.uri import parse_uri
 
-from sim.engines.shared import web_socket
-from sim.engines.shared.web_socket import WebSocket
-from sim.protocols.adapter import TransportEnd
+from sim.engines.transports import web_socket
+from sim.engines.transports.web_socket import WebSocket
+from sim.engines.transports.wire import Wire
+from sim.protocols.adapter import Open, Transport, TransportEnd
 
 MAX_BYTES = 1000
 
@@ -21,22 +21,22 @@ class Peer(WebSocket):
     """A socket without a network that records what it reports and sends."""
 
     def __init__(self) -> None:
-        super().__init__(parse_uri("ws://peer/"), self)  # type: ignore[arg-type]
+        super().__init__(self, Open(0, Transport.WEBSOCKET, "ws://peer/"))
         self.reports: list[object] = []
         self.sent = b""
         self.is_cut = False
 
-    def socket_open(self, _: WebSocket) -> None:
+    def socket_open(self, _: Wire, status: int, headers: Mapping[str, str]) -> None:
         self.reports.append("open")
 
-    def socket_message(self, _: WebSocket, data: bytes, is_text: bool) -> None:
+    def socket_message(self, _: Wire, data: bytes, is_text: bool) -> None:
         self.reports.append((data, is_text))
 
-    def socket_ended(self, _: WebSocket, end: TransportEnd) -> None:
+    def socket_ended(self, _: Wire, end: TransportEnd) -> None:
         self.reports.append(end)
 
     def _flush(self) -> None:
-        self.sent += b"".join(self._ws.data_to_send())
+        self.sent += b"".join(self._to_send())
 
     def _hang_up(self) -> None:
         self.is_cut = True
@@ -45,7 +45,7 @@ class Peer(WebSocket):
 
     def answer(self) -> bytes:
         """The answer that accepts its request for an upgrade."""
-        self._ask_upgrade()
+        self._ask()
         self.sent = b""
         key = hashlib.sha1(self._ws.key.encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()
         accept = b"Sec-WebSocket-Accept: " + base64.b64encode(key)

@@ -5,8 +5,8 @@ import socket
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import gevent
 from gevent.event import Event
-from websockets.uri import WebSocketURI, parse_uri
 
 from sim.base import certificates
 from sim.base.clocks import WallClock
@@ -18,7 +18,10 @@ from sim.engines.shared import service_api
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.service_api import MintFailedError
 from sim.engines.shared.session_driver import NO_WAIT_S, SessionDriver
-from sim.engines.shared.web_socket import Owner, WebSocket
+from sim.engines.transports.http_stream import HttpStream
+from sim.engines.transports.web_socket import WebSocket
+from sim.engines.transports.wire import Wire
+from sim.protocols.adapter import Open, Transport
 from sim.record.parquet import Collector
 
 _READ_BYTES = 65536
@@ -26,24 +29,21 @@ _LONGEST_WAIT_S = 3600.0
 Listener = Callable[[float, Session, Sequence[Notice]], None]
 
 
-class GreenSocket(WebSocket):
-    """The client's end of one connection. The greenlet that calls `take` reads it."""
+class TcpEnd(Wire):
+    """The TCP connection below a wire. The greenlet that calls `take` reads it."""
 
-    def __init__(self, uri: WebSocketURI, owner: Owner) -> None:
-        super().__init__(uri, owner)
-        self._uri = uri
-        self._tcp: socket.socket | None = None
+    _tcp: socket.socket | None = None
 
     def dial(self, within_s: float) -> None:
-        """Connect and request the upgrade; raise `OSError` on failure."""
-        self._tcp = tcp = _connected(self._uri.host, self._uri.port, within_s)
+        """Connect and send the request; raise `OSError` on failure."""
+        self._tcp = tcp = _connected(self.host, self.port, within_s)
         tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self._uri.secure:
-            self._tcp = certificates.trusted().wrap_socket(tcp, server_hostname=self._uri.host)
+        if self.is_secure:
+            self._tcp = certificates.trusted().wrap_socket(tcp, server_hostname=self.host)
         if self._owner is None:  # cut while it was connecting
             self._cut()
         else:
-            self._ask_upgrade()
+            self._ask()
 
     def take(self, within_s: float) -> None:
         """Read once, for at most `within_s`, and report the result to the owner."""
@@ -67,7 +67,7 @@ class GreenSocket(WebSocket):
     def _flush(self) -> None:
         if self._tcp is None:
             return
-        for data in self._ws.data_to_send():
+        for data in self._to_send():
             if not data:
                 self._cut()
                 return
@@ -80,6 +80,14 @@ class GreenSocket(WebSocket):
     def _cut(self) -> None:
         if self._tcp is not None:
             self._tcp.close()
+
+
+class GreenSocket(WebSocket, TcpEnd):
+    """A WebSocket connection."""
+
+
+class GreenStream(HttpStream, TcpEnd):
+    """A request whose answer is awaited."""
 
 
 def _connected(host: str, port: int, within_s: float) -> socket.socket:
@@ -113,6 +121,7 @@ class WireClient(SessionDriver):
         self._listener = listener
         self._nudged = Event()
         self._todo: Callable[[], None] | None = None
+        self._main: GreenSocket | None = None  # the one connection that the client's own greenlet reads
         self._is_over = False
 
     def run(self, arrives_at: float) -> None:
@@ -156,8 +165,8 @@ class WireClient(SessionDriver):
         elif left_s <= NO_WAIT_S:
             self.session.wake(max(self._clock.now(), self.session.wake_at()))
             self._pump()
-        elif isinstance(self._socket, GreenSocket):
-            self._socket.take(left_s)
+        elif self._main is not None and self._is_wanted(self._main):
+            self._main.take(left_s)
         else:
             self._nudged.wait(left_s)
 
@@ -167,9 +176,26 @@ class WireClient(SessionDriver):
         self._todo = self._mint
         self._nudged.set()
 
-    def _begin_connect(self, url: str) -> None:
-        self._todo = partial(self._connect, url)
-        self._nudged.set()
+    def _begin_open(self, wanted: Open) -> None:
+        if wanted.transport is Transport.WEBSOCKET and self.session.settings.capabilities.is_one_connection:
+            self._wires[wanted.id] = self._main = GreenSocket(self, wanted)
+            self._todo = partial(self._connect, self._main)
+            self._nudged.set()
+        else:
+            kind = GreenSocket if wanted.transport is Transport.WEBSOCKET else GreenStream
+            wire = self._wires[wanted.id] = kind(self, wanted)
+            gevent.spawn(self._read_to_its_end, wire)
+
+    def _is_wanted(self, wire: TcpEnd) -> bool:
+        return self._wires.get(wire.id) is wire
+
+    def _read_to_its_end(self, wire: TcpEnd) -> None:
+        """Connect and read in a greenlet of its own, one for each open request."""
+        if self._dial(wire, self.session.settings.reply_timeout_s):
+            while self._is_wanted(wire):
+                wire.take(_LONGEST_WAIT_S)
+        else:
+            self._failed(wire)
 
     def _mint(self) -> None:
         asking = self.session
@@ -182,20 +208,20 @@ class WireClient(SessionDriver):
             if asking is self.session:
                 self._has_token(token)
 
-    def _connect(self, url: str) -> None:
-        now = self._clock.now()
-        if now < self._offline_until:
-            self._fail_connect()
-            return
-        uri = parse_uri(url)
-        dialled = self._socket = GreenSocket(uri, self)
+    def _connect(self, wire: GreenSocket) -> None:
+        is_connected = self._dial(wire, max(self.session.wake_at() - self._clock.now(), NO_WAIT_S))
+        # After its own connect time-out, the session handles the failure itself.
+        if not is_connected and self.session.wake_at() > self._clock.now() + NO_WAIT_S:
+            self._failed(wire)
+
+    def _dial(self, wire: TcpEnd, within_s: float) -> bool:
+        if self._clock.now() < self._offline_until:
+            return False
         try:
-            dialled.dial(max(self.session.wake_at() - now, NO_WAIT_S))
+            wire.dial(within_s)
         except OSError:
-            # After its own connect time-out, the session handles the failure itself.
-            if self._socket is dialled and self.session.wake_at() > self._clock.now() + NO_WAIT_S:
-                self._socket = None
-                self._fail_connect()
+            return False
+        return True
 
     def _drop_work(self) -> None:
         self._todo = None

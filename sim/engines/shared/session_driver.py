@@ -4,7 +4,7 @@ The subclasses wait: `ClientDriver` with asyncio callbacks, and `WireClient` (lo
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sim.base.clocks import RunClock
 from sim.base.errors import TargetError
@@ -15,7 +15,7 @@ from sim.drill.fault_kinds import RestartClients
 from sim.engines.shared import client_setup
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.service_api import MintFailedError
-from sim.engines.shared.web_socket import WebSocket
+from sim.engines.transports.wire import Wire
 from sim.protocols import adapter, registry
 from sim.protocols.adapter import TransportEnd
 from sim.protocols.events import Message
@@ -36,8 +36,8 @@ class SessionDriver(ABC):
         self.clock_ahead_s = 0.0  # of the client's own clock; only clients that trust their clock use it
         self._clock = clock
         self._recorder = recorder
-        self._socket: WebSocket | None = None
-        self._connection: adapter.Connection | None = None  # implements the protocol over the socket
+        self._wires: dict[int, Wire] = {}  # opening or open, by the adapter's identifier
+        self._connection: adapter.Connection | None = None  # implements the protocol over the wires
         self._offline_until = 0.0
         self._is_dead = False
         self._pacer = pacer  # limits the connects of all clients to the target's cap
@@ -58,14 +58,20 @@ class SessionDriver(ABC):
         self._drop_work()
 
     def cut(self, offline_s: float) -> bool:
-        """Cut the socket at once, and block connects for `offline_s`. Return whether there was a socket."""
+        """Cut the sockets at once, and block connects for `offline_s`. Return whether there was a socket."""
         self._offline_until = self._clock.now() + offline_s
-        socket, self._socket = self._socket, None
-        if socket is None:
-            return False
-        socket.abort()
-        self._take_end(TransportEnd())
-        return True
+        connection, cut = self._connection, self._drop_wires()
+        for wire in cut:
+            if connection is not None and connection is self._connection:
+                self._take(connection.closed(wire.id, TransportEnd()))
+        return bool(cut)
+
+    def _drop_wires(self) -> list[Wire]:
+        """Abort all connections; returns them."""
+        dropped, self._wires = list(self._wires.values()), {}
+        for wire in dropped:
+            wire.abort()
+        return dropped
 
     def come_online(self) -> None:
         """Allow connects again, correct the clock, and restart a process that is still dead."""
@@ -80,9 +86,7 @@ class SessionDriver(ABC):
             return False
         self._is_dead = True
         self._drop_work()
-        socket, self._socket = self._socket, None
-        if socket is not None:
-            socket.abort()
+        self._drop_wires()
         self._record()
         self.session, rows = client_setup.restart(self.session, fault)
         self._recorder.extend(self._clock.now() - self._clock.began, self.session.client, rows)
@@ -94,33 +98,36 @@ class SessionDriver(ABC):
             self._is_dead = False
             self.start()
 
-    # --- what the socket reports ----------------------------------------------------------------------
+    # --- what a socket reports ------------------------------------------------------------------------
 
-    def socket_open(self, socket: WebSocket) -> None:
-        """Handle the successful upgrade."""
-        self._socket = socket
+    def socket_open(self, wire: Wire, status: int, headers: Mapping[str, str]) -> None:
+        """See `Owner`."""
         if self._connection is not None:
-            self._take(self._connection.opened(0, 101, {}))
+            self._take(self._connection.opened(wire.id, status, headers))
 
-    def socket_message(self, socket: WebSocket, data: bytes, is_text: bool) -> None:
-        """Handle a received message."""
+    def socket_message(self, wire: Wire, data: bytes, is_text: bool) -> None:
+        """See `Owner`."""
         if self._connection is None:
             return
-        message, now, session = self._connection.received(0, data, is_text), self._clock.now(), self.session
+        message, now, session = self._connection.received(wire.id, data, is_text), self._clock.now(), self.session
         if (run := session.settings.run_of(message)) is not None and session.follow(run, now):
             self._noticed(now, run.notices)  # nothing else follows from it
         else:
             session.received(message, now)
             self._pump()
 
-    def socket_ended(self, socket: WebSocket, end: TransportEnd) -> None:
-        """Handle the end of the connection by the peer or the network, or its failure to open."""
-        self._socket = None
-        self._take_end(end)
-
-    def _take_end(self, end: TransportEnd) -> None:
+    def socket_ended(self, wire: Wire, end: TransportEnd) -> None:
+        """See `Owner`."""
+        if self._wires.get(wire.id) is wire:
+            del self._wires[wire.id]
         if self._connection is not None:
-            self._take(self._connection.closed(0, end))
+            self._take(self._connection.closed(wire.id, end))
+
+    def _failed(self, wire: Wire) -> None:
+        """Handle a TCP connection that could not be opened."""
+        if self._wires.get(wire.id) is wire:
+            wire.abort()
+            self.socket_ended(wire, TransportEnd())
 
     def _take(self, message: Message) -> None:
         self.session.received(message, self._clock.now())
@@ -145,13 +152,14 @@ class SessionDriver(ABC):
 
     def _carry_out(self, action: Action) -> None:
         if isinstance(action, Send):
-            if self._socket is not None and self._connection is not None:
+            if self._connection is not None:
                 self._hand_over(self._connection, self._connection.send(action.intent))
         elif isinstance(action, Close):
-            if self._socket is not None:
-                self._socket.close()
-                self._socket = None
+            wires, self._wires, self._connection = self._wires, {}, None
+            for wire in wires.values():
+                wire.close()
         elif isinstance(action, Connect):
+            self._drop_wires()
             protocol = registry.get(self.session.settings.protocol)
             self._connection = protocol.new_connection(registry.ConnectionOptions(self._socket_url))
             self._hand_over(self._connection, self._connection.connect(action.credentials))
@@ -168,17 +176,16 @@ class SessionDriver(ABC):
         """Carry out the adapter's actions."""
         for action in connection.actions():
             if isinstance(action, adapter.Open):
-                self._begin_connect(action.url)
-            elif self._socket is None:
+                if (replaced := self._wires.pop(action.id, None)) is not None:
+                    replaced.abort()
+                self._begin_open(action)
+            elif (wire := self._wires.get(action.id)) is None:
                 continue
             elif isinstance(action, adapter.Write):
-                self._socket.send(action.data, action.is_text)
+                wire.send(action.data, action.is_text)
             else:
-                self._socket.close()
-
-    def _fail_connect(self) -> None:
-        if self.session.state.name == "CONNECTING":
-            self._take_end(TransportEnd())
+                del self._wires[action.id]
+                wire.close()
 
     def _fail_mint(self, error: MintFailedError | TargetError) -> None:
         if self.session.awaits_token:
@@ -211,8 +218,8 @@ class SessionDriver(ABC):
     # --- what a subclass does -----------------------------------------------------------------------
 
     @abstractmethod
-    def _begin_connect(self, url: str) -> None:
-        """Connect, and call `_fail_connect` if the TCP connection fails."""
+    def _begin_open(self, wanted: adapter.Open) -> None:
+        """Put a new connection among `_wires` and start to connect; call `_failed` if the TCP connection fails."""
 
     @abstractmethod
     def _begin_mint(self) -> None:

@@ -3,8 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from websockets.uri import WebSocketURI, parse_uri
-
 from sim.base import certificates
 from sim.base.clocks import WallClock
 from sim.base.errors import TargetError
@@ -13,7 +11,8 @@ from sim.client.session import Session
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.service_api import MintFailedError
 from sim.engines.shared.session_driver import NEVER, NO_WAIT_S, SessionDriver
-from sim.engines.sockets.socket import ClientSocket
+from sim.engines.sockets.socket import ClientSocket, ClientStream, TcpEnd
+from sim.protocols.adapter import Open, Transport
 from sim.record.parquet import Recorder
 
 _PROXY_HOST = "127.0.0.1"
@@ -29,7 +28,7 @@ class ClientDriver(SessionDriver):
     """
 
     _clock: WallClock
-    _socket: ClientSocket | None
+    _wires: dict[int, TcpEnd]  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -62,10 +61,9 @@ class ClientDriver(SessionDriver):
     def read(self, reads: bool) -> bool:
         """Start or stop reading this client's sockets; return whether one is open now. Unread data stays in the kernel."""
         self._reads = reads
-        if self._socket is None:
-            return False
-        self._socket.read(reads)
-        return True
+        for wire in self._wires.values():
+            wire.read(reads)
+        return bool(self._wires)
 
     def _drop_work(self) -> None:
         for task in self._tasks:
@@ -74,8 +72,10 @@ class ClientDriver(SessionDriver):
 
     # --- connecting and minting ---------------------------------------------------------------------
 
-    def _begin_connect(self, url: str) -> None:
-        self._spawn(self._connect(url))
+    def _begin_open(self, wanted: Open) -> None:
+        kind = ClientSocket if wanted.transport is Transport.WEBSOCKET else ClientStream
+        wire = self._wires[wanted.id] = kind(self, wanted)
+        self._spawn(self._dial(wire))
 
     def _begin_mint(self) -> None:
         self._spawn(self._ask_for_token())
@@ -85,25 +85,18 @@ class ClientDriver(SessionDriver):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _connect(self, url: str) -> None:
+    async def _dial(self, wire: TcpEnd) -> None:
         if self._clock.now() < self._offline_until:
-            self._fail_connect()
+            self._failed(wire)
             return
-        uri = parse_uri(url)
-        socket = self._socket = ClientSocket(uri, self)
+        host, port = (wire.host, wire.port) if self._port is None else (_PROXY_HOST, self._port)
+        name = wire.host if wire.is_secure and self._port is not None else None
+        tls = certificates.trusted() if wire.is_secure else None
+        wire.read(self._reads)
         try:
-            await self._dial(socket, uri)
+            await self._loop.create_connection(lambda: wire, host, port, ssl=tls, server_hostname=name)
         except OSError:
-            if self._socket is socket:
-                self._socket = None
-                self._fail_connect()
-
-    async def _dial(self, socket: ClientSocket, uri: WebSocketURI) -> None:
-        host, port = (uri.host, uri.port) if self._port is None else (_PROXY_HOST, self._port)
-        name = uri.host if uri.secure and self._port is not None else None
-        socket.read(self._reads)
-        tls = certificates.trusted() if uri.secure else None
-        await self._loop.create_connection(lambda: socket, host, port, ssl=tls, server_hostname=name)
+            self._failed(wire)
 
     async def _ask_for_token(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""One WebSocket connection on asyncio.
+"""One connection of a client on asyncio.
 
 A connection has no task and no queue: the event loop calls it, and it passes on frames at once.
 """
@@ -6,18 +6,16 @@ A connection has no task and no queue: the event loop calls it, and it passes on
 import asyncio
 from typing import cast
 
-from websockets.uri import WebSocketURI
+from sim.engines.transports.http_stream import HttpStream
+from sim.engines.transports.web_socket import WebSocket
+from sim.engines.transports.wire import Wire
 
-from sim.engines.shared.web_socket import Owner, WebSocket
 
+class TcpEnd(Wire, asyncio.Protocol):
+    """The TCP connection below a wire."""
 
-class ClientSocket(WebSocket, asyncio.Protocol):
-    """The client's end of one connection."""
-
-    def __init__(self, uri: WebSocketURI, owner: Owner) -> None:
-        super().__init__(uri, owner)
-        self._transport: asyncio.Transport | None = None
-        self._reads = True
+    _transport: asyncio.Transport | None = None
+    _reads = True
 
     def read(self, reads: bool) -> None:
         """Resume reading, or pause it. While paused, the kernel's buffers fill until the other side cannot send."""
@@ -32,14 +30,14 @@ class ClientSocket(WebSocket, asyncio.Protocol):
     # --- the event loop's side ----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See `asyncio.Protocol`. Request the upgrade."""
+        """See `asyncio.Protocol`. Send the request."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's class has the same methods, but another base
         if self._owner is None:
             self._transport.abort()
             return
         if not self._reads:
             self._transport.pause_reading()
-        self._ask_upgrade()
+        self._ask()
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
@@ -58,7 +56,7 @@ class ClientSocket(WebSocket, asyncio.Protocol):
     def _flush(self) -> None:
         if self._transport is None or self._transport.is_closing():
             return
-        for data in self._ws.data_to_send():
+        for data in self._to_send():
             if data:
                 self._transport.write(data)
             elif self._transport.can_write_eof():
@@ -71,3 +69,11 @@ class ClientSocket(WebSocket, asyncio.Protocol):
     def _cut(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+
+class ClientSocket(WebSocket, TcpEnd):
+    """A WebSocket connection."""
+
+
+class ClientStream(HttpStream, TcpEnd):
+    """A request whose answer is awaited."""

@@ -1,62 +1,42 @@
-"""The client's end of a WebSocket connection without I/O, based on the sans-I/O protocol of `websockets`.
+"""The client's end of a WebSocket connection, based on the sans-I/O protocol of `websockets`.
 
-It reports to its owner when the connection opens, receives a message, or ends. The asyncio and gevent transports subclass
-it. It answers pings but sends none, because the session sends heartbeats.
+It answers pings but sends none, because the session sends heartbeats.
 """
 
-from abc import ABC, abstractmethod
-from typing import Protocol
+from typing import cast
 
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.protocol import State
-from websockets.uri import WebSocketURI
+from websockets.typing import Subprotocol
+from websockets.uri import parse_uri
 
-from sim.protocols.adapter import TransportEnd
+from sim.engines.transports.wire import MAX_BODY_BYTES, MAX_HEAD_BYTES, MAX_MESSAGE_BYTES, Owner, Wire
+from sim.protocols.adapter import Open, TransportEnd
 
-MAX_MESSAGE_BYTES = 16 * 2**20
-_MAX_BODY_BYTES = 65_536
 _HEAD_END = b"\r\n\r\n"
-_MAX_HEAD_BYTES = 65_536
 _TEXT_FRAME, _BINARY_FRAME = 0x81, 0x82  # the first byte of a message in one frame, without extensions
 _WHOLE_MESSAGES = (_TEXT_FRAME, _BINARY_FRAME)
 _MASKED = b"\x80"  # the second byte of a frame, which is wrong from a server
 
 
-class Owner(Protocol):
-    """Receives the reports of a socket."""
+class WebSocket(Wire):
+    """See `Wire`."""
 
-    def socket_open(self, socket: "WebSocket") -> None:
-        """Handle the successful upgrade."""
-
-    def socket_message(self, socket: "WebSocket", data: bytes, is_text: bool) -> None:
-        """Handle a complete message."""
-
-    def socket_ended(self, socket: "WebSocket", end: TransportEnd) -> None:
-        """Handle the end of the socket, or a failed upgrade. No further report follows."""
-
-
-class WebSocket(ABC):
-    """The client's end of one connection. After `close` or `abort` it reports nothing more.
-
-    A subclass owns the transport: it calls the `_take…` methods, and implements `_flush`, `_hang_up` and `_cut`.
-    """
-
-    def __init__(self, uri: WebSocketURI, owner: Owner) -> None:
-        self._ws = ClientProtocol(uri, max_size=MAX_MESSAGE_BYTES)
-        self._owner: Owner | None = owner
-        self._is_open = False
+    def __init__(self, owner: Owner, wanted: Open) -> None:
+        super().__init__(owner, wanted)
+        subprotocols = [cast(Subprotocol, each) for each in wanted.subprotocols]
+        self._ws = ClientProtocol(parse_uri(wanted.url), max_size=MAX_MESSAGE_BYTES, subprotocols=subprotocols or None)
+        self._headers = wanted.headers
         self._parts: list[bytes] = []  # of a fragmented message
         self._is_text = True
         self._has_head = False  # the head of the answer to the upgrade was read
         self._rest = bytearray()  # the beginning of a frame, or of the answer to the upgrade
         self._needed = 0  # bytes of `_rest` before it is worth another look
 
-    # --- the owner's side ---------------------------------------------------------------------------
-
     def send(self, data: bytes, is_text: bool = True) -> None:
-        """Send one message; do nothing if the connection is not open."""
+        """See `Wire`."""
         if self._ws.state is State.OPEN:
             if is_text:
                 self._ws.send_text(data)
@@ -65,23 +45,21 @@ class WebSocket(ABC):
             self._flush()
 
     def close(self) -> None:
-        """Send a close frame and disconnect without waiting for an answer."""
+        """Send a close frame, and disconnect without waiting for an answer."""
         self._owner = None
         if self._ws.state is State.OPEN:
             self._ws.send_close(1000)
             self._flush()
-        self._hang_up()
+        super().close()
 
-    def abort(self) -> None:
-        """Cut the connection without a close frame, as a failed network does."""
-        self._owner = None
-        self._cut()
+    def _to_send(self) -> list[bytes]:
+        return self._ws.data_to_send()
 
-    # --- what a transport reports ---------------------------------------------------------------------
-
-    def _ask_upgrade(self) -> None:
-        """Request the upgrade on the new TCP connection."""
-        self._ws.send_request(self._ws.connect())
+    def _ask(self) -> None:
+        request = self._ws.connect()
+        for name, value in self._headers.items():
+            request.headers[name] = value
+        self._ws.send_request(request)
         self._flush()
 
     def _take_bytes(self, data: bytes) -> None:
@@ -99,7 +77,7 @@ class WebSocket(ABC):
             self._has_head = True
             self._feed(data[:end])
             self._take_bytes(data[end:])
-        elif len(data) <= _MAX_HEAD_BYTES:
+        elif len(data) <= MAX_HEAD_BYTES:
             self._rest += data
         else:
             self._end(TransportEnd(is_broken=True))
@@ -140,27 +118,8 @@ class WebSocket(ABC):
             self._end(TransportEnd(is_broken=True))
 
     def _take_eof(self) -> None:
-        """Handle the end of the peer's data."""
         self._ws.receive_eof()
         self._report()
-
-    def _take_end(self, error: Exception | None) -> None:
-        """Handle the end of the TCP connection."""
-        self._end(TransportEnd())
-
-    # --- what a transport does ----------------------------------------------------------------------
-
-    @abstractmethod
-    def _flush(self) -> None:
-        """Send the data that `_ws` has ready; empty bytes mean the end of the stream."""
-
-    @abstractmethod
-    def _hang_up(self) -> None:
-        """Close the TCP connection after the flushed data is sent."""
-
-    @abstractmethod
-    def _cut(self) -> None:
-        """Close the TCP connection at once."""
 
     # --- reports to the owner ---------------------------------------------------------------------------
 
@@ -168,7 +127,7 @@ class WebSocket(ABC):
         if response.status_code == 101 and self._ws.handshake_exc is None:
             self._is_open = True
             if self._owner is not None:
-                self._owner.socket_open(self)
+                self._owner.socket_open(self, response.status_code, _headers_of(response))
         else:
             self._end(_refusal(response))
 
@@ -189,17 +148,14 @@ class WebSocket(ABC):
             if self._owner is not None:
                 self._owner.socket_message(self, data, self._is_text)
 
-    def _end(self, end: TransportEnd) -> None:
-        owner, self._owner = self._owner, None
-        if owner is not None:
-            owner.socket_ended(self, end)
-        if not self._is_open:
-            self._hang_up()
+
+def _headers_of(response: Response) -> dict[str, str]:
+    return {name.lower(): value for name, value in response.headers.raw_items()}
 
 
 def _refusal(response: Response) -> TransportEnd:
-    headers = dict(response.headers.raw_items())
-    return TransportEnd(status=response.status_code, headers=headers, body=bytes(response.body or b"")[:_MAX_BODY_BYTES])
+    body = bytes(response.body or b"")[:MAX_BODY_BYTES]
+    return TransportEnd(status=response.status_code, headers=_headers_of(response), body=body)
 
 
 def _frame_at(data: bytes, at: int) -> tuple[int, int]:
