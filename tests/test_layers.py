@@ -35,6 +35,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("drills.judging",),
     ("drills.reports",),
     ("drills.runs",),
+    ("drills.targets",),
     ("drills.planning",),
     ("drills.rollout.setup",),
     ("drills.rollout.servers",),

@@ -14,6 +14,7 @@ from drills.cli.plan import plan_app
 from drills.cli.rollback import rollback_app
 from drills.cli.snapshot import snapshot
 from drills.cli.stage import stage_app
+from drills.cli.target import target_app
 from sim.base.errors import StormgateError
 from sim.base.exit_codes import ExitCode
 
@@ -32,6 +33,7 @@ app.command()(judge)
 app.command()(snapshot)
 for name, group in {
     "drill": drill_app,
+    "target": target_app,
     "mock": mock_app,
     "stage": stage_app,
     "gates": gates_app,

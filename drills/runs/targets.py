@@ -47,12 +47,12 @@ VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 SocketPath = Annotated[str, msgspec.Meta(pattern=r"^/[A-Za-z0-9._~/-]*$")]
 Expression = Annotated[str, msgspec.Meta(min_length=1, max_length=2000)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_FORMS: dict[str, type[msgspec.Struct]] = {  # tables with the forms of the service's requests
+FORMS: dict[str, type[msgspec.Struct]] = {  # tables with the forms of the service's requests
     **{key: type(form) for key in ServiceForms.__struct_fields__ if (form := getattr(ServiceForms(), key)) is not None},
     "read_back": ReadBackForm,
 }
 # Subtables of a target, each with its own reader.
-_TABLES = ("hooks", "stop", "revisions", "prometheus", "rollback", "streams", "service", "protocol_options", *_FORMS)
+_TABLES = ("hooks", "stop", "revisions", "prometheus", "rollback", "streams", "service", "protocol_options", *FORMS)
 _LIVE_EVERY_S = 5.0  # [ours] between polls of a live runtime's metrics
 
 
@@ -130,8 +130,30 @@ class Target:
 
 def read(path: Path, name: str, environment: Mapping[str, str] = os.environ) -> Target:
     """Read the target `name` of a file. Raises `UsageError` with file, key and what was expected."""
+    check_name(name)
+    targets = _tables(path)
+    if name not in targets:
+        raise UsageError(f"{path}: there is no target '{name}'; there are: {', '.join(targets)}.")
+    return _target(path, name, targets[name], environment)
+
+
+def listed(path: Path) -> dict[str, tuple[str, str, str]]:
+    """Return kind, protocol and runtime of each target of a file. Raises `UsageError`."""
+    found = {}
+    for name, table in _tables(path).items():
+        facts = table if isinstance(table, dict) else {}
+        runtime = facts.get("runtime_url") or f"${facts.get('runtime_url_env', '')}"
+        found[name] = (str(facts.get("kind", "")), str(facts.get("protocol", registry.DEFAULT)), str(runtime))
+    return found
+
+
+def check_name(name: str) -> None:
+    """Raise `UsageError` for an impossible name of a target."""
     if not _NAME.fullmatch(name):  # the error does not repeat the name, which may be a secret
         raise UsageError("--target: expected 'mock', or an address such as http://127.0.0.1:8080, or a target's name.")
+
+
+def _tables(path: Path) -> dict[str, object]:
     tables = read_toml(path)
     if unknown := [key for key in tables if key != "targets"]:
         raise UsageError(f"{path}: unknown key '{unknown[0]}'; expected one table per target, such as [targets.staging].")
@@ -140,9 +162,7 @@ def read(path: Path, name: str, environment: Mapping[str, str] = os.environ) -> 
         raise UsageError(f"{path}: has no targets; expected one table per target, such as [targets.staging].")
     if EMBEDDED in targets:
         raise UsageError(f"{path}: key 'targets.{EMBEDDED}' is reserved for the embedded mock; rename that target.")
-    if name not in targets:
-        raise UsageError(f"{path}: there is no target '{name}'; there are: {', '.join(targets)}.")
-    return _target(path, name, targets[name], environment)
+    return targets
 
 
 def _target(path: Path, name: str, table: object, environment: Mapping[str, str]) -> Target:
@@ -210,9 +230,9 @@ def _table(tables: dict[str, object], key: str, where: str) -> dict[str, object]
 def _forms(tables: dict[str, object], streams: StreamRules, where: str) -> ServiceForms:
     """Read the forms of a target's requests, and check the names in their templates."""
     found: dict[str, msgspec.Struct | None] = {"create": None} if streams.names else {}
-    for key in _FORMS.keys() & tables.keys():
+    for key in FORMS.keys() & tables.keys():
         at = f"{where[:-1]}.{key}]"
-        form = found[key] = to_struct(_table(tables, key, where), _FORMS[key], at)
+        form = found[key] = to_struct(_table(tables, key, where), FORMS[key], at)
         if isinstance(form, PageForm):
             form.check(at)
     if streams.names and "create" in tables:

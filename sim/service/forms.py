@@ -24,9 +24,9 @@ _BEARER = {"Authorization": "Bearer {session}"}
 class PageForm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A GET request without a body."""
 
-    path: Path
+    path: Path  # template of the path, possibly with a query
     service: Service = "runtime"  # the service that is asked
-    headers: dict[str, str] = {}  # templates
+    headers: dict[str, str] = {}  # templates; a header with a name that has no value is left out
     NAMES: ClassVar[tuple[str, ...]] = ()  # those that templates may contain besides `COMMON_NAMES`
 
     def templates(self) -> Iterator[tuple[str, object]]:
@@ -41,10 +41,10 @@ class PageForm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class RequestForm(PageForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A request. `body` is a template of a JSON value; a text is sent as it is."""
+    """A request, possibly with a body."""
 
-    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = "POST"
-    body: Any = None
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = "POST"  # of the request
+    body: Any = None  # template of a JSON value; a text is sent as it is
     # Prints further headers for each request, one `Name: value` per line. It gets STORMGATE_METHOD and STORMGATE_PATH, and the
     # body as its input.
     signing_command: Command = []
@@ -75,25 +75,25 @@ class PublishForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=
 class ErrorForm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The answer of a refused request."""
 
-    code: Pointer = "/error/code"
-    retry_after_ms: Pointer = "/error/retry_after_ms"
+    code: Pointer = "/error/code"  # the reason; without it, the status is reported
+    retry_after_ms: Pointer = "/error/retry_after_ms"  # wait that the service asks for
 
 
 class TokenForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where tokens come from: an HTTP request, a command that prints one, a signing key (JWT, HS256), or nowhere."""
 
-    source: Literal["http", "command", "signing_key", "none"] = "http"
+    source: Literal["http", "command", "signing_key", "none"] = "http"  # where tokens come from
     service: Service = "control"
     path: Path = paths.TOKEN_PATH
     headers: dict[str, str] = msgspec.field(default_factory=lambda: dict(_BEARER))
     body: Any = msgspec.field(default_factory=lambda: {"topics": "{topics}", "device_id": "{device}", "ttl_seconds": "{ttl_s}"})
-    token: Pointer = "/data/token"
-    expires_in_s: Pointer = "/data/expires_in"
-    refresh_in_s: Pointer = "/data/refresh_after_in"
-    expires_at: Pointer = "/data/expires_at"
-    refresh_at: Pointer = "/data/refresh_after"
-    key_id: Pointer = "/data/kid"
-    session_id: Pointer = "/data/session_id"
+    token: Pointer = "/data/token"  # the token in the answer
+    expires_in_s: Pointer = "/data/expires_in"  # its lifetime, in seconds
+    refresh_in_s: Pointer = "/data/refresh_after_in"  # seconds until a client should renew it
+    expires_at: Pointer = "/data/expires_at"  # its end by the service's clock, RFC 3339
+    refresh_at: Pointer = "/data/refresh_after"  # when to renew it by the service's clock, RFC 3339
+    key_id: Pointer = "/data/kid"  # id of the signing key
+    session_id: Pointer = "/data/session_id"  # id of the session, by which it is revoked
     lifetime_s: Lifetime = 300.0  # of a token whose answer states none
     command: Command = []  # gets STORMGATE_ACCOUNT, _DEVICE, _TOPICS, _TTL_S, and prints the token as its first word
     signing_key_env: str = ""  # variable with the signing key
@@ -113,38 +113,38 @@ class RevokeForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class ReadyForm(PageForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a service shows that it is ready. `without_token` is the answer to a WebSocket upgrade without a token."""
+    """How a service shows that it is ready."""
 
     path: Path = paths.READY_PATH
-    statuses: tuple[int, ...] = (200,)
-    without_token: tuple[int, ...] = (401, 403)  # some reverse proxies answer 401; empty: it is not tried
+    statuses: tuple[int, ...] = (200,)  # of a service that is ready
+    without_token: tuple[int, ...] = (401, 403)  # answers to a WebSocket upgrade without a token; empty: it is not tried
 
 
 class HealthForm(PageForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The runtime's health route, which names the deployed revision."""
 
     path: Path = paths.HEALTH_PATH
-    revision: Pointer = "/revision"
+    revision: Pointer = "/revision"  # one word
 
 
 class StatusForm(PageForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The control service's status, with its revision and counters of tokens. `command` prints the same JSON instead."""
+    """The control service's status, with its revision and counters of tokens."""
 
     service: Service = "control"
     path: Path = paths.STATUS_PATH
-    revision: Pointer = "/data/revision"
+    revision: Pointer = "/data/revision"  # of the control service, one word
     counters: Pointer = "/data/counters"  # a table of numbers by the names of the contract
-    generated_at: Pointer = "/data/generated_at"
-    command: Command = []
+    generated_at: Pointer = "/data/generated_at"  # when the answer was made, RFC 3339
+    command: Command = []  # prints the same JSON, in place of the request
 
 
 class MetricsForm(PageForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The runtime's metrics. `metrics` are pointers by metric; empty: the names in the body are the contract's."""
+    """The runtime's metrics."""
 
     path: Path = paths.METRICS_PATH
     headers: dict[str, str] = msgspec.field(default_factory=lambda: {"Authorization": "Bearer {admin_token}"})
-    generated_at: Pointer = "/generated_at"
-    metrics: dict[str, Pointer] = {}
+    generated_at: Pointer = "/generated_at"  # when the answer was made, RFC 3339
+    metrics: dict[str, Pointer] = {}  # where each metric stands; empty: the service has the names of the contract
 
 
 class RoutingForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -156,21 +156,21 @@ class RoutingForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=
     body: Any = msgspec.field(default_factory=lambda: {"thread_id": "{key}", "cohort_key": "{key}"})
     scope: str = "thread"  # part of what the bucket of a key is computed from
     key: Pointer = "/data/cohort_key"  # the key in the answer, which must be the asked one; none: not compared
-    cohort: Pointer = "/data/cohort"
+    cohort: Pointer = "/data/cohort"  # the cohort in the answer
     canary: tuple[str, ...] = ("canary",)  # values of `cohort` for keys inside; none: it is missing
     control: tuple[str, ...] = ("control",)  # values of `cohort` for keys outside; none: it is missing
-    revision: Pointer = "/data/revision"
+    revision: Pointer = "/data/revision"  # to which the key is routed
     NAMES: ClassVar = ("key",)
 
 
 class ReadBackForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Read a stream's events over HTTP. The pointers of an event begin at that event."""
+    """Read a stream's events over HTTP."""
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = "GET"
     events: Pointer = "/events"  # the list of events in the answer, in order
-    position: Pointer = "/seq"
-    payload: Pointer = "/payload"
-    payload_hash: Pointer = NOWHERE
+    position: Pointer = "/seq"  # in an event: its position
+    payload: Pointer = "/payload"  # in an event: the published payload
+    payload_hash: Pointer = NOWHERE  # in an event: its hash
     NAMES: ClassVar = ("run_id", "stream")
 
 

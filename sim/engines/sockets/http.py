@@ -46,14 +46,15 @@ class ServiceHttp:
 
     async def ask(self, operation: Callable[Concatenate[Endpoints, P], Request[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Carry out an operation of `service_api`; raise the errors that it documents."""
-        return await self._send(operation(self.endpoints, *args, **kwargs))
+        return await self.send(operation(self.endpoints, *args, **kwargs))
 
     async def check(self) -> None:
         """Raise `TargetError` unless both services answer and use the expected protocol."""
         for request in service_api.checks(self.endpoints):
-            await self._send(request)
+            await self.send(request)
 
-    async def _send(self, request: Request[T]) -> T:
+    async def send(self, request: Request[T]) -> T:
+        """Send a request; return the result of its `read`, or of its `unanswered`."""
         try:
             async with self._pools[request.pool]:
                 printed = await _run(request.command) if request.command else b""

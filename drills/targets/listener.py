@@ -1,0 +1,76 @@
+"""One client that keeps what the service sends to it, to try a target's socket."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from sim.base.clocks import WallClock
+from sim.client import policies
+from sim.client.actions import ClientSettings, Token
+from sim.client.session import Session
+from sim.engines.shared.endpoints import Endpoints
+from sim.engines.sockets.client import ClientDriver, MintToken
+from sim.protocols.events import Batch, Closed, Event, Joined, Message, PositionUnknown, Problem, Refused, Stale
+from sim.record.parquet import Recorder
+
+TIMEOUT_S = 10.0  # [ours] for each thing that is waited for
+_REFUSALS = (Refused, Closed, Stale, PositionUnknown, Problem)
+_POLL_S = 0.02
+
+
+class Listener(ClientDriver):
+    """A client that keeps all events from its connections."""
+
+    def __init__(self, endpoints: Endpoints, topics: list[str], settings: ClientSettings, mint: MintToken) -> None:
+        self._logs = TemporaryDirectory()
+        session = Session(0, topics, policies.get("reference"), settings)
+        super().__init__(session, endpoints.socket_url, mint, WallClock(), Recorder(Path(self._logs.name)))
+        self.events: list[Event] = []
+        self.mint_failed = ""
+
+    def _take(self, message: Message) -> None:
+        self.events += message
+        super()._take(message)
+
+    @property
+    def refusal(self) -> str:
+        """The code of the last refusal or end of the connection; empty without one."""
+        found = [event for event in self.events if isinstance(event, _REFUSALS)]
+        if not found:
+            return ""
+        last = found[-1]
+        return f"closed ({last.code or 'no close code'}, {last.reason})" if isinstance(last, Closed) else last.code
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether the service accepted a join."""
+        return any(isinstance(event, Joined) for event in self.events)
+
+    def payloads(self) -> list[bytes]:
+        """Return the delivered payloads, in order, without those that came in a second form."""
+        batches = [event for event in self.events if isinstance(event, Batch) and not event.is_repeat]
+        return [bytes(item.payload) for batch in batches for item in batch.items]
+
+    async def until(self, condition: Callable[[], bool]) -> bool:
+        """Wait until a condition holds; return whether it did within `TIMEOUT_S`."""
+        limit = asyncio.get_running_loop().time() + TIMEOUT_S
+        while not condition():
+            if asyncio.get_running_loop().time() > limit:
+                return False
+            await asyncio.sleep(_POLL_S)
+        return True
+
+    def close(self) -> None:
+        """Stop the client for good."""
+        self.stop()
+        self._logs.cleanup()
+
+
+def known(token: Token) -> MintToken:
+    """Return a source that always gives the same token."""
+
+    async def mint(_: Session) -> Token:
+        return token
+
+    return mint
