@@ -258,7 +258,7 @@ def _checks() -> Iterator[str]:
 
 
 def _targets_file() -> Iterator[str]:
-    tables = {
+    tables: dict[str, type] = {
         "": targets.Entry,
         ".caps": target_rules.Caps,
         ".stop": target_rules.Stop,
