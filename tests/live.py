@@ -40,7 +40,8 @@ class Live:
         return (
             f'[targets.thirdparty]\nkind = "{kind}"\nruntime_url = "{self.scheme}://127.0.0.1:{self.runtime}"\n'
             f'control_url_env = "THEIR_CONTROL"\nsession_token_env = "THEIR_SESSION"\nadmin_token_env = "THEIR_ADMIN"\n'
-            f'metrics_profile = "pinned"\nmetrics_every_s = 0.5\n{"" if "caps" in extra else CAPS}{extra}'
+            'payload_at = "/äußeres"\nmetrics_profile = "pinned"\nmetrics_every_s = 0.5\n'
+            f"{'' if 'caps' in extra else CAPS}{extra}"
         )
 
     def write(self, kind: str = "staging", extra: str = "", drill: str = DRILL) -> tuple[Path, Path]:

@@ -422,6 +422,7 @@ def _named(name: str, file: Path | None) -> "Endpoints":
         admin_token=found.admin_token,
         signing_key=found.signing_key,
         protocol=found.entry.protocol,
+        protocol_options=found.protocol_options,
         socket_path=found.socket_path,
         has_socket=found.entry.socket,
         rules=found.rules,

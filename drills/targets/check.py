@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -66,13 +65,14 @@ def settings_of(endpoints: Endpoints, build: str, marker_run: str = "") -> Clien
     drill = load(catalog.path_of(_ANY_DRILL))
     fleet = msgspec.structs.replace(drill.fleet, client_build=build) if build else drill.fleet
     drill = msgspec.structs.replace(drill, runtime=endpoints.service, fleet=fleet)
-    settings = client_setup.client_settings(drill, 1, marker_run)
-    return replace(settings, payload_pointer=endpoints.payload_pointer)
+    return client_setup.for_target(client_setup.client_settings(drill, 1, marker_run, endpoints.protocol), endpoints)
 
 
 async def refusal(endpoints: Endpoints, token: Token, build: str) -> str:
     """Try to join as a client of a build; return why it was refused, empty if it was not."""
-    topics = list(endpoints.streams.names[:1]) or [stream.topic for stream in streams_of(["stormgate"], worker_events=False)]
+    topics = list(endpoints.streams.names[:1]) or [
+        stream.topic for stream in streams_of(["stormgate"], False, endpoints.protocol)
+    ]
     listener = Listener(endpoints, topics, settings_of(endpoints, build), known(token))
     listener.start()
     try:
@@ -187,7 +187,7 @@ class _Check:
             run_id, sent, answer = names[0], "", f"the stream {names[0]} is given by name"
         else:
             sent, answer, run_id = await self._ask(service_api.create_run(self._endpoints, "stormgate-check"), "[create]")
-        self._stream = streams_of([run_id], worker_events=False, rules=self._endpoints.streams)[0]
+        self._stream = streams_of([run_id], False, self._endpoints.protocol, self._endpoints.streams)[0]
         return sent, f"{answer}: topic {self._stream.topic}"
 
     async def _connect(self) -> tuple[str, str]:

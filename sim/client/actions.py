@@ -1,7 +1,7 @@
 """What a client session asks its driver to do, its token and its settings."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from sim.client.notices import KnownRuns, Run, no_run
@@ -101,6 +101,7 @@ class ClientSettings:
     protocol: str = registry.DEFAULT
     stream_id: Callable[[str], str] = str  # a topic's name in observations
     marker_run: str = ""  # of the markers of this run's payloads; empty: without markers
+    protocol_options: Mapping[str, object] = field(default_factory=dict)  # of the target file
     payload_pointer: str = PUBLISHED_AT  # JSON pointer to the published payload in a delivered one
     markers: MarkerReader = field(init=False)
     run_of: Callable[[Message], Run | None] = field(init=False)  # see `sim.client.notices.run_of`

@@ -105,7 +105,8 @@ def _digest(endpoints: Endpoints, entry: targets.Target | None, is_embedded: boo
     # the port of an embedded mock changes with each start
     addresses = [] if is_embedded else [endpoints.runtime_url, endpoints.control_url, endpoints.socket_path]
     described = (endpoints.rules, endpoints.forms, endpoints.streams, endpoints.service, endpoints.has_socket)
-    said = [endpoints.name, endpoints.kind, *addresses, *map(msgspec.to_builtins, described)]
+    protocol = endpoints.protocol, dict(endpoints.protocol_options), endpoints.payload_pointer
+    said = [endpoints.name, endpoints.kind, *addresses, *protocol, *map(msgspec.to_builtins, described)]
     if entry is not None:
         said += [msgspec.to_builtins(entry.revisions), msgspec.to_builtins(entry.rollback)]
         if (found := entry.prometheus) is not None:

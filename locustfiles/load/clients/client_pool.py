@@ -22,7 +22,6 @@ from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.session_driver import NEVER
 from sim.record.observations import NAN
 from sim.record.parquet import Collector
-from sim.server.settings import RuntimeSettings
 
 _LAG_SAMPLES = 500  # clients whose lag is sampled each time; more would load the generator
 CLIENT_FAULTS = (DropSockets, RestartClients, ForgetTokens)  # done to clients in their own process
@@ -53,10 +52,11 @@ class ClientPool:
         self._recorder = recorder
         self._listener = listener
         self._pacer = pacer
-        # The drill's [runtime] table configures the mock only; other targets are used with the protocol's defaults.
-        met = drill if endpoints.endpoints.is_mock else msgspec.structs.replace(drill, runtime=RuntimeSettings())
-        of_target = endpoints.endpoints.protocol, endpoints.endpoints.payload_pointer
-        self._settings = client_setup.client_settings(met, seed, marker_run, *of_target)
+        # The drill's [runtime] table configures the mock only; other targets have their own.
+        target = endpoints.endpoints
+        met = drill if target.is_mock else msgspec.structs.replace(drill, runtime=target.service)
+        settings = client_setup.client_settings(met, seed, marker_run, target.protocol)
+        self._settings = client_setup.for_target(settings, target)
         self._next_sample = 0
 
     def topics_of(self, number: int) -> list[str]:

@@ -4,6 +4,7 @@ import math
 import platform
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -20,10 +21,10 @@ from sim.client.transitions import CONNECTED
 from sim.drill.fault_kinds import RestartClients
 from sim.drill.fault_schedule import PlannedFault
 from sim.drill.model import Drill
+from sim.engines.shared.endpoints import Endpoints
 from sim.protocols import registry
 from sim.protocols.events import Position
 from sim.protocols.intents import Compatibility
-from sim.protocols.markers import PUBLISHED_AT
 from sim.record.observations import NAN, Row
 from sim.record.run_header import RunHeader
 
@@ -36,14 +37,8 @@ def topics_of(client: int, run_topics: Sequence[str], other_topics: Sequence[str
     return [*own, *other_topics]
 
 
-def client_settings(
-    drill: Drill,
-    seed: int,
-    marker_run: str = "",
-    protocol_name: str = registry.DEFAULT,
-    payload_pointer: str = PUBLISHED_AT,
-) -> ClientSettings:
-    """Return the settings that all clients of a run share. `marker_run` is the header's, `payload_pointer` the target's."""
+def client_settings(drill: Drill, seed: int, marker_run: str = "", protocol_name: str = registry.DEFAULT) -> ClientSettings:
+    """Return the settings that all clients of a run share. `marker_run` is the header's."""
     runtime, protocol = drill.runtime, registry.get(protocol_name)
     return ClientSettings(
         seed=seed,
@@ -58,8 +53,12 @@ def client_settings(
         protocol=protocol.name,
         stream_id=protocol.stream_id,
         marker_run=marker_run,
-        payload_pointer=payload_pointer,
     )
+
+
+def for_target(settings: ClientSettings, endpoints: Endpoints) -> ClientSettings:
+    """Return the settings of clients of a target, with what its description says of deliveries and of the protocol."""
+    return replace(settings, payload_pointer=endpoints.payload_pointer, protocol_options=endpoints.protocol_options)
 
 
 def is_there(session: Session, now: float) -> bool:

@@ -32,6 +32,7 @@ class Endpoints:
     admin_token: str = ""
     signing_key: str = ""  # of tokens that are signed here
     protocol: str = registry.DEFAULT
+    protocol_options: Mapping[str, object] = field(default_factory=dict)
     socket_path: str = SOCKET_PATH
     has_socket: bool = True
     payload_pointer: str = PUBLISHED_AT  # where the published payload stands in a delivered one

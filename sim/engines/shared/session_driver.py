@@ -160,8 +160,9 @@ class SessionDriver(ABC):
                 wire.close()
         elif isinstance(action, Connect):
             self._drop_wires()
-            protocol = registry.get(self.session.settings.protocol)
-            self._connection = protocol.new_connection(registry.ConnectionOptions(self._socket_url))
+            settings = self.session.settings
+            options = registry.ConnectionOptions(self._socket_url, settings.protocol_options)
+            self._connection = registry.get(settings.protocol).new_connection(options)
             self._hand_over(self._connection, self._connection.connect(action.credentials))
         else:
             self._begin_mint()

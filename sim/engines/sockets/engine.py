@@ -365,9 +365,8 @@ class _SocketsRun:
         http, endpoints = self._http, self._http.endpoints
         # The drill's settings of the service apply to the mock only; any other target has its own.
         drill = self._drill if endpoints.is_mock else msgspec.structs.replace(self._drill, runtime=endpoints.service)
-        of_run, of_target = (self._options.seed, self._header.marker_run), (endpoints.protocol, endpoints.payload_pointer)
-        settings = client_setup.client_settings(drill, *of_run, *of_target)
-        session = session_class(negative)(number, topics, policy, settings)
+        settings = client_setup.client_settings(drill, self._options.seed, self._header.marker_run, endpoints.protocol)
+        session = session_class(negative)(number, topics, policy, client_setup.for_target(settings, endpoints))
         return ClientDriver(
             session,
             endpoints.socket_url,
