@@ -187,10 +187,9 @@ def _order_of_readers(history: History, wanted: Mask) -> tuple[Ints, Ints]:
     pair = history.pair(rows)
     pairs, inverse, counts = np.unique(pair, return_inverse=True, return_counts=True)
     stream = pairs % max(len(history.streams), 1)
-    is_auditor = pairs // max(len(history.streams), 1) - 1 == history.header.auditor
-    best = np.lexsort((is_auditor, counts, stream))
+    best = np.lexsort((counts, stream))  # of equal readers, the last is the auditor
     chosen = np.zeros(len(pairs), np.bool_)
-    chosen[best[np.append(np.diff(stream[best]) != 0, True)]] = True
+    chosen[best[np.flatnonzero(np.diff(stream[best], append=-1))]] = True
     rows = rows.take(chosen[inverse])
     keys = rows.stream * SPAN + rows.marker
     order = np.argsort(keys)
