@@ -1,15 +1,21 @@
-"""The protocols that stormgate speaks, by name. Other code gets one here, and never imports a protocol's package."""
+"""The protocols that stormgate speaks, by name. Other code gets one here, and never imports a protocol's package.
+
+An installed package adds one by an entry point of the group `stormgate.protocols`: its name is the protocol's, its object a
+`Protocol`.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 
 from sim.base.errors import UsageError
 from sim.protocols.adapter import Capabilities, Connection, NegativeForms
 from sim.protocols.profile import ServerForms
 
 DEFAULT = "spacetime"
+GROUP = "stormgate.protocols"
 _SHIPPED = ("spacetime", "phoenix_sync")  # each has a `PROTOCOL` in its module `protocol`
 
 
@@ -38,17 +44,33 @@ class Protocol:
 
 
 def names() -> tuple[str, ...]:
-    """Return the known protocols."""
-    return _SHIPPED
+    """Return the known protocols: those shipped, then those of installed packages."""
+    return (*_SHIPPED, *(name for name in sorted(_installed()) if name not in _SHIPPED))
+
+
+def _installed() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
 @cache
 def get(name: str) -> Protocol:
-    """Return a protocol by its name. Raises `UsageError` for an unknown one."""
-    if name not in _SHIPPED:
+    """Return a protocol by its name. Raises `UsageError` for an unknown one, and for a package whose protocol is unusable."""
+    if name in _SHIPPED:
+        protocol: Protocol = import_module(f"sim.protocols.{name}.protocol").PROTOCOL
+        return protocol
+    if (entry := _installed().get(name)) is None:
         raise UsageError(f"unknown protocol '{name}'; there are: {', '.join(names())}.")
-    protocol: Protocol = import_module(f"sim.protocols.{name}.protocol").PROTOCOL
-    return protocol
+    package = entry.dist.name if entry.dist else "a package"
+    where = f"protocol '{name}': its entry point {entry.value} in {package}"
+    try:
+        found = entry.load()
+    except Exception as error:  # another's code may raise anything while it is imported
+        raise UsageError(
+            f"{where} cannot be loaded ({type(error).__name__}: {error}). Repair or remove that package."
+        ) from None
+    if not isinstance(found, Protocol):
+        raise UsageError(f"{where} is {type(found).__name__}, but expected a Protocol of sim.protocols.registry.")
+    return found
 
 
 def server_forms(name: str) -> ServerForms:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.protocols.adapter import Credentials, TransportEnd
+from sim.protocols.adapter import Credentials, Open, TransportEnd, Write
 from sim.protocols.events import (
     Activity,
     Answer,
@@ -31,10 +31,10 @@ from sim.protocols.events import (
     Resumed,
     Stale,
     StreamEnded,
-    Whose,
 )
 from sim.protocols.intents import Beat, Compatibility, Join, Subscribe, Unsubscribe
 from sim.protocols.phoenix_sync.adapter import PhoenixSyncConnection
+from sim.protocols.phoenix_sync.payloads import check
 
 FOLDER = Path(__file__).parent.parent / "vectors" / "phoenix_runtime"
 RECORDINGS = sorted(FOLDER.glob("*.jsonl"))
@@ -217,6 +217,20 @@ def numbers(payload: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
+    ("payload", "result"),
+    [
+        (b'{"n":1}', Hash.BAD),
+        (b'{"text":"1e22"}', Hash.BAD),
+        (b'{"deep":[{"n":1e22}]}', Hash.NONE),  # the runtime writes it as 1.0e22
+        (b'{"n":-0.0}', Hash.NONE),
+        (b"{", Hash.BAD),
+    ],
+)
+def test_wrong_hash_is_certain_only_without_numbers_that_the_runtime_writes_otherwise(payload: bytes, result: Hash) -> None:
+    assert check(payload, "of another payload") is result
+
+
+@pytest.mark.parametrize(
     ("status", "code", "reason"),
     [
         (403, "forbidden", DisconnectReason.FORBIDDEN),  # an empty body: the runtime says no more
@@ -246,11 +260,12 @@ def test_metadata_is_in_the_url_and_beats_are_on_the_channel() -> None:
     connection = PhoenixSyncConnection("ws://host/socket/websocket")
     connection.connect(Credentials("a token", Compatibility("stormgate", "20260101T000000Z", "v1", 1)))
     (opened,) = connection.actions()
-    assert (
-        "token=a+token" in opened.url and "client_build_id=20260101T000000Z" in opened.url and "schema_version=1" in opened.url
-    )
+    assert isinstance(opened, Open)
+    for part in ("token=a+token", "client_build_id=20260101T000000Z", "schema_version=1"):
+        assert part in opened.url
     connection.send(Beat("4"))
     (write,) = connection.actions()
+    assert isinstance(write, Write)
     assert json.loads(write.data)[2:4] == ["sync:v1", "sync:heartbeat"]
 
 
