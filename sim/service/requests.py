@@ -11,7 +11,7 @@ import msgspec
 
 from sim.base.errors import TargetError
 from sim.service import templates
-from sim.service.forms import PageForm, RequestForm
+from sim.service.forms import PageForm, RequestForm, StatusForm
 
 T = TypeVar("T")
 Pool = Literal["mint", "publish", "other"]
@@ -116,6 +116,8 @@ def request_of(
     unanswered: Callable[[NoAnswerError], T] | None = None,
 ) -> Request[T]:
     """Return the request of a form; `values` has all names of its templates. A header without a value is left out."""
+    if isinstance(form, StatusForm) and form.command:
+        return Request("", "", read, pool=pool, unanswered=unanswered, command=Command(form.command, {}))
     method, body, command = "GET", None, None
     path = templates.path(form.path, values)
     if isinstance(form, RequestForm):
