@@ -19,19 +19,25 @@ _REFUSALS = (Refused, Closed, Stale, PositionUnknown, Problem)
 _POLL_S = 0.02
 
 
+class _Attentive(Session):
+    """A session that keeps all events that it receives."""
+
+    heard: list[Event]
+
+    def received(self, message: Message, now: float) -> None:
+        """See `Session`."""
+        self.heard += message
+        super().received(message, now)
+
+
 class Listener(ClientDriver):
     """A client that keeps all events from its connections."""
 
     def __init__(self, endpoints: Endpoints, topics: list[str], settings: ClientSettings, mint: MintToken) -> None:
         self._logs = TemporaryDirectory()
-        session = Session(0, topics, policies.get("reference"), settings)
+        session = _Attentive(0, topics, policies.get("reference"), settings)
+        self.events = session.heard = []
         super().__init__(session, endpoints.socket_url, mint, WallClock(), Recorder(Path(self._logs.name)))
-        self.events: list[Event] = []
-        self.mint_failed = ""
-
-    def _take(self, message: Message) -> None:
-        self.events += message
-        super()._take(message)
 
     @property
     def refusal(self) -> str:
