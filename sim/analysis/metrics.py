@@ -121,6 +121,8 @@ def _delivery(history: History, ledger: Ledger) -> Iterator[Metric]:
     yield Metric("publishes_failed", failed.hits, "publishes", failed.n)
     applied = len(history.fleet(Kind.APPLIED))
     yield Metric("applied_events", applied, "events", applied, "neither")
+    if foreign := ledger.foreign_events:
+        yield Metric("foreign_events", foreign, "events", applied, "neither")
     yield Metric("dropped_deliveries", ledger.dropped.count, "events", ledger.expected)
     yield _count(history, "duplicates_dropped", Kind.DUPLICATE_DROPPED, "neither")
     yield _count(history, "gaps", Kind.GAP)

@@ -282,6 +282,16 @@ class Ledger:
         by_position = np.where(known, self.published.place_at(rows.stream, rows.seq), 0)
         return np.maximum(by_position, self.published.places(rows) * (rows.marker >= 0))
 
+    @cached_property
+    def foreign_events(self) -> int:
+        """Applied events of others: without a marker of this run, on streams of its own; as many as one client saw of each."""
+        rows = self.history.session_rows(Kind.APPLIED)
+        rows = rows.take(self.published.is_marked[rows.stream] & (rows.marker < 0))
+        pairs, counts = np.unique(self.history.pair(rows), return_counts=True)
+        most = np.zeros(len(self.history.streams) + 1, np.int64)
+        np.maximum.at(most, pairs % max(len(self.history.streams), 1), counts)
+        return int(most.sum())
+
     def by_place(self, moves: Rows) -> Rows:
         """Rows that move a watermark, with places in place of positions; without those that say nothing of a place."""
         is_restart = moves.is_kind(Kind.RESTARTED)

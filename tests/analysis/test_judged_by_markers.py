@@ -51,7 +51,8 @@ def test_events_of_others_on_a_shared_stream_violate_nothing() -> None:
     story.apply(0, 1, 2, 3, 4, stream=WORKER).audit(1, 2, 3, 4, stream=WORKER)
     others = story.marked().changed(lambda row: row.seq in (1, 3), marker=-1)
     assert broken(others) == {}
-    assert others.ledger().expected == 2
+    assert (others.ledger().expected, others.ledger().foreign_events) == (2, 2)
+    assert whole().marked().ledger().foreign_events == whole().ledger().foreign_events == 0
     assert broken(others.without(lambda row: row.kind == Kind.APPLIED and row.seq == 2))["acknowledged_lost"] == 1
 
 
