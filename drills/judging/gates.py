@@ -69,7 +69,7 @@ def judge(drill: Drill, history: History, thresholds: Thresholds, evidence: str)
         summary=drill.summary,
         policy=header.policy,
         defects=tuple(header.defects),
-        remarks=(*_remarks(history, paced), *fleet.remarks(case, (checked, *results))),
+        remarks=(*_remarks(history, paced), *fleet.remarks(case, (checked, *results)), *_not_required(results)),
         prediction=header.prediction,
         server=_server_view(history),
     )
@@ -89,6 +89,16 @@ def _remarks(history: History, paced: Share) -> Iterator[str]:
             f"The runtime's metrics endpoint did not answer {polls.failures} of {polls.n} polls: {why}. Its metrics are "
             "missing then, not zero; every check above reads what clients observed."
         )
+
+
+def _not_required(results: Sequence[CheckResult]) -> Iterator[str]:
+    """Sentences on the checks that the decision does without, by their reason."""
+    left: dict[str, list[str]] = {}
+    for each in results:
+        if not each.is_required:
+            left.setdefault(each.reason, []).append(each.name)
+    for reason, names in left.items():
+        yield f"The decision does not require {', '.join(names)}: {reason}."
 
 
 def _server_view(history: History) -> ServerView | None:
@@ -154,6 +164,8 @@ def answer(spec: CheckSpec, case: Case, threshold: Threshold | None, evidence: s
 def _answer(spec: CheckSpec, decide: Decide, case: Case, threshold: Threshold | None, evidence: str) -> CheckResult:
     if case.history.header.tally is not None:
         decide = fleet.decider(spec.name, decide)
+    if lacks := case.lacks(spec):
+        return replace(result(spec, Answer(State.NO_DATA, NAN, 0, lacks), evidence, threshold), is_required=False)
     try:
         return result(spec, decide(case, threshold), evidence, threshold)
     except Exception as error:  # a broken check must not count as a pass

@@ -123,6 +123,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     renewal: Renewal
     publishing: Publishing
     subscribing: Subscribing = Subscribing.WHOLE_SET
+    evicts: bool = True  # the server disconnects clients that read too slowly, and says so
     beats_on_channel: bool = False  # only beats on the joined channel count as a sign of life
 
 

@@ -16,6 +16,13 @@ HEADER_NAME = "run.json"
 SCHEMA_VERSION = 1  # of a run's files
 
 
+class StreamLimits(msgspec.Struct, frozen=True):
+    """What a service promises of a stream."""
+
+    replay_budget_events: int  # a cursor farther behind the head is stale
+    has_snapshots: bool
+
+
 class RunHeader(msgspec.Struct, kw_only=True):
     """What was run, against which target, and how it ended: written to `run.json` when a run starts and when it ends."""
 
@@ -39,6 +46,8 @@ class RunHeader(msgspec.Struct, kw_only=True):
     defects: list[str] = []  # misbehaviours of the mock that were switched on
     plan: list[dict[str, object]] = []  # the resolved fault schedule
     subscriptions: dict[str, list[str]] = {}  # client index -> ids of the streams it subscribes to
+    streams: dict[str, StreamLimits] = {}  # what the service promises of each stream, by its id
+    malformed_kinds: list[str] = []  # the malformed frames that negative clients send
     negative_clients: dict[str, str] = {}  # client index -> name of the negative client
     auditor: int = -1  # index of the client that reads all retained events at the end
     duration_s: float = 0.0  # of the run, by its clock

@@ -13,7 +13,6 @@ from sim.analysis import samples
 from sim.client.negative.malformed import MalformedFrames
 from sim.client.negative.registry import EXPECTED
 from sim.drill.fault_kinds import AnyFault, FailPublishes
-from sim.protocols.spacetime.negative import KINDS
 from sim.record.history import Floats, History
 from sim.record.observations import Kind
 from sim.server.admission import is_final
@@ -28,6 +27,7 @@ _PHASES = ("before", "during", "after")
 _MALFORMED = MalformedFrames.name
 _CUT = "refused:closed"  # without a reason
 _MAY_BE_CUT = "huge"  # its client may still be sending when the server closes; the reset then hides the reason
+_BARE = ("forbidden", "unauthorized", "network", "protocol")  # what clients note for a refusal without a code
 _LATE_PUBLISHES = 0.01  # [ours] share of the publishes that may take longer
 
 
@@ -39,7 +39,7 @@ def _negative_clients(case: Case, threshold: Threshold | None) -> Answer:
     if granted:
         return Answer(State.FAIL, len(granted), n, f"requests that must be refused were granted: {', '.join(granted)}")
     refused = [text for text in answers if text.rpartition(":")[2] not in _UNANSWERED]
-    if wrong := [why for text in refused if (why := _wrong_code(text))]:
+    if wrong := [why for text in refused if (why := _wrong_code(text, case.states_codes))]:
         return Answer(State.FAIL, len(wrong), n, f"refused with a wrong code: {', '.join(wrong)}")
     answered = {text.partition(":")[0] for text in refused}
     silent = [kind for kind in case.drill.expect.negative_clients if kind not in answered]
@@ -49,10 +49,12 @@ def _negative_clients(case: Case, threshold: Threshold | None) -> Answer:
     return Answer(State.PASS, 0, n, f"all refused: {', '.join(answers)}")
 
 
-def _wrong_code(text: str) -> str:
-    """Why the code of a refusal is wrong; empty if it is right or the contract defines none."""
+def _wrong_code(text: str, states_codes: bool) -> str:
+    """Why the code of a refusal is wrong; empty if it is right, or if neither the contract nor the refusal has one."""
     kind, code = text.partition(":")[0], text.rpartition(":")[2]
     right = EXPECTED.get(kind, ())
+    if not states_codes and code in _BARE:
+        return ""
     return "" if not right or code in right else f"{kind} ({code} instead of {' or '.join(right)})"
 
 
@@ -73,20 +75,20 @@ def _misusers_served(case: Case, threshold: Threshold | None) -> Answer:
 def _malformed_frames(case: Case, threshold: Threshold | None) -> Answer:
     """Check that every kind of malformed frame was answered, and that a socket closed because of one got a reason."""
     answers: dict[str, set[str]] = defaultdict(set)
-    n = 0
+    n, kinds = 0, case.history.header.malformed_kinds
     for text, count in case.history.detail_counts(case.history.of(Kind.PROBED)).items():
         client, _, rest = text.partition(":")
         what, _, answer = rest.partition(":")
         if client == _MALFORMED and answer not in ("", "silence"):
             answers[what].add(answer)
             n += count
-    if cut := [what for what in KINDS if what != _MAY_BE_CUT and _CUT in answers[what]]:
+    if cut := [what for what in kinds if what != _MAY_BE_CUT and _CUT in answers[what]]:
         return Answer(State.FAIL, len(cut), n, f"the socket was closed without a reason after {', '.join(cut)}")
-    if unanswered := [what for what in KINDS if not answers[what]]:
+    if unanswered := [what for what in kinds if not answers[what]]:
         state = State.INCONCLUSIVE if n else State.NO_DATA
         return Answer(state, NAN, n, f"no answer to {', '.join(unanswered)}")
     said = sorted({answer.removeprefix("refused:") for each in answers.values() for answer in each})
-    return Answer(State.PASS, 0, n, f"{len(KINDS)} kinds of malformed frames were answered: {', '.join(said)}")
+    return Answer(State.PASS, 0, n, f"{len(kinds)} kinds of malformed frames were answered: {', '.join(said)}")
 
 
 def _too_old(case: Case, threshold: Threshold | None) -> Answer:

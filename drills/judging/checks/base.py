@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+import msgspec
+
 from drills.judging.checks.registry import FIXED_RULE, CheckSpec, Origin
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import CheckResult, State
@@ -13,6 +15,7 @@ from sim.analysis.samples import Share
 from sim.analysis.statistics import Bounds
 from sim.base.errors import IllegalMoveError
 from sim.drill.model import Drill
+from sim.protocols.adapter import Capabilities, Refusals
 from sim.record.history import Floats, History
 from sim.record.ledger import Ledger
 from sim.server.settings import RuntimeSettings
@@ -32,6 +35,22 @@ class Case:
     def ledger(self) -> Ledger:
         """The ledger: for every acknowledged event, the clients that should have it and those that have it."""
         return Ledger(self.history)
+
+    def lacks(self, spec: CheckSpec) -> str:
+        """Return what the run's protocol lacks for a check, in words; empty if nothing, or if the run states no capabilities."""
+        stated = self.history.header.capabilities
+        if spec.ability is None or not stated or spec.ability.holds(self._capabilities):
+            return ""
+        return f"protocol '{self.history.header.protocol}' cannot tell: {spec.ability.without}"
+
+    @property
+    def states_codes(self) -> bool:
+        """Whether every refused connect has the server's code."""
+        return not self.history.header.capabilities or self._capabilities.refusals is not Refusals.BARE_STATUS
+
+    @cached_property
+    def _capabilities(self) -> Capabilities:
+        return msgspec.convert(self.history.header.capabilities, Capabilities)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from sim.analysis import samples, server_metrics
 from sim.analysis.reconnects import NOTICE_S
-from sim.protocols.spacetime.streams import topic_class, topic_of
 from sim.record.history import PHASES, History, Rows
 from sim.record.observations import Kind
 from sim.record.tally import Tally
@@ -248,7 +247,7 @@ def _declared_loss(case: Case, threshold: Threshold | None) -> Answer:
     """Count the forbidden declared losses. A drill that expects losses allows them, but only on streams without snapshots."""
     rows = case.history.fleet(Kind.DECLARED_LOSS)
     if case.drill.expect.declared_loss:
-        rows = rows.take(np.array([_has_snapshots(name) for name in case.history.streams], np.bool_)[rows.stream])
+        rows = rows.take(np.array([_has_snapshots(case, name) for name in case.history.streams], np.bool_)[rows.stream])
     if len(rows):
         events = float(np.nansum(rows.value))
         return Answer(
@@ -259,9 +258,9 @@ def _declared_loss(case: Case, threshold: Threshold | None) -> Answer:
     return Answer(State.PASS, 0, case.ledger.expected, "no client declared a loss that this drill does not allow")
 
 
-def _has_snapshots(stream: str) -> bool:
-    topic = topic_of(stream)
-    return topic is not None and topic_class(topic).snapshot_every_s is not None
+def _has_snapshots(case: Case, stream: str) -> bool:
+    limits = case.history.header.streams.get(stream)
+    return limits is not None and limits.has_snapshots
 
 
 def _audited(case: Case, threshold: Threshold | None) -> Answer:

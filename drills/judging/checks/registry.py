@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from sim.drill.model import Drill
+from sim.protocols.adapter import Capabilities, Positions, Refusals, StaleSign
 from sim.server.stream_log import REPLAY_BUDGET_EXCEEDED
 
 Comparator = Literal["<=", "=="]
@@ -25,6 +26,13 @@ P95 = "p95, distribution-free one-sided 95 % bound by order statistic"
 COUNT = "count"
 NONE_ALLOWED = "count, 0 allowed"
 FIXED_RULE = "fixed rule, no threshold"
+
+
+class Ability(NamedTuple):
+    """What a check needs of the protocol: what is missing without it, in words, and a predicate."""
+
+    without: str
+    holds: Callable[[Capabilities], bool]
 
 
 class When(NamedTuple):
@@ -57,6 +65,7 @@ class CheckSpec:
     when: When = _EVERY_DRILL
     is_derived: bool = False  # decided from several runs or from whole files
     no_data: str = "no_data"  # in words: the result if no source has data
+    ability: Ability | None = None  # without it the result is no_data, and a drill's decision does not require the check
 
     @property
     def gate(self) -> str:
@@ -96,6 +105,10 @@ def _of_window(name: str, unit: str, measures: str, method: str, window: str = "
     return CheckSpec(name, unit, measures, method, "window", window, **more)
 
 
+_SAYS_STALE = Ability("its server does not say when it cannot resume", lambda it: it.stale is not StaleSign.SILENT)
+_HAS_CODES = Ability("its server states no codes when it refuses a connect", lambda it: it.refusals is not Refusals.BARE_STATUS)
+_IS_DENSE = Ability("its positions do not show missing events", lambda it: it.positions is Positions.DENSE)
+_EVICTS = Ability("its server does not disconnect slow consumers", lambda it: it.evicts)
 _OUTSIDE_FAULT = "outside the fault phase"
 _MINIMUM_N = ("minimum_n",)
 MISUSES = ("mutation_over_socket", "any_mutation", "hidden_mutation", "malformed_frames")
@@ -109,7 +122,15 @@ _OF_RUNS = (
         "error.websocket_auth_error_ratio", "ratio", "connects refused for their token / attempts", RATIO, across="ratio"
     ),
     CheckSpec("error.token_issue_failure_ratio", "ratio", "token requests refused / all", RATIO, across="ratio"),
-    CheckSpec("error.stale_cursors", "answers", "stale answers to clients", COUNT, window="worst 10 min", keys=("window_s",)),
+    CheckSpec(
+        "error.stale_cursors",
+        "answers",
+        "stale answers to clients",
+        COUNT,
+        window="worst 10 min",
+        keys=("window_s",),
+        ability=_SAYS_STALE,
+    ),
     CheckSpec(
         *("replay.bootstrap_ms", "ms", "bootstrap time (connect due to caught up)", P95),
         window="after the first fault",
@@ -124,15 +145,23 @@ _OF_RUNS = (
         across="mean",
         keys=_MINIMUM_N,
     ),
-    CheckSpec("replay.divergence", "events", "events that a replay skipped, or sent from below the cursor", COUNT),
-    CheckSpec("replay.stale_loops", "loops", "two or more stale answers in a row for one client", COUNT),
+    CheckSpec(
+        "replay.divergence", "events", "events that a replay skipped, or sent from below the cursor", COUNT, ability=_IS_DENSE
+    ),
+    CheckSpec(
+        *("replay.stale_loops", "loops", "two or more stale answers in a row for one client"),
+        COUNT,
+        ability=_SAYS_STALE,
+    ),
     CheckSpec(
         *("delivery.failed_publish_ratio", "ratio", "failed publishes / all publishes", RATIO),
         origin="synthetic",
         across="ratio",
     ),
     CheckSpec("delivery.dropped_deliveries", "events", "events published, never applied and not declared lost", COUNT),
-    CheckSpec("delivery.slow_consumer_evictions", "evictions", "slow clients that the server disconnected", COUNT),
+    CheckSpec(
+        "delivery.slow_consumer_evictions", "evictions", "slow clients that the server disconnected", COUNT, ability=_EVICTS
+    ),
     CheckSpec(
         "ux.integrity", "events", "events applied twice, out of order, missing or with a wrong hash", COUNT, keys=_MINIMUM_N
     ),
@@ -172,6 +201,7 @@ _OF_RUNS = (
     CheckSpec(
         *("error.tokens_too_old", "refusals", "connects refused for a token that is valid but older than the runtime accepts"),
         COUNT,
+        ability=_HAS_CODES,
     ),
     _rule(
         *("drill.token_holders", "clients", "clients with a valid token that did not return while no token could be minted"),
@@ -240,12 +270,13 @@ _OF_RUNS = (
         window="each such fault",
     ),
     _rule("reconnect.needless_disconnects", "connections", "connections lost in a drill that cuts none"),
-    _rule("reconnect.early_returns", "clients", "evicted clients that returned before reconnect_after_ms"),
+    _rule("reconnect.early_returns", "clients", "evicted clients that returned before reconnect_after_ms", ability=_EVICTS),
     _rule(
         *("delivery.slow_consumers_kept", "clients", "clients that stopped reading and were not evicted"),
         window="each such fault",
+        ability=_EVICTS,
     ),
-    _rule("delivery.live_gaps", "events", "events applied past a gap in a live stream"),
+    _rule("delivery.live_gaps", "events", "events applied past a gap in a live stream", ability=_IS_DENSE),
     _rule("drill.phases", "phases", "steady state, fault, recovery, settle, end", "all, in order"),
     _rule(
         *("drill.steady_state", "ok", "health of the system before the first fault", "every check of it is good"),
@@ -272,15 +303,18 @@ _OF_RUNS = (
     _rule("drill.declared_loss", "events", "events that clients declared lost"),
     _rule(
         *("drill.unexpected_stale", "answers", "stale answers that the drill does not expect"),
+        ability=_SAYS_STALE,
         when=When("drills that expect no stale answers", lambda drill: not drill.expect.stale_reasons),
     ),
     _rule(
         *("drill.stale_signalled", "reasons", "reasons for staleness that clients received"),
         "all that the drill expects, and no other",
+        ability=_SAYS_STALE,
         when=When("drills that expect stale answers", lambda drill: bool(drill.expect.stale_reasons)),
     ),
     _rule(
         *("drill.stale_justified", "cursors", "cursors refused although the replay budget covers them"),
+        ability=_SAYS_STALE,
         when=When(
             f"drills that expect {REPLAY_BUDGET_EXCEEDED}", lambda drill: REPLAY_BUDGET_EXCEEDED in drill.expect.stale_reasons
         ),
@@ -408,7 +442,9 @@ _OF_WINDOWS = (
     _of_window(
         *("replay.errors", "errors", "subscribes refused for neither token nor cursor, and malformed frames", COUNT),
     ),
-    _of_window("replay.divergence", "events", "events that a replay skipped, or sent from below the cursor", COUNT),
+    _of_window(
+        "replay.divergence", "events", "events that a replay skipped, or sent from below the cursor", COUNT, ability=_IS_DENSE
+    ),
     _of_window("replay.stale_loops", "loops", "two or more stale answers in a row for one client", COUNT),
     _held_rate("reconnect.reconnects_per_s", "reconnects/s", "reconnects/s"),
     _held_rate("reconnect.reconnects_per_s_per_100", "reconnects/s", "reconnects/s of 100 clients"),

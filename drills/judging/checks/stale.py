@@ -9,8 +9,6 @@ from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from sim.analysis import samples
 from sim.drill.fault_kinds import ShrinkReplayBudget
-from sim.drill.model import Drill
-from sim.protocols.spacetime.streams import topic_class, topic_of
 from sim.record.observations import Kind
 from sim.server.stream_log import REPLAY_BUDGET_EXCEEDED, effective_budget
 
@@ -50,17 +48,22 @@ def _stale_justified(case: Case, threshold: Threshold | None) -> Answer:
     rows = rows.take(history.detail_is(rows, [REPLAY_BUDGET_EXCEEDED]) & (rows.seq >= 0))
     if len(rows) == 0:
         return Answer(State.NO_DATA, NAN, 0, "no cursor was refused for the replay budget")
-    budgets = np.array([_smallest_budget(case.drill, name) for name in history.streams], np.float64)
+    budgets = np.array([_smallest_budget(case, name) for name in history.streams], np.float64)
+    if np.isnan(budgets[rows.stream]).any():
+        return Answer(State.NO_DATA, NAN, 0, "the service's replay budget is not known")
     needless = case.ledger.published.head_due(rows.stream, rows.t) - rows.seq <= budgets[rows.stream]
     if n := int(needless.sum()):
         return Answer(State.FAIL, n, len(rows), f"{n} cursors were refused though the replay budget covers them")
     return Answer(State.PASS, 0, len(rows), f"none of {len(rows)} cursors refused for the replay budget lay within it")
 
 
-def _smallest_budget(drill: Drill, stream: str) -> float:
-    shrunk = [fault.events for fault in drill.faults if isinstance(fault, ShrinkReplayBudget)]
-    own = drill.runtime.replay_budget_events or topic_class(topic_of(stream) or "").replay_budget_events
-    return float(effective_budget(min([own, *shrunk])))
+def _smallest_budget(case: Case, stream: str) -> float:
+    """Return the smallest budget of a stream, NaN if it is not known."""
+    shrunk = [fault.events for fault in case.drill.faults if isinstance(fault, ShrinkReplayBudget)]
+    limits = case.history.header.streams.get(stream)
+    own = case.drill.runtime.replay_budget_events or (limits.replay_budget_events if limits else 0)
+    known = [own, *shrunk] if own else shrunk
+    return float(effective_budget(min(known))) if known else NAN
 
 
 DECISIONS: Mapping[str, Decide] = {

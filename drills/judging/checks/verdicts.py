@@ -81,6 +81,7 @@ class CheckResult:
     origin: str  # server, client or synthetic
     reason: str
     evidence: str  # the file that was judged
+    is_required: bool = True  # for the drill's decision; false if its protocol cannot tell
 
     @property
     def name(self) -> str:
@@ -140,7 +141,12 @@ class DrillVerdict:
 
     @property
     def status(self) -> State:
-        """The worst state of its checks; a violated invariant is always a failure."""
+        """The worst state of its required checks; a violated invariant is always a failure."""
+        return State.FAIL if self.violations else worst(check.state for check in self.checks if check.is_required)
+
+    @property
+    def full_status(self) -> State:
+        """The same with the checks that its protocol cannot tell: what a stage decides by."""
         return State.FAIL if self.violations else worst(check.state for check in self.checks)
 
 

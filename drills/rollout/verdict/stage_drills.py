@@ -135,7 +135,7 @@ def _run(plan: StagePlan, run: str, verdict: RunVerdict) -> Found:
     if {verdict.thresholds_sha256, verdict.recorded_thresholds_sha256} != {plan.thresholds_sha256}:
         return State.ERROR, f"{run}: was judged by other thresholds than this stage"
     return most_severe(
-        [(drill.status, _summary(drill)) for drill in verdict.drills] or [(State.NOT_RUN, f"{run}: has no drill")]
+        [(drill.full_status, _summary(drill)) for drill in verdict.drills] or [(State.NOT_RUN, f"{run}: has no drill")]
     )
 
 

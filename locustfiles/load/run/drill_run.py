@@ -93,6 +93,7 @@ class DrillRun:
         runs = list(endpoints.streams.names[: load.run_streams])
         runs = runs or [self._endpoints.ask(service_api.create_run, name) for name in names]
         self._streams = streams_of(runs, load.worker_events, endpoints.protocol, endpoints.streams)
+        client_setup.describe_streams(self.header, [stream.topic for stream in self._streams])
         self._publishing = LivePublishing(
             self._streams, load, self._recorder, self.clock.began, self.header.marker_run, self.live, self._others
         )

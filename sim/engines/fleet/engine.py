@@ -16,6 +16,7 @@ from sim.base.errors import UsageError
 from sim.drill.model import Drill
 from sim.drill.system_model import SystemModel
 from sim.engines.fleet.limits import unfit, unfit_habits
+from sim.engines.fleet.setup import topics_of
 from sim.engines.fleet.storm import Storm
 from sim.engines.shared import client_setup
 from sim.engines.shared.options import Options as Options
@@ -101,6 +102,7 @@ class _FleetRun:
         self.header = client_setup.new_header(
             drill, (), run_id=run_id, engine="fleet", clock="virtual", seed=seed, libraries=("numba",)
         )
+        client_setup.describe_streams(self.header, topics_of(drill))
         self.header.plan = [fault.describe() for fault in self._storm.faults]
 
     def run(self) -> None:

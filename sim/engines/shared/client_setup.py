@@ -3,7 +3,7 @@
 import math
 import platform
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -26,7 +26,7 @@ from sim.protocols import registry
 from sim.protocols.events import Position
 from sim.protocols.intents import Compatibility
 from sim.record.observations import NAN, Row
-from sim.record.run_header import RunHeader
+from sim.record.run_header import RunHeader, StreamLimits
 
 RENEWAL_S = 1.0  # [ours] a client that renews for longer counts as disconnected
 
@@ -137,7 +137,7 @@ def new_header(
     protocol: str = registry.DEFAULT,
 ) -> RunHeader:
     """Return the header of a run that has not started. The target is the embedded mock until the caller changes it."""
-    capabilities = registry.get(protocol).capabilities
+    spoken = registry.get(protocol)
     versions = {name: version(name) for name in ("stormgate", *libraries)}
     return RunHeader(
         run_id=run_id,
@@ -153,10 +153,23 @@ def new_header(
         clock=clock,
         marker_run=run_marker(clock, seed),
         protocol=protocol,
-        capabilities=msgspec.to_builtins(capabilities),
+        capabilities=msgspec.to_builtins(spoken.capabilities),
+        malformed_kinds=list(spoken.negative_forms.kinds) if spoken.negative_forms else [],
         versions={**versions, "python": platform.python_version()},
         plan=[fault.describe() for fault in faults],
     )
+
+
+def describe_streams(header: RunHeader, topics: Iterable[str]) -> None:
+    """State in the header what the simulated service of the protocol promises of these topics."""
+    protocol = registry.get(header.protocol)
+    if protocol.server is not None:
+        class_of = protocol.server.profile.topics.topic_class
+        limits = {topic: class_of(topic) for topic in topics}
+        header.streams = {
+            protocol.stream_id(topic): StreamLimits(each.replay_budget_events, each.snapshot_every_s is not None)
+            for topic, each in limits.items()
+        }
 
 
 def restart(session: Session, fault: RestartClients) -> tuple[Session, list[Row]]:

@@ -182,6 +182,7 @@ class _SocketsRun:
             healthy = await self._as_found(http, endpoints)
             load = self._drill.load
             self._streams = await create_streams(http, load.run_streams, load.worker_events)
+            client_setup.describe_streams(self._header, [stream.topic for stream in self._streams])
             await self._run_phases(endpoints, http, healthy)
             await self._watch.after()
         finally:

@@ -94,6 +94,7 @@ class _VirtualRun:
         runs = [f"r{number + 1}" for number in range(drill.load.run_streams)]
         streams = streams_of(runs, drill.load.worker_events, options.protocol)
         parts = self._env, self._service, streams, drill.load, self._recorder
+        client_setup.describe_streams(self._header, [stream.topic for stream in streams])
         self._publisher = VirtualPublisher(*parts, EPOCH, self._header.marker_run)
         self._heads = self._publisher.heads
         topics = [stream.topic for stream in streams]

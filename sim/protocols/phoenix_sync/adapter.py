@@ -67,6 +67,7 @@ CAPABILITIES = Capabilities(
     resuming_by=ResumingBy.SUBSCRIBE,
     renewal=Renewal.BY_RECONNECT,
     publishing=Publishing.HTTP,
+    evicts=False,
     beats_on_channel=True,
 )
 _SOCKET = 0
