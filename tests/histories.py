@@ -13,12 +13,13 @@ from drills.judging.gates import DECISIONS
 from sim.base import randomness
 from sim.drill.fault_kinds import DropSockets
 from sim.drill.model import Drill, Expect, Fleet, Load, Phases
+from sim.protocols.spacetime.negative import KINDS
 from sim.record.columns import Columns
 from sim.record.history import History
 from sim.record.ledger import Ledger
 from sim.record.observations import Kind
 from sim.record.parquet import Recorder
-from sim.record.run_header import RunHeader, write_header
+from sim.record.run_header import RunHeader, StreamLimits, write_header
 
 STREAM = "runtime.run.1.events"
 AUDITOR = 1000
@@ -114,6 +115,16 @@ class Story:
         write_header(folder, made)
 
 
+# The limits of the contract, by stream.
+LIMITS = {
+    **{
+        f"runtime.run.{run}.events": StreamLimits(20_000, True)
+        for run in ("1", "2", "3", "a", "b", *(f"r{n}" for n in range(10)))
+    },
+    "runtime.codex.worker.events": StreamLimits(3_000, False),
+}
+
+
 def run_header(clients: int, **more: Any) -> RunHeader:
     fields: dict[str, Any] = {
         "drill": "storm",
@@ -128,6 +139,8 @@ def run_header(clients: int, **more: Any) -> RunHeader:
         "clock": "wall",
         "versions": {},
         "auditor": AUDITOR,
+        "malformed_kinds": list(KINDS),
+        "streams": LIMITS,
         "duration_s": 60.0,
         "plan": [{"kind": "drop_sockets", "at_s": 0.0}],
     }

@@ -13,6 +13,7 @@ from drills.judging.checks.verdicts import DrillVerdict, State
 from drills.runs import results, running, variants
 from drills.runs.request import Request
 from sim.drill.model import Drill
+from sim.protocols import registry
 from tests.storms import small
 
 EVERYWHERE = ("sockets", "virtual")
@@ -20,6 +21,8 @@ HARMLESS = "duplicate_delivery"  # the contract allows it, so it must turn nothi
 IMPATIENT = ("phases.settle_s=3",)  # what will not converge need not be waited for
 PATIENT = ()  # long backoffs come of being refused again and again: those who are not lost take their time to converge
 # A second cut after a live period, the only place where a backoff that is never reset shows.
+# One shared topic gets as many events as one of several streams does elsewhere.
+SHARED = ("load.events_per_s=15",)
 LIVE_PERIOD = ("phases.fault_s=7.2", "faults.1.at_s=6.2")
 
 
@@ -34,6 +37,7 @@ class Catch:
     only: bool = False  # in simulation nothing else turns red; on a busy machine times may
     course: tuple[str, ...] = ()  # more settings, without which there is less to see or longer to wait
     engines: tuple[str, ...] = EVERYWHERE
+    protocol: str = registry.DEFAULT
     tested: tuple[str, ...] = ("virtual",)  # on these engines by the ordinary tests, too
 
     def __str__(self) -> str:
@@ -61,6 +65,7 @@ class Catch:
             thresholds=None,
             out=out,
             model=model,
+            protocol=self.protocol,
         )
         (verdict,) = results.judge_run(running.run(request)).drills
         return verdict
@@ -145,6 +150,16 @@ MUTATIONS = (
     defect(
         *("accept_revoked_token", "session_revocation", "drill.negative_clients", "drill.revocation", "revoked_token_accepted"),
         only=True,
+    ),
+    defect(  # the reference client asks again; one that does not loses what was announced too early
+        *("announce_before_commit", "reconnect_storm", "silent_loss", "delivery.dropped_deliveries", "drill.converged"),
+        course=(*IMPATIENT, "fleet.policy=desktop"),
+    ),
+    defect(
+        *("echo_cursor_above_head", "checkpoint_damage", "silent_loss", "delivery.dropped_deliveries", "drill.converged"),
+        only=True,
+        course=(*IMPATIENT, *SHARED),
+        protocol="phoenix_sync",
     ),
     defect(
         *("forget_revocations", "session_revocation", "drill.negative_clients", "drill.revocation", "revoked_token_accepted"),

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -13,6 +14,7 @@ from drills.runs.request import Request
 from sim.drill import model as drills
 from sim.drill.fault_kinds import AnyFault
 from sim.drill.model import Drill, Expect
+from sim.protocols import registry
 
 SMALL = ("fleet.clients=40", "phases.steady_s=1.5", "phases.steady_limit_s=20", "phases.settle_s=5")
 # Each drill's faults, closer together.
@@ -96,15 +98,22 @@ def with_faults(drill: Drill, *faults: dict[str, object]) -> Drill:
     return msgspec.structs.replace(drill, faults=planned, expect=Expect())
 
 
-def run_all(out: Path, *chosen: Drill, defects: tuple[str, ...] = (), seed: int = 1, engine: str = "sockets") -> Path:
+def run_all(
+    out: Path,
+    *chosen: Drill,
+    defects: tuple[str, ...] = (),
+    seed: int = 1,
+    engine: str = "sockets",
+    protocol: str = registry.DEFAULT,
+) -> Path:
     """Run drills in this process; returns the run's folder."""
-    request = Request(chosen, engine=engine, target="mock", seed=seed, defects=defects, thresholds=None, out=out)
-    return running.run(request)
+    asked = {"engine": engine, "seed": seed, "defects": defects, "protocol": protocol}
+    return running.run(Request(chosen, target="mock", thresholds=None, out=out, **asked))
 
 
-def storm(out: Path, drill: Drill, defects: tuple[str, ...] = (), seed: int = 1, engine: str = "sockets") -> DrillVerdict:
+def storm(out: Path, drill: Drill, defects: tuple[str, ...] = (), **more: Any) -> DrillVerdict:
     """Run one drill and judge it."""
-    (verdict,) = results.judge_run(run_all(out, drill, defects=defects, seed=seed, engine=engine)).drills
+    (verdict,) = results.judge_run(run_all(out, drill, defects=defects, **more)).drills
     return verdict
 
 

@@ -37,7 +37,7 @@ class Case:
         return Ledger(self.history)
 
     def lacks(self, spec: CheckSpec) -> str:
-        """Return what the run's protocol lacks for a check, in words; empty if nothing, or if the run states no capabilities."""
+        """Return what the run's protocol lacks for a check, in words; empty: nothing, or the run does not state it."""
         stated = self.history.header.capabilities
         if spec.ability is None or not stated or spec.ability.holds(self._capabilities):
             return ""

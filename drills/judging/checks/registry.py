@@ -442,9 +442,7 @@ _OF_WINDOWS = (
     _of_window(
         *("replay.errors", "errors", "subscribes refused for neither token nor cursor, and malformed frames", COUNT),
     ),
-    _of_window(
-        "replay.divergence", "events", "events that a replay skipped, or sent from below the cursor", COUNT, ability=_IS_DENSE
-    ),
+    _of_window("replay.divergence", "events", "events that a replay skipped, or sent from below the cursor", COUNT),
     _of_window("replay.stale_loops", "loops", "two or more stale answers in a row for one client", COUNT),
     _held_rate("reconnect.reconnects_per_s", "reconnects/s", "reconnects/s"),
     _held_rate("reconnect.reconnects_per_s_per_100", "reconnects/s", "reconnects/s of 100 clients"),

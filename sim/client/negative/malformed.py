@@ -7,10 +7,11 @@ A heartbeat follows each. Its answer shows that no other answer is pending, and 
 from sim.client.actions import Send
 from sim.client.lifecycle import NEVER
 from sim.client.negative.base import NegativeClient
-from sim.protocols.events import Closed, DisconnectReason, Next, Problem, Reply
+from sim.protocols.events import Closed, DisconnectReason, Next, Problem, Reply, StreamEnded
 from sim.protocols.intents import Beat
 
 GAP_S = 0.05  # [ours] between an answer and the next frame
+_MAX_CLOSES = 3  # [ours] a server that closes more often refuses most forms so
 _ELSEWHERE = ("slow_consumer", "stale_cursor", "reauth_required", "client_timeout")  # errors with another cause
 # The WebSocket close codes (RFC 6455, 7.4.1) that name an error of the client.
 _WRONGS = (1002, 1003, 1007, 1008, 1009, 1010, 1011)
@@ -28,9 +29,11 @@ class MalformedFrames(NegativeClient):
     _kind = _ref = _fence = ""  # of the current form, and of the heartbeat after it
     _heard = ""  # the form's answer, until the heartbeat is answered
     _is_waiting = _was_cut = False
+    _closes = 0  # of the connection, by forms of this round
 
     def _went_live(self, now: float) -> None:
-        self._try_next(now)
+        if self._at or self._closes <= _MAX_CLOSES:  # where forms close the connection, one round is enough
+            self._try_next(now)
 
     def _try_next(self, now: float) -> None:
         self._answer_by = NEVER
@@ -65,6 +68,13 @@ class MalformedFrames(NegativeClient):
             self._heard = self._heard or f"refused:{problem.code or 'error'}"
         super()._take_problem(problem, now)
 
+    def _take_stream_end(self, event: StreamEnded, now: float) -> None:
+        """Some servers refuse by ending the channel. The next form is sent when the client is live again."""
+        if self._is_waiting:
+            self._conclude(f"refused:{event.code}", now)
+            self._answer_by = NEVER
+        super()._take_stream_end(event, now)
+
     def _answer_missing(self, now: float) -> None:
         if self._is_waiting:
             self._conclude(self._heard or "silence", now)
@@ -83,7 +93,8 @@ class MalformedFrames(NegativeClient):
 
     def _lost(self, reason: DisconnectReason, now: float, hint: Next) -> None:
         if self._is_waiting and self._heard:
+            self._closes += 1
             self._conclude(self._heard, now)
-            self.attempt = 0  # the client caused the close itself, so backoff is unnecessary
+            self.retries.attempt = 0  # the client caused the close itself, so backoff is unnecessary
         self._is_waiting = False
         super()._lost(reason, now, hint)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from sim.client.actions import Send
 from sim.client.lifecycle import NEVER
 from sim.client.negative.base import NegativeClient, verdict
-from sim.protocols.events import Reply
+from sim.protocols.events import Opened, Reply, StreamEnded
 from sim.protocols.intents import Raw
 
 
@@ -19,7 +19,16 @@ class AnyMutation(NegativeClient):
     name = "any_mutation"
     _asked: frozenset[str] = frozenset()  # references of unanswered requests
 
+    _has_ended = False  # the channel, because of a question on this connection
+
+    def connected(self, event: Opened, now: float) -> None:
+        """See `Session`."""
+        self._has_ended = False
+        super().connected(event, now)
+
     def _went_live(self, now: float) -> None:
+        if self._has_ended:  # it is served again; another question would end the channel again
+            return
         questions = list(self._questions())
         self._asked = frozenset(question.ref for question in questions)
         self._actions += [Send(question) for question in questions]
@@ -34,13 +43,23 @@ class AnyMutation(NegativeClient):
             self._answer_by = self._answer_by if self._asked else NEVER
             self._report(self._verdict(reply))
 
+    def _take_stream_end(self, event: StreamEnded, now: float) -> None:
+        """Some servers refuse by ending the channel, which answers all questions."""
+        if self._asked:
+            self._has_ended = True
+            self._conclude(f"refused:{event.code}")
+        super()._take_stream_end(event, now)
+
     def _verdict(self, reply: Reply) -> str:
         return verdict(reply)
 
     def _answer_missing(self, now: float) -> None:
+        self._conclude("refused:silence")
+
+    def _conclude(self, answer: str) -> None:
         self._answer_by = NEVER
         for _ in self._asked:
-            self._report("refused:silence")
+            self._report(answer)
         self._asked = frozenset()
 
 

@@ -27,7 +27,7 @@ class ExpiredToken(NegativeClient):
     """
 
     name = "expired_token"
-    expects = ("token_expired",)
+    expects: tuple[str, ...] = ("token_expired",)
     _void: Token | None = None  # the token that the service called void
     _tried: Token | None = None  # the token whose connect was answered
 
@@ -58,18 +58,27 @@ class ExpiredToken(NegativeClient):
             self._answer(verdict(refusal), now)
         super().connect_failed(refusal, now)
 
-    def _answer(self, answer: str, now: float) -> None:
-        asked = self.state is State.CONNECTING and self._tried is not self.token
+    def _answer(self, answer: str, now: float, state: State = State.CONNECTING) -> None:
+        asked = self.state is state and self._tried is not self.token
         if asked and self.token is not None and self._is_void(self.token, now):
             self._tried = self.token
             self._report(answer)
 
 
 class RevokedToken(ExpiredToken):
-    """Connects once more with the token of a session that was revoked."""
+    """Connects once more with the token of a session that was revoked. Some servers refuse it at the join only."""
 
     name = "revoked_token"
-    expects = ("token_revoked",)
+    expects = ("token_revoked", "reauth_required")
+
+    def connected(self, event: Opened, now: float) -> None:
+        """See `Session`; the join is the answer."""
+        super(ExpiredToken, self).connected(event, now)
+
+    def _take_reply(self, reply: Reply, now: float) -> None:
+        if reply.ref == self._join_ref:
+            self._answer(verdict(reply), now, State.JOINING)
+        super()._take_reply(reply, now)
 
 
 class BadToken(OneQuestion):

@@ -1,0 +1,39 @@
+"""Every drill of the catalogue on every further protocol, simulated: it finds what the table says, and no more."""
+
+from pathlib import Path
+
+import pytest
+
+from sim.base.errors import UsageError
+from tests import protocol_findings as table
+from tests.mutation_table import Catch
+from tests.storms import CATALOGUE, small, storm
+
+
+@pytest.mark.parametrize("drill", CATALOGUE)
+@pytest.mark.parametrize("protocol", table.PROTOCOLS)
+def test_a_healthy_server_is_found_to_have_its_protocols_habits(tmp_path: Path, protocol: str, drill: str):
+    planned = small(drill, *table.overrides(protocol, drill))
+    verdict = storm(tmp_path, planned, engine="virtual", protocol=protocol)
+    assert table.complaints(protocol, drill, verdict) == []
+
+
+@pytest.mark.parametrize("case", table.DEFECTS, ids=str)
+def test_each_defect_of_a_further_protocol_is_found_by_name(tmp_path: Path, case: Catch):
+    verdict = case.judged(tmp_path, "virtual")
+    assert case.missed(verdict, "virtual") == "", verdict
+
+
+@pytest.mark.parametrize("protocol", table.PROTOCOLS)
+def test_what_a_protocol_cannot_tell_is_stated_beside_the_decision(tmp_path: Path, protocol: str):
+    verdict = storm(tmp_path, small("slow_consumer", *table.SHARED), engine="virtual", protocol=protocol)
+    left = [check for check in verdict.checks if not check.is_required]
+    assert left
+    assert all(check.state == "no_data" and any(check.name in said for said in verdict.remarks) for check in left)
+    assert verdict.full_status != "pass", "a stage never does without them"
+
+
+@pytest.mark.parametrize("protocol", table.PROTOCOLS)
+def test_the_fleet_engine_refuses_a_server_that_it_does_not_simulate(tmp_path: Path, protocol: str):
+    with pytest.raises(UsageError, match=f"--protocol {protocol}: the fleet engine does not simulate its server"):
+        storm(tmp_path, small("reconnect_storm"), engine="fleet", protocol=protocol)
