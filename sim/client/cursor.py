@@ -36,11 +36,15 @@ class DesktopBatch(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Where a cursor continues: from the watermark `old` (None: unknown, or it had none), with this many events `lost`."""
+    """Where a cursor continues: from the watermark `old` (None: unknown, or it had none), with this many events `lost`.
+
+    `last` is the last lost event; None: the new watermark.
+    """
 
     how: Literal["fresh", "retained", "other_log"]
     old: int | None = None
     lost: float = 0
+    last: int | None = None
 
 
 def offset_of(position: Position | None) -> int:
@@ -292,9 +296,14 @@ class Cursor:
         # Events above `at` that came before the answer are applied already, or are above a gap and come again.
         self.watermark = max(self.watermark, at)
         self.asked_from = None
-        return Start("retained", old, lost)
+        return Start("retained", old, lost, at)
 
     # --- how far it is ------------------------------------------------------------------------------
+
+    @property
+    def has_reached_head(self) -> bool:
+        """Whether everything up to the last reported head was received on this connection, or applied."""
+        return max(self.watermark or 0, self.seen) >= self.head
 
     def lacks(self, head: int) -> bool:
         """Whether any event up to this head is not applied."""

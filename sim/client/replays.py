@@ -128,8 +128,10 @@ class Feeds:
 
     def ask(self, streams: Iterable[str], now: float, timeout_s: float, silence_s: float) -> None:
         """Start the time-outs of a subscribe."""
-        if self._has_own_connections:
-            for stream in streams:
+        for stream in streams:
+            if stream in self._feeds:
+                self._feeds[stream].retry_at = NEVER
+            if self._has_own_connections:
                 feed = self[stream]
                 feed.asked_at, feed.reply_by, feed.silent_at = now, now + timeout_s, now + silence_s
 

@@ -110,9 +110,8 @@ class Replica:
         return behind
 
     def has_reached_head(self, topic: str) -> bool:
-        """Whether a stream has every event up to the last reported head."""
-        cursor = self.cursors[topic]
-        return not cursor.lacks(cursor.head)
+        """Whether a stream has received everything up to the last reported head."""
+        return self.cursors[topic].has_reached_head
 
     # --- answers to a subscribe ---------------------------------------------------------------------
 
@@ -255,7 +254,8 @@ class Replica:
         cursor.marks.restart()
         self._note("rebootstrapped", cursor.stream, at, value=old, detail=start.how)
         if start.lost:
-            self._note("declared_loss", cursor.stream, at, value=float(start.lost))
+            last = at if start.last is None else start.last
+            self._note("declared_loss", cursor.stream, last, value=float(start.lost))
 
     def _rebase(self, cursor: Cursor, watermark: int) -> None:
         cursor.watermark = watermark

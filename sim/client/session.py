@@ -476,7 +476,7 @@ class Session(Lifecycle):
         elif message := self.replica.without_repeats(message):
             hole = self.replica.take_batches(message, self._replays.running, is_asking and not self.is_caught_up)
             hole |= self.replica.learn_heads(message)
-        if self._joins_resume:
+        if self._joins_resume and not self.replica.behind():  # otherwise the next join must bring what is missing
             sessions = [event.session for event in message if isinstance(event, Batch) and event.session]
             self.resumable = sessions[-1] if sessions else self.resumable
         if hole and self.replica.has_doubts():
