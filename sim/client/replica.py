@@ -123,6 +123,8 @@ class Replica:
         if cursor.is_other_log(at or head):
             self._note_unknown(cursor, "other_log")
             cursor.lose_log()
+            if at is not None and head is not None and number_of(at) > number_of(head):
+                return True  # the server waits at a position that the new log does not have yet
         elif at is not None and cursor.is_below(at):
             self._note("stale", cursor.stream, cursor.shown(cursor.asked_from), detail="silent")
         if at is not None and (cursor.watermark is None or cursor.is_below(at)):

@@ -94,6 +94,7 @@ class Session(Lifecycle):
         self._feeds = Feeds(client, policy, settings.seed, has_own_connections=not capabilities.is_one_connection)
         self._names_all = capabilities.subscribing is Subscribing.WHOLE_SET
         self._joins_resume = capabilities.resuming_by is ResumingBy.JOIN
+        self._can_resubscribe = not self._joins_resume and (capabilities.can_resubscribe or not capabilities.is_one_connection)
         self._reply_ends_replay = capabilities.caught_up in (CaughtUpSign.REPLY, CaughtUpSign.NONE)
         self._fruitless = 0
 
@@ -269,9 +270,12 @@ class Session(Lifecycle):
             if self.replica.has_doubts():
                 self._leave(DisconnectReason.UNKNOWN, now)
                 return
-            self._answered(streams, now, ends=self._reply_ends_replay)
-            if is_missing and self.state is State.LIVE and not self._replays.running:
-                self._ask_again(now)
+            if is_missing and self._can_resubscribe:
+                self._subscribe(now, streams)
+            elif is_missing:
+                self._leave(DisconnectReason.STALE_CURSOR, now)
+            else:
+                self._answered(streams, now, ends=self._reply_ends_replay)
 
     def _learn_caught_up(self, reply: Resumed, streams: Sequence[str]) -> None:
         """Find out up to where the replay goes, where only the head shows its end."""
@@ -325,10 +329,6 @@ class Session(Lifecycle):
             self._subscribe(now, behind)
         else:
             self._fruitless = 0
-
-    @property
-    def _can_resubscribe(self) -> bool:
-        return self._capabilities.can_resubscribe or not self._capabilities.is_one_connection
 
     def _end_replay(self, now: float) -> None:
         """A replay has ended when both its reply and the sign of its end have come, in whichever order."""

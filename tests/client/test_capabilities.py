@@ -1,11 +1,14 @@
 """Sessions under any capabilities: what a server sends in any legal order is applied once, or its loss is declared."""
 
 import random
+from contextlib import nullcontext, suppress
 
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.base.errors import IllegalMoveError
+from sim.client.transitions import CONNECTED, State
 from sim.protocols.adapter import (
     Capabilities,
     CaughtUpSign,
@@ -20,8 +23,32 @@ from sim.protocols.adapter import (
     StaleSign,
     Subscribing,
 )
-from sim.protocols.events import Next, Step, Whose
-from tests.client.capability_server import TOPICS, CapabilityServer, Fault
+from sim.protocols.events import (
+    Activity,
+    Answer,
+    Batch,
+    CaughtUp,
+    Closed,
+    Event,
+    Hash,
+    Head,
+    Item,
+    Joined,
+    Malformed,
+    Next,
+    Opened,
+    Position,
+    PositionUnknown,
+    Problem,
+    Refused,
+    Renewed,
+    Resumed,
+    Stale,
+    Step,
+    StreamEnded,
+    Whose,
+)
+from tests.client.capability_server import NEVER, TOPICS, CapabilityServer, Fault
 
 DENSE = Capabilities(
     positions=Positions.DENSE,
@@ -118,3 +145,46 @@ def test_every_event_is_applied_once_or_declared_lost(data: st.DataObject, capab
     for fault in data.draw(st.lists(faults(capabilities), max_size=25)):
         fault(server)
     server.settle()
+
+
+REFS = st.sampled_from(["", "1", "2", "3", "4", "5"])
+STREAMS = st.sampled_from([*TOPICS, "foreign"])
+HINTS = st.builds(Next, st.sampled_from(Step), st.none() | st.floats(0.0, 1000.0))
+
+
+def any_events(capabilities: Capabilities) -> st.SearchStrategy[Event]:
+    """Draw any event, with positions of the right kind."""
+    is_opaque = capabilities.positions is Positions.OPAQUE
+    epochs = st.sampled_from(["e1", "e2"]) if capabilities.has_epochs else st.none()
+    positions = st.builds(Position, st.sampled_from("xyz") if is_opaque else st.integers(0, 9), epochs)
+    maybe, named = st.none() | positions, st.none() | STREAMS
+    numbers = st.integers(0, 99).map(lambda number: msgspec.Raw(str(number).encode()))
+    items = st.lists(st.builds(Item, maybe if is_opaque else positions, numbers, st.just("sha256:0"), st.sampled_from(Hash)))
+    return st.one_of(
+        st.builds(Joined, REFS, st.text(max_size=2), resumed=st.booleans(), ping_s=st.none() | st.floats(0.0, 60.0)),
+        st.builds(Renewed, REFS, st.none() | st.floats(0.0, 60.0)),
+        st.builds(Refused, REFS, st.just("no"), next=HINTS, is_open=st.booleans(), streams=st.tuples() | st.tuples(STREAMS)),
+        st.builds(Resumed, REFS, named, maybe, maybe),
+        st.builds(Stale, named, positions, maybe, maybe, subscribed_at=maybe, ref=REFS),
+        st.builds(PositionUnknown, STREAMS, maybe, maybe, st.just(""), maybe, REFS),
+        st.builds(CaughtUp, named),
+        st.builds(Batch, STREAMS, items.map(tuple), maybe if is_opaque else st.none(), st.none(), is_repeat=st.booleans()),
+        st.builds(Head, STREAMS, positions, st.sampled_from(Whose)),
+        st.builds(Answer, REFS, st.booleans()),
+        st.builds(StreamEnded, named, st.just("end"), HINTS),
+        st.sampled_from([Opened(), Activity(), Problem("p"), Malformed("m"), Closed()]),
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data(), capability_sets())
+def test_server_without_any_order_is_survived_or_named_by_the_transition_table(data: st.DataObject, capabilities: Capabilities):
+    server = CapabilityServer(capabilities, random.Random(1))
+    session = server.session
+    for events in data.draw(st.lists(st.lists(any_events(capabilities), max_size=3), max_size=12)):
+        is_lawful = session.state in CONNECTED and not any(isinstance(event, Opened | Refused | Closed) for event in events)
+        with nullcontext() if is_lawful else suppress(IllegalMoveError):
+            session.received(tuple(events), server.now)
+        server.obey()
+        server.wait(data.draw(st.floats(0.0, 3.0)))
+    assert session.state in CONNECTED or session.wake_at() < NEVER or session.state is State.ENDED
