@@ -176,10 +176,6 @@ class Cursor:
             self.seen = seq
         return outcome
 
-    def has(self, item: Item) -> bool:
-        """Whether an event is applied or covered."""
-        return self.watermark is not None and not self.is_other_log(item.position) and self.seq_of(item) <= self.watermark
-
     def apply(self, seq: int, item: Item) -> None:
         """Move to an event that is being applied."""
         self.watermark = seq
@@ -398,10 +394,6 @@ class OpaqueCursor(OrderedCursor):
         self.replayed += 1
         self.replayed_new += seq > 0
         return False
-
-    def has(self, item: Item) -> bool:
-        """See `Cursor`."""
-        return _identity(item) in self.recent
 
     def apply(self, seq: int, item: Item) -> None:
         """See `Cursor`."""

@@ -7,8 +7,6 @@ subscribe again), and the desktop's, which skips missing events.
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-import msgspec
-
 from sim.client.actions import ClientSettings
 from sim.client.cursor import KINDS, Cursor, Outcome, Start, number_of, offset_of
 from sim.client.notices import Run, short_hash
@@ -17,7 +15,6 @@ from sim.client.spans import take_spans
 from sim.protocols.adapter import Positions
 from sim.protocols.events import (
     Batch,
-    Event,
     Hash,
     Head,
     Item,
@@ -173,6 +170,12 @@ class Replica:
 
     # --- heads --------------------------------------------------------------------------------------
 
+    def learn_baselines(self, message: Message) -> None:
+        """Store the heads of streams that have no position yet, before an answer in the same message ends their replay."""
+        for event in message:
+            if isinstance(event, Head) and (cursor := self.cursors.get(event.stream)) and cursor.watermark is None:
+                cursor.head = max(number_of(event.position), 0)
+
     def learn_heads(self, message: Message) -> bool:
         """Store heads, and lower each cursor above its stream's head. True if there was one."""
         clamped = False
@@ -291,18 +294,6 @@ class Replica:
         for cursor in touched.values():
             self._write_checkpoint(cursor)
         return hole
-
-    def without_repeats(self, message: Message) -> Message:
-        """Return a message without the events that the client has already from the batch's first form."""
-        events: list[Event] = []
-        for event in message:
-            if isinstance(event, Batch) and event.is_repeat and (cursor := self.cursors.get(event.stream)):
-                items = tuple(item for item in event.items if not cursor.has(item))
-                if not items:
-                    continue
-                event = msgspec.structs.replace(event, items=items)
-            events.append(event)
-        return tuple(events)
 
     def take_run(self, run: Run, replaying: bool = False) -> bool:
         """Apply a whole message, without its notices; False unless the client has exactly the earlier events."""

@@ -135,7 +135,10 @@ class Session(Lifecycle):
             self._schedule()
         # An answer must be taken in its place among the batches and stale signals.
         groups = {_GROUPS.get(event.__class__, _SINGLE) for event in message}
-        parts = [message] if len(groups) < 2 else [tuple(part) for _, part in groupby(message, _group_of)]
+        parts = [message]
+        if len(groups) > 1:
+            self.replica.learn_baselines(message)
+            parts = [tuple(part) for _, part in groupby(message, _group_of)]
         for part in parts:
             if part and not (was_open and self.state not in CONNECTED):  # after a disconnect, ignore the rest
                 self._take(part, was_open, now)
@@ -473,7 +476,7 @@ class Session(Lifecycle):
         hole, is_asking = False, bool(self._replays.running)
         if (run := self.settings.run_of(message)) and self.replica.take_run(run, is_asking):
             self._notes.add_shared(run.notices)
-        elif message := self.replica.without_repeats(message):
+        else:
             hole = self.replica.take_batches(message, self._replays.running, is_asking and not self.is_caught_up)
             hole |= self.replica.learn_heads(message)
         if self._joins_resume and not self.replica.behind():  # otherwise the next join must bring what is missing

@@ -209,8 +209,7 @@ class Batch(msgspec.Struct, frozen=True):
     """Events of one stream in the order of sending; may be empty.
 
     `after` is the position after the batch, if its events have none of their own; `session` is the session to resume.
-    `is_single`: in the protocol's form for one event. `is_repeat`: in a second form, in a protocol that sends each batch in
-    two: what the client has already is no duplicate.
+    `is_single`: in the protocol's form for one event.
     """
 
     stream: str
@@ -218,7 +217,6 @@ class Batch(msgspec.Struct, frozen=True):
     after: Position | None = None
     session: str | None = None
     is_single: bool = False
-    is_repeat: bool = False
 
 
 class Repeated(msgspec.Struct, frozen=True):

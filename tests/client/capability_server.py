@@ -43,6 +43,7 @@ from sim.protocols.events import (
     PositionUnknown,
     Refused,
     Renewed,
+    Repeated,
     Resumed,
     Stale,
     Step,
@@ -166,7 +167,7 @@ class CapabilityServer:
         log = self.logs[topic]
         if self.sent.get(topic) == len(log.numbers) > log.floor:
             batch = self.batch(topic, len(log.numbers) - 1, len(log.numbers))
-            self.tell(msgspec.structs.replace(batch, is_repeat=self.random.random() < 0.5))
+            self.tell(batch if self.random.random() < 0.5 else Repeated((batch,)))
         self.obey()
 
     def trim(self, topic: str) -> None:

@@ -42,6 +42,7 @@ from sim.protocols.events import (
     Problem,
     Refused,
     Renewed,
+    Repeated,
     Resumed,
     Stale,
     Step,
@@ -168,11 +169,11 @@ def any_events(capabilities: Capabilities) -> st.SearchStrategy[Event]:
         st.builds(Stale, named, positions, maybe, maybe, subscribed_at=maybe, ref=REFS),
         st.builds(PositionUnknown, STREAMS, maybe, maybe, st.just(""), maybe, REFS),
         st.builds(CaughtUp, named),
-        st.builds(Batch, STREAMS, items.map(tuple), maybe if is_opaque else st.none(), st.none(), is_repeat=st.booleans()),
+        st.builds(Batch, STREAMS, items.map(tuple), maybe if is_opaque else st.none(), st.none()),
         st.builds(Head, STREAMS, positions, st.sampled_from(Whose)),
         st.builds(Answer, REFS, st.booleans()),
         st.builds(StreamEnded, named, st.just("end"), HINTS),
-        st.sampled_from([Opened(), Activity(), Problem("p"), Malformed("m"), Closed()]),
+        st.sampled_from([Opened(), Activity(), Repeated(()), Problem("p"), Malformed("m"), Closed()]),
     )
 
 

@@ -1,195 +1,34 @@
 """Sessions against what real servers were recorded to do: each test is one situation of `vectors/<server>`, as events."""
 
-import msgspec
 import pytest
 
-from sim.client import policies
-from sim.client.actions import Action, ClientSettings, Close, Connect, Mint, Send, Token
-from sim.client.notices import Notice
-from sim.client.session import Session
+from sim.client.actions import Close, Mint
 from sim.client.transitions import State
 from sim.drill.fault_kinds import RestartClients
 from sim.engines.shared import client_setup
-from sim.protocols.adapter import (
-    Capabilities,
-    CaughtUpSign,
-    FreshStart,
-    HeadSource,
-    Liveness,
-    Positions,
-    Renewal,
-    ResumingBy,
-    StaleSign,
-    Subscribing,
-)
 from sim.protocols.events import (
     Activity,
     Batch,
     Closed,
     DisconnectReason,
-    Event,
     Hash,
     Head,
-    Item,
     Joined,
     Next,
-    Opened,
     Position,
     PositionUnknown,
     Refused,
     Renewed,
+    Repeated,
     Resumed,
     Stale,
     Step,
     StreamEnded,
     Whose,
 )
-from sim.protocols.intents import AskHead, Beat, Compatibility, Intent, Join, Renew, Subscribe, Unsubscribe
-from tests.client.test_capabilities import DENSE
-
-PHOENIX = msgspec.structs.replace(
-    DENSE,
-    head=(HeadSource.REPLY, HeadSource.HEARTBEATS),
-    head_of=Whose.SOCKET,
-    caught_up=CaughtUpSign.REPLY,
-    liveness=Liveness.CLIENT_BEATS,
-    beats_on_channel=True,
-)
-NATS = msgspec.structs.replace(
-    DENSE,
-    positions=Positions.ORDERED,
-    has_epochs=True,
-    head=(HeadSource.REPLY, HeadSource.QUERY),
-    caught_up=CaughtUpSign.HEAD,
-    stale=StaleSign.SILENT,
-    liveness=Liveness.SERVER_PINGS,
-    subscribing=Subscribing.EACH_STREAM,
-)
-CENTRIFUGO = msgspec.structs.replace(
-    DENSE,
-    has_epochs=True,
-    caught_up=CaughtUpSign.REPLY,
-    stale=StaleSign.FLAG,
-    fresh_start=FreshStart.FROM_NOW_ON,
-    liveness=Liveness.SERVER_PINGS,
-    renewal=Renewal.ON_CONNECTION,
-    subscribing=Subscribing.EACH_STREAM,
-)
-SOCKETIO = msgspec.structs.replace(
-    DENSE,
-    positions=Positions.OPAQUE,
-    caught_up=CaughtUpSign.REPLY,
-    stale=StaleSign.FLAG,
-    fresh_start=FreshStart.FROM_NOW_ON,
-    liveness=Liveness.SERVER_PINGS,
-    renewal=Renewal.NONE,
-    resuming_by=ResumingBy.JOIN,
-)
-DURABLE = msgspec.structs.replace(
-    DENSE,
-    positions=Positions.OPAQUE,
-    caught_up=CaughtUpSign.EXPLICIT,
-    is_one_connection=False,
-    liveness=Liveness.SERVER_PINGS,
-    renewal=Renewal.NONE,
-    resuming_by=ResumingBy.REQUEST,
-    subscribing=Subscribing.EACH_STREAM,
-)
-
-
-class Peer:
-    """A session, the intents that it sent, and its clock; the test is the server."""
-
-    def __init__(self, capabilities: Capabilities, *topics: str, refresh_s: float = 1e6) -> None:
-        settings = ClientSettings(1, Compatibility("test"), capabilities)
-        self.session = Session(0, topics or ("a",), policies.get("reference"), settings)
-        self.now, self.refresh_s, self.tokens = 1000.0, refresh_s, 0
-        self.seen: list[Notice] = []
-
-    def tell(self, *events: Event) -> "Peer":
-        """Send one message to the session."""
-        self.session.received(events, self.now)
-        return self
-
-    def actions(self) -> list[Action]:
-        """What it does now."""
-        return self.session.actions()
-
-    def sent(self) -> list[Intent]:
-        """The intents that it sends now; fails on any other action."""
-        actions = self.actions()
-        assert all(isinstance(action, Send) for action in actions), actions
-        return [action.intent for action in actions if isinstance(action, Send)]
-
-    def mint(self) -> "Peer":
-        """Answer its request for a token."""
-        self.tokens += 1
-        token = Token(f"t{self.tokens}", self.now + self.refresh_s, self.now + 2 * self.refresh_s)
-        assert self.session.awaits_token
-        self.session.minted(token, self.now)
-        return self
-
-    def connect(self) -> Join:
-        """Let it connect, and return its join."""
-        actions = self.actions()
-        if actions == [Mint()]:
-            actions = self.mint().actions()
-        assert [type(action) for action in actions] == [Connect]
-        (join,) = self.tell(Opened()).sent()
-        assert isinstance(join, Join)
-        return join
-
-    def join(self, **fields: object) -> Subscribe:
-        """Let it start, connect and join, and return its subscribe."""
-        if self.session.state is State.IDLE:
-            self.session.start(self.now)
-        join = self.connect()
-        self.tell(Joined(join.ref, **fields))  # type: ignore[arg-type]
-        return self.subscribe()
-
-    def subscribe(self) -> Subscribe:
-        """Return its subscribe; fails on any other action."""
-        (subscribe,) = self.sent()
-        assert isinstance(subscribe, Subscribe)
-        return subscribe
-
-    def wait(self, seconds: float) -> "Peer":
-        """Let time pass in silence."""
-        until = self.now + seconds
-        while self.session.wake_at() <= until:
-            self.now = max(self.now, self.session.wake_at())
-            self.session.wake(self.now)
-        self.now = until
-        return self
-
-    def reconnect(self) -> Join:
-        """Wait for its backoff, and return its next join."""
-        self.actions()
-        self.wait(self.session.wake_at() - self.now)
-        return self.connect()
-
-    def of(self, *kinds: str) -> list[tuple[str, int, float]]:
-        """The stream, seq and value of its notices of these kinds."""
-        self.seen += self.session.notices()
-        return [(each.stream, each.seq, each.value) for each in self.seen if each.kind in kinds]
-
-    def details(self, kind: str) -> list[str]:
-        """The details of its notices of a kind."""
-        self.seen += self.session.notices()
-        return [str(each.detail) for each in self.seen if each.kind == kind]
-
-
-def item(number: int, position: Position | None, check: Hash = Hash.NONE) -> Item:
-    return Item(position, msgspec.Raw(f'{{"n":{number}}}'.encode()), f"sha256:{number:012d}", check)
-
-
-def applied(peer: Peer) -> list[int]:
-    return [int(detail) for detail in peer.details("applied")]
-
-
-def dense(*seqs: int, stream: str = "a", epoch: str | None = None) -> Batch:
-    return Batch(stream, tuple(item(seq, Position(seq, epoch)) for seq in seqs))
-
+from sim.protocols.intents import AskHead, Beat, Join, Renew, Subscribe, Unsubscribe
+from sim.protocols.phoenix_sync.adapter import CAPABILITIES as PHOENIX
+from tests.client.peer import CENTRIFUGO, DURABLE, NATS, SOCKETIO, Peer, applied, dense, item
 
 # --- Centrifugo -----------------------------------------------------------------------------------------
 
@@ -512,15 +351,21 @@ def on_phoenix() -> Peer:
 def test_second_form_of_a_batch_is_no_duplicate():
     peer = on_phoenix()
     first = dense(3, 4)
-    second = msgspec.structs.replace(first, is_repeat=True)
-    peer.tell(first).tell(second)
+    peer.tell(first).tell(Repeated((first,)))
     assert applied(peer) == [1, 2, 3, 4]
     assert peer.of("duplicate_dropped") == []
     assert sum(value for _, _, value in peer.of("received")) == 4
-    peer.tell(msgspec.structs.replace(dense(5), is_repeat=True))
-    assert applied(peer)[-1] == 5, "the second form is enough if the first was lost"
     peer.tell(first)
     assert [seq for _, seq, _ in peer.of("duplicate_dropped")] == [3, 4]
+
+
+def test_new_client_of_a_trimmed_stream_starts_at_the_position_in_the_reply():
+    peer = Peer(PHOENIX)
+    fresh = peer.join()
+    peer.tell(Resumed(fresh.ref), Head("a", Position(50), Whose.SOCKET)).tell(dense(51))
+    assert applied(peer) == [51]
+    assert peer.of("rebootstrapped") == [("a", 50, pytest.approx(float("nan"), nan_ok=True))]
+    assert peer.of("gap") == []
 
 
 @pytest.mark.parametrize("position", [0, 1, 90])
