@@ -161,6 +161,14 @@ def test_unknown_session_subscribes_again_and_declares_unknown_loss():
     assert applied(peer) == [1, 3], "an event with the position of an applied one is a duplicate"
 
 
+def test_session_is_resumed_before_an_event_whose_hash_was_wrong():
+    peer = Peer(SOCKETIO)
+    fresh = peer.join(session="FDBj/")
+    peer.tell(Resumed(fresh.ref)).tell(Batch("a", (item(1, Position("Q8")),), session="FDBj/Q8"))
+    peer.tell(Batch("a", (item(2, Position("Q9"), Hash.BAD),), session="FDBj/Q9"))
+    assert peer.reconnect().session == "FDBj/Q8", "a subscribe would start from now on"
+
+
 def test_restarted_process_resumes_its_stored_session():
     peer = Peer(SOCKETIO)
     fresh = peer.join(session="FDBj/")
@@ -376,6 +384,27 @@ def test_position_of_the_socket_proves_nothing(position: int):
     assert peer.of("clamped") == []
     assert peer.sent() == []
     assert peer.session.replica.cursors["a"].watermark == 2
+
+
+def test_position_of_a_new_socket_does_not_lower_the_cursor():
+    peer = on_phoenix()
+    peer.tell(Closed())
+    again = _resubscribe(peer)
+    peer.tell(Resumed(again.ref), Head("a", Position(1), Whose.SOCKET)).tell(Head("a", Position(1), Whose.SOCKET))
+    assert peer.of("clamped") == []
+    assert peer.session.replica.cursors["a"].watermark == 2
+
+
+def test_stream_that_the_whole_set_brought_back_is_not_asked_again():
+    peer = Peer(PHOENIX, "a", "b")
+    fresh = peer.join()
+    peer.tell(Resumed(fresh.ref))
+    peer.tell(StreamEnded("a", "x", Next(Step.RESUBSCRIBE))).tell(StreamEnded("b", "x", Next(Step.WAIT, 5000.0)))
+    again = peer.wait(0.0).subscribe()
+    assert set(again.after) == {"a", "b"}
+    peer.tell(Resumed(again.ref))
+    assert peer.session.is_live
+    assert [type(sent) for sent in peer.wait(9.0).sent()] == []
 
 
 def test_closed_channel_is_joined_again_on_the_open_socket():
