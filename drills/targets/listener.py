@@ -54,8 +54,8 @@ class Listener(ClientDriver):
         return any(isinstance(event, Joined) for event in self.events)
 
     def payloads(self) -> list[bytes]:
-        """Return the delivered payloads, in order, without those that came in a second form."""
-        batches = [event for event in self.events if isinstance(event, Batch) and not event.is_repeat]
+        """Return the delivered payloads, in order. A second form of a batch is another event."""
+        batches = [event for event in self.events if isinstance(event, Batch)]
         return [bytes(item.payload) for batch in batches for item in batch.items]
 
     async def until(self, condition: Callable[[], bool]) -> bool:
