@@ -8,6 +8,7 @@ from sim.protocols import registry
 from tests.mutation_table import IMPATIENT, MUTATIONS, SHARED, Catch, defect
 from tests.storms import OF_TIME
 
+QUICK = ("reconnect_storm", "dropped_delivery", "runtime_restart")  # what the ordinary tests run on real sockets, too
 PROTOCOLS = tuple(name for name in registry.names() if name != registry.DEFAULT)
 _LATE = (
     "faults.1.events=5",

@@ -22,7 +22,11 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.mutation_table import EVERYWHERE, MUTATIONS, Catch, turned_red
+from tests.mutation_table import EVERYWHERE, Catch, turned_red
+from tests.mutation_table import MUTATIONS as OF_THE_DEFAULT
+from tests.protocol_findings import DEFECTS
+
+MUTATIONS = (*OF_THE_DEFAULT, *(case for case in DEFECTS if case not in OF_THE_DEFAULT))
 
 CAUGHT, MISSED, USAGE, STOPPED = 0, 1, 3, 130
 MINUTES = 60.0  # [ours] for all rows; they take about fifteen

@@ -23,12 +23,12 @@ STALE = ("stale_cursor", "stale_cursor_storm", "replay_budget_exceeded")
 Streams = dict[tuple[int, str], list[int]]
 
 
-def both(out: Path, drill: Drill, defects: tuple[str, ...] = ()) -> tuple[Path, Path]:
+def both(out: Path, drill: Drill, defects: tuple[str, ...] = (), **more: str) -> tuple[Path, Path]:
     """The folders of a real and of a simulated run. A machine too busy for the real one gets more chances."""
-    simulated = run_all(out / "virtual", drill, defects=defects, engine="virtual")
+    simulated = run_all(out / "virtual", drill, defects=defects, engine="virtual", **more)
     assert went_as_planned(judged(simulated))
     for _ in range(4):
-        real = run_all(out / "sockets", drill, defects=defects)
+        real = run_all(out / "sockets", drill, defects=defects, **more)
         if went_as_planned(judged(real)):
             return real, simulated
     pytest.fail("this machine is too busy for real sockets: four times the drill's phases could not be kept to")

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from sim.base.errors import UsageError
+from sim.record.observations import Kind
 from tests import protocol_findings as table
+from tests.engines.test_engines_agree import both, judged, observed
 from tests.mutation_table import Catch
 from tests.storms import CATALOGUE, small, storm
 
@@ -16,6 +18,31 @@ def test_a_healthy_server_is_found_to_have_its_protocols_habits(tmp_path: Path, 
     planned = small(drill, *table.overrides(protocol, drill))
     verdict = storm(tmp_path, planned, engine="virtual", protocol=protocol)
     assert table.complaints(protocol, drill, verdict) == []
+
+
+@pytest.mark.parametrize("drill", table.QUICK)
+@pytest.mark.parametrize("protocol", table.PROTOCOLS)
+def test_real_sockets_and_the_simulation_agree_on_a_protocol(tmp_path: Path, protocol: str, drill: str):
+    planned = small(drill, *table.overrides(protocol, drill))
+    real, simulated = both(tmp_path, planned, protocol=protocol)
+    (header, rows), (other_header, other_rows) = (observed(run_dir, planned) for run_dir in (real, simulated))
+    assert header.subscriptions == other_header.subscriptions
+    assert header.capabilities == other_header.capabilities
+    assert table.complaints(protocol, drill, judged(real)) == []
+    assert table.complaints(protocol, drill, judged(simulated)) == []
+    upto = min(max(applied_markers(each)) for each in (rows, other_rows))
+    for found in (
+        rows,
+        other_rows,
+    ):  # every client of the fleet has every event once, after its first; retried publishes may change places
+        for client in range(planned.fleet.clients):
+            own = [row["marker"] for row in found if row["client"] == client and row["kind"] == Kind.APPLIED]
+            numbers = [number for number in own if 0 < number <= upto]
+            assert sorted(numbers) == list(range(min(numbers), upto + 1)), client
+
+
+def applied_markers(rows: list[dict]) -> list[int]:
+    return [row["marker"] for row in rows if row["kind"] == Kind.APPLIED]
 
 
 @pytest.mark.parametrize("case", table.DEFECTS, ids=str)
