@@ -141,6 +141,7 @@ class Peer:
     def reconnect(self) -> Join:
         """Wait for its backoff, and return its next join."""
         self.actions()
+        assert self.session.state is State.BACKOFF
         self.wait(self.session.wake_at() - self.now)
         return self.connect()
 
