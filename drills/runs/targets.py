@@ -207,7 +207,8 @@ def _require_live(entry: Entry, stop: Stop, forms: ServiceForms, where: str) -> 
     if entry.kind != "mock":
         if entry.caps is None:
             raise UsageError(f"{where}: key 'caps' is missing; a target of kind {entry.kind} needs [targets.NAME.caps].")
-        if entry.session_token_env is None and "session" in names_in(forms.token.headers):
+        needs_session = forms.token.source == "http" and "session" in names_in([forms.token.headers, forms.token.body])
+        if entry.session_token_env is None and needs_session:
             raise UsageError(
                 f"{where}: key 'session_token_env' is missing; expected the name of the environment variable that holds the "
                 "session to mint tokens with."

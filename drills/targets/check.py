@@ -246,7 +246,8 @@ class _Check:
                 raise FailedError(
                     sent, payload.decode(errors="replace"), f'Set payload_at = "{found}", where the published payload stands.'
                 )
-        raise FailedError(sent, payloads[-1].decode(errors="replace"), "The delivered payload is not what was published.")
+        change = "Correct the body of [publish]: no delivered event contains the published payload."
+        raise FailedError(sent, payloads[-1].decode(errors="replace"), change)
 
     async def _read_back(self) -> tuple[str, str]:
         assert self._stream is not None

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from sim.base.clocks import WallClock
 from sim.client import policies
 from sim.client.actions import ClientSettings, Token
+from sim.client.notices import Run
 from sim.client.session import Session
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.sockets.client import ClientDriver, MintToken
@@ -28,6 +29,10 @@ class _Attentive(Session):
         """See `Session`."""
         self.heard += message
         super().received(message, now)
+
+    def follow(self, run: Run, now: float) -> bool:
+        """See `Session`. Receive each message by itself."""
+        return False
 
 
 class Listener(ClientDriver):
