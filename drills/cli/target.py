@@ -8,6 +8,7 @@ from drills.cli import output
 from drills.cli.options import AsJson, Targets
 from sim.base.errors import UsageError
 from sim.base.exit_codes import ExitCode
+from sim.protocols.registry import DEFAULT
 
 if TYPE_CHECKING:
     from drills.targets.check import Item
@@ -19,7 +20,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the target in
 @target_app.command("new")
 def target_new(
     name: Name,
-    protocol: Annotated[str, typer.Option(metavar="PROTOCOL", help="What the clients speak.")] = "spacetime",
+    protocol: Annotated[str, typer.Option(metavar="PROTOCOL", help="What the clients speak.")] = DEFAULT,
     targets: Targets = None,
 ) -> None:
     """Add an annotated description to the targets file."""

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import pickle
 from collections.abc import Iterator
 from functools import cache
 from itertools import groupby
@@ -26,15 +27,18 @@ from sim.protocols.events import (
     Joined,
     Malformed,
     Message,
+    Position,
     Refused,
     Repeated,
     Resumed,
     Stale,
     StreamEnded,
+    Whose,
 )
 from sim.protocols.intents import Beat, Compatibility, Join, Subscribe, Unsubscribe
 from sim.protocols.phoenix_sync.adapter import PhoenixSyncConnection
 from sim.protocols.phoenix_sync.payloads import check
+from sim.protocols.spacetime.adapter import SpacetimeConnection
 
 FOLDER = Path(__file__).parent.parent / "vectors" / "phoenix_runtime"
 RECORDINGS = sorted(FOLDER.glob("*.jsonl"))
@@ -223,10 +227,13 @@ def numbers(payload: bytes) -> bytes:
         (b'{"text":"1e22"}', Hash.BAD),
         (b'{"deep":[{"n":1e22}]}', Hash.NONE),  # the runtime writes it as 1.0e22
         (b'{"n":-0.0}', Hash.NONE),
+        (b'{"text":"\\u001b"}', Hash.NONE),  # the runtime writes it as \u001B
+        (b'{"\\u000b":1}', Hash.NONE),
+        (b'{"text":"\\n"}', Hash.BAD),
         (b"{", Hash.BAD),
     ],
 )
-def test_wrong_hash_is_certain_only_without_numbers_that_the_runtime_writes_otherwise(payload: bytes, result: Hash) -> None:
+def test_wrong_hash_is_certain_only_for_what_the_runtime_writes_as_we_do(payload: bytes, result: Hash) -> None:
     assert check(payload, "of another payload") is result
 
 
@@ -267,6 +274,29 @@ def test_metadata_is_in_the_url_and_beats_are_on_the_channel() -> None:
     (write,) = connection.actions()
     assert isinstance(write, Write)
     assert json.loads(write.data)[2:4] == ["sync:v1", "sync:heartbeat"]
+
+
+def test_equal_bytes_mean_the_authoritys_head_to_one_protocol_and_the_sockets_to_the_other() -> None:
+    data = b'["1",null,"sync:v1","sync:heartbeat",{"watermarks":[{"topic":"a","watermark":7}]}]'
+    for whose, kind in ((Whose.AUTHORITY, SpacetimeConnection), (Whose.SOCKET, PhoenixSyncConnection)) * 2:
+        assert kind("ws://host").received(0, data, True) == (Head("a", Position(7), whose),)
+
+
+def test_connection_keeps_nothing_of_what_a_peer_sends_or_has_answered() -> None:
+    """Requests are answered by `unmatched topic`, pushes come in both forms; nothing may grow with their number."""
+    replay = Replay()
+    replay.connection.opened(0, 101, {})
+    texts = [text for text, _ in replays(FOLDER / "subscribe_replay_live.jsonl")]
+    batch, second = (next(text for text in texts if name in text) for name in ('"sync:update_batch"', '"sync:frame"'))
+    sizes = []
+    for number in range(300):
+        replay.connection.send(Beat(f"{number}"))
+        replay.connection.actions()
+        unmatched = [None, f"{number}", "sync:v1", "phx_reply", {"status": "error", "response": {"reason": "unmatched topic"}}]
+        for text in (json.dumps(unmatched), batch, second, '["1",null,"sync:v1","phx_close",{}]', "x" * number):
+            replay.connection.received(0, text.encode(), True)
+        sizes.append(len(pickle.dumps(vars(replay.connection) | {"_shared": None})))
+    assert sizes[-1] <= sizes[0] + 8
 
 
 @given(

@@ -1,5 +1,6 @@
 """Protocols by name: those shipped, and those of installed packages."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from sim.base.errors import UsageError
 from sim.protocols import registry
 
+ROOT = Path(__file__).parent.parent.parent
 MODULE = """
 from dataclasses import replace
 from sim.protocols.registry import get
@@ -73,3 +75,37 @@ def test_each_shipped_protocol_is_what_its_name_says(name: str) -> None:
 def test_unknown_protocol_names_the_known() -> None:
     with pytest.raises(UsageError, match="unknown protocol 'gopher'; there are: spacetime, phoenix_sync"):
         registry.get("gopher")
+
+
+def test_no_module_outside_the_protocols_and_the_mock_names_a_protocol() -> None:
+    named, checked = [], 0
+    for path in (path for folder in ("sim", "drills", "locustfiles") for path in (ROOT / folder).rglob("*.py")):
+        module = path.relative_to(ROOT).as_posix()
+        if not module.startswith(("sim/protocols/", "sim/mock/")):
+            checked += 1
+            named += [f"{module}:{line}" for line in naming(ast.parse(path.read_text()))]
+    assert checked > 100
+    assert not named
+
+
+def naming(tree: ast.Module) -> list[int]:
+    """Lines that import a protocol's package or hold its name as a text."""
+    packages = tuple(f"sim.protocols.{name}" for name in registry.names())
+    lines = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and node.value in registry.names():
+            lines.append(node.lineno)
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module or "", *(f"{node.module}.{name}" for name in names)]
+        if any(name.startswith(packages) for name in names):
+            lines.append(node.lineno)
+    return lines
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["import sim.protocols.spacetime.codec", "from sim.protocols import phoenix_sync", "is_mock = protocol == 'spacetime'"],
+)
+def test_each_way_to_name_a_protocol_is_seen(line: str) -> None:
+    assert naming(ast.parse(line)) == [1]

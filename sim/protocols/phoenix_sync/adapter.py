@@ -29,15 +29,9 @@ from sim.protocols.adapter import (
 )
 from sim.protocols.events import (
     Answer,
-    Batch,
     Closed,
     DisconnectReason,
-    Event,
-    Hash,
-    Head,
-    Item,
     Message,
-    Position,
     Repeated,
     StreamEnded,
     Whose,
@@ -45,8 +39,9 @@ from sim.protocols.events import (
 from sim.protocols.intents import Beat, Intent, Subscribe
 from sim.protocols.phoenix_sync.payloads import check
 from sim.protocols.phoenix_sync.profile import REJOIN, UNMATCHED, connect_refused
+from sim.protocols.shared_decoding import SharedDecoding
 from sim.protocols.spacetime import frames
-from sim.protocols.spacetime.adapter import SpacetimeConnection
+from sim.protocols.spacetime.adapter import SpacetimeConnection, heads
 from sim.protocols.spacetime.codec import encode_client
 from sim.protocols.spacetime.frames import ServerFrame
 
@@ -78,6 +73,10 @@ _UNMATCHED = msgspec.json.Decoder(tuple[None, str | None, object, str, dict[str,
 class PhoenixSyncConnection(SpacetimeConnection):
     """See `sim.protocols.adapter.Connection`. `url` is the socket's, without a query."""
 
+    shared = SharedDecoding()
+    check = staticmethod(check)
+    beats_report = Whose.SOCKET
+
     def connect(self, credentials: Credentials) -> Message:
         """See `Connection`. The token and the metadata are part of the URL; in the join, the runtime ignores them."""
         given = msgspec.to_builtins(credentials.metadata)
@@ -98,6 +97,7 @@ class PhoenixSyncConnection(SpacetimeConnection):
         if b'"sync:frame"' in data[:64] and _is_second_form(data):
             return (Repeated(()),)
         if b'"unmatched topic"' in data and (unmatched := _unmatched(data)) is not None:
+            self._asked.pop(unmatched.ref, None)
             return (unmatched,)
         return super().received(id, data, is_text)
 
@@ -107,8 +107,8 @@ class PhoenixSyncConnection(SpacetimeConnection):
             return (StreamEnded(None, frame.event, REJOIN),)
         if isinstance(frame, frames.Reply) and frame.ok and self._asked.get(frame.ref) is Subscribe:
             (resumed,) = super().read(frame)
-            return (resumed, *_as_socket(frame.body.current_watermarks or ()))
-        return tuple(_in_this_form(event, isinstance(frame, frames.HeartbeatPush)) for event in super().read(frame))
+            return (resumed, *heads(frame.body.current_watermarks or (), Whose.SOCKET))
+        return super().read(frame)
 
     def closed(self, id: int, end: TransportEnd) -> Message:
         """See `Connection`. The code 1011 says nothing: the runtime closes with it after a revocation, too."""
@@ -117,27 +117,6 @@ class PhoenixSyncConnection(SpacetimeConnection):
         if end.status is not None:
             return (connect_refused("protocol" if end.status >= 500 else "refused by status"),)
         return (connect_refused("protocol" if end.is_broken else "network"),)
-
-
-def _in_this_form(event: Event, is_heartbeat: bool) -> Event:
-    """Check payloads by this runtime's hash; positions in a heartbeat are the socket's own."""
-    if isinstance(event, Batch):
-        return msgspec.structs.replace(event, items=tuple(map(_checked, event.items)))
-    if isinstance(event, Head) and is_heartbeat:
-        return Head(event.stream, event.position, Whose.SOCKET)
-    return event
-
-
-def _checked(item: Item) -> Item:
-    return item if item.check is Hash.OK else Item(item.position, item.payload, item.payload_hash, _check(item))
-
-
-def _check(item: Item) -> Hash:
-    return check(bytes(item.payload), item.payload_hash)
-
-
-def _as_socket(marks: tuple[frames.Watermark, ...]) -> Message:
-    return tuple(Head(mark.topic, Position(mark.watermark), Whose.SOCKET) for mark in marks)
 
 
 def _is_second_form(data: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 
 import msgspec
 
@@ -9,6 +10,7 @@ from sim.protocols.events import Hash
 from sim.protocols.payloads import canonical_json
 
 _decode = msgspec.json.Decoder().decode
+_ODD_TEXT = re.compile(r"[\x00-\x07\x0b\x0e-\x1f]")  # control characters without a short escape: its hex digits may be capitals
 
 
 def payload_hash(canonical: bytes) -> str:
@@ -17,20 +19,20 @@ def payload_hash(canonical: bytes) -> str:
 
 
 def check(payload: bytes, declared: str) -> Hash:
-    """Compare a payload with its declared hash; `NONE` if it has numbers that the runtime may format otherwise than we do."""
+    """Compare a payload with its declared hash; `NONE` if the runtime may format its content otherwise than we do."""
     try:
         content = _decode(payload)
         if payload_hash(canonical_json(content)) == declared:
             return Hash.OK
-        return Hash.NONE if _has_odd_number(content) else Hash.BAD
+        return Hash.NONE if _is_odd(content) else Hash.BAD
     except (ValueError, RecursionError, msgspec.MsgspecError):
         return Hash.BAD
 
 
-def _has_odd_number(value: object) -> bool:
-    """Whether a value contains a number with a fraction or an exponent."""
+def _is_odd(value: object) -> bool:
+    """Whether a value contains a number with a fraction or an exponent, or a rare control character."""
     if isinstance(value, dict):
-        return any(map(_has_odd_number, value.values()))
+        return any(map(_is_odd, value)) or any(map(_is_odd, value.values()))
     if isinstance(value, list):
-        return any(map(_has_odd_number, value))
-    return isinstance(value, float)
+        return any(map(_is_odd, value))
+    return isinstance(value, float) or (isinstance(value, str) and _ODD_TEXT.search(value) is not None)

@@ -1,7 +1,8 @@
 """Client side of the sync channel: one WebSocket; converts intents to frames, and frames to events."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
+from typing import ClassVar
 from urllib.parse import quote
 
 import msgspec
@@ -78,20 +79,29 @@ CAPABILITIES = Capabilities(
     publishing=Publishing.HTTP,
 )
 _SOCKET = 0
-_SHARED = SharedDecoding()
 _SAME_FOR_ALL = frozenset({"sync:update_batch", "sync:frame", "sync:heartbeat"})  # what they mean depends on no request
 _ERROR_CODE = msgspec.json.Decoder(dict[str, dict[str, object]])
+
+Check = Callable[[bytes, str], Hash]
 
 
 class SpacetimeConnection:
     """See `sim.protocols.adapter.Connection`. `url` is the socket's, without a query."""
 
-    def __init__(self, url: str, shared: SharedDecoding = _SHARED) -> None:
+    shared: ClassVar[SharedDecoding] = SharedDecoding()  # one for each protocol: equal bytes may mean different events
+    beats_report: ClassVar[Whose] = Whose.AUTHORITY  # whose position is in a server's heartbeat
+
+    def __init__(self, url: str, shared: SharedDecoding | None = None) -> None:
         self._url = url
-        self._shared = shared
+        self._shared = self.shared if shared is None else shared
         self._actions: list[Action] = []
         self._is_open = False
         self._asked: dict[str, type[Join | Subscribe | Beat]] = {}  # by reference: unanswered requests
+
+    @staticmethod
+    def check(payload: bytes, declared: str) -> Hash:
+        """Compare a payload with its declared hash."""
+        return Hash.OK if hash_matches(payload, declared) else Hash.BAD
 
     def actions(self) -> list[Action]:
         """See `Connection`."""
@@ -134,11 +144,11 @@ class SpacetimeConnection:
     def read(self, frame: ServerFrame) -> Message:
         """Convert a frame to events."""
         if isinstance(frame, frames.UpdateBatch):
-            return _delivery(frame)
+            return _delivery(frame, self.check)
         if isinstance(frame, frames.Envelope):
-            return (Batch(frame.update.topic, (_item(frame.update),), is_single=True),)
+            return (Batch(frame.update.topic, (_item(frame.update, self.check),), is_single=True),)
         if isinstance(frame, frames.HeartbeatPush):
-            return _heads(frame.watermarks) or (Activity(),)
+            return heads(frame.watermarks, self.beats_report) or (Activity(),)
         if isinstance(frame, frames.Reply):
             return self._answer(frame)
         if isinstance(frame, frames.SyncError):
@@ -183,23 +193,24 @@ def frame_of(intent: Intent) -> ClientFrame:
     raise TypeError(f"the sync channel has no {type(intent).__name__}")
 
 
-def _delivery(frame: frames.UpdateBatch) -> Message:
+def _delivery(frame: frames.UpdateBatch, check: Check) -> Message:
     batches: list[Event] = [
-        Batch(topic, tuple(_item(update) for update in updates))
+        Batch(topic, tuple(_item(update, check) for update in updates))
         for topic, updates in groupby(frame.updates, lambda update: update.topic)
     ]
     if not batches:
         batches = [Batch(frame.head_watermarks[0].topic if frame.head_watermarks else "", ())]
-    return (*batches, *_heads(frame.head_watermarks), *((CaughtUp(),) if frame.replay_complete else ()))
+    return (*batches, *heads(frame.head_watermarks), *((CaughtUp(),) if frame.replay_complete else ()))
 
 
-def _item(update: Update) -> Item:
-    is_good = hash_matches(bytes(update.payload), update.payload_hash)
-    return Item(Position(update.watermark), update.payload, update.payload_hash, Hash.OK if is_good else Hash.BAD)
+def _item(update: Update, check: Check) -> Item:
+    result = check(bytes(update.payload), update.payload_hash)
+    return Item(Position(update.watermark), update.payload, update.payload_hash, result)
 
 
-def _heads(marks: Iterable[Watermark]) -> tuple[Head, ...]:
-    return tuple(Head(mark.topic, Position(mark.watermark)) for mark in marks)
+def heads(marks: Iterable[Watermark], whose: Whose = Whose.AUTHORITY) -> tuple[Head, ...]:
+    """Convert watermarks to heads."""
+    return tuple(Head(mark.topic, Position(mark.watermark), whose) for mark in marks)
 
 
 def _problem(body: Body) -> Message:
