@@ -8,7 +8,6 @@ from drills.cli import output
 from drills.cli.options import AsJson, Targets
 from sim.base.errors import UsageError
 from sim.base.exit_codes import ExitCode
-from sim.protocols.registry import DEFAULT
 
 if TYPE_CHECKING:
     from drills.targets.check import Item
@@ -20,15 +19,18 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the target in
 @target_app.command("new")
 def target_new(
     name: Name,
-    protocol: Annotated[str, typer.Option(metavar="PROTOCOL", help="What the clients speak.")] = DEFAULT,
+    protocol: Annotated[
+        str | None, typer.Option(metavar="PROTOCOL", help="What the clients speak; by default as the mock.")
+    ] = None,
     targets: Targets = None,
 ) -> None:
     """Add an annotated description to the targets file."""
     from drills.runs.targets import DEFAULT_FILE
     from drills.targets import new
+    from sim.protocols.registry import DEFAULT
 
     path = targets or DEFAULT_FILE
-    new.write(path, name, protocol)
+    new.write(path, name, protocol or DEFAULT)
     output.lines(f"{path}: wrote [targets.{name}]. Edit it, then run: stormgate target check {name} --targets {path}")
 
 
