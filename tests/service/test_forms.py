@@ -1,0 +1,101 @@
+"""Templates, pointers and forms: rendered values, values in answers, and mistakes in one sentence."""
+
+from typing import Any
+
+import jwt
+import pytest
+
+from sim.base.errors import UsageError
+from sim.service import templates
+from sim.service.forms import CreateForm, PublishForm, ServiceForms, TokenForm
+from sim.service.requests import Answer, request_of
+from sim.service.tokens import read_token, signed_token, wrong_claims
+
+VALUES: dict[str, object] = {"key": "a/b", "payload": {"n": 1}, "ttl_s": None, "session": "", "run_id": "r 1"}
+KEY = "a-key-of-at-least-thirty-two-bytes"
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{payload}", {"n": 1}),
+        ("is {payload}", 'is {"n":1}'),
+        ({"a": "{key}", "ttl": "{ttl_s}", "list": ["{key}", 3]}, {"a": "a/b", "list": ["a/b", 3]}),
+        ("{not a name}", "{not a name}"),
+        (7, 7),
+    ],
+)
+def test_template_is_rendered(template: Any, expected: Any):
+    assert templates.render(template, VALUES) == expected
+
+
+def test_path_encodes_values_and_headers_without_a_value_are_left_out():
+    form = PublishForm(path="/x/{run_id}?k={key}", headers={"A": "Bearer {session}", "B": "{key}"}, body="{payload}")
+    request = request_of(form, "http://host", VALUES, lambda answer: answer)
+    assert (request.url, request.headers, request.body) == ("http://host/x/r%201?k=a%2Fb", {"B": "a/b"}, b'{"n":1}')
+
+
+@pytest.mark.parametrize(
+    ("pointer", "expected"),
+    [
+        ("", {"events": [{"key": "x", "seq": 1}, {"key": "a/b", "seq": 2}], "a/b": 3, "m~n": 4}),
+        ("/events/0/seq", 1),
+        ("/events/key={key}/seq", None),  # the value has a slash, which must be escaped
+        ("/events/key=x/seq", 1),
+        ("/events/key=y/seq", None),
+        ("/events/9/seq", None),
+        ("/events/-1", None),
+        ("/a~1b", 3),
+        ("/m~0n", 4),
+        ("/a~1b/deeper", None),
+        ("none", None),
+    ],
+)
+def test_pointer_finds_value(pointer: str, expected: Any):
+    document = {"events": [{"key": "x", "seq": 1}, {"key": "a/b", "seq": 2}], "a/b": 3, "m~n": 4}
+    assert templates.find(document, pointer, VALUES) == expected
+
+
+def test_every_default_form_has_only_known_names():
+    for table, form in ServiceForms().pages.items():
+        form.check(table)
+
+
+def test_unknown_name_is_refused_with_the_known_ones():
+    with pytest.raises(UsageError, match=r"key 'path' has the unknown name \{room\}; known here: .*\{name\}.*\{env:NAME\}"):
+        CreateForm(path="/rooms/{room}").check("[targets.x.create]")
+    CreateForm(path="/rooms", headers={"X": "{env:API_KEY}"}).check("[targets.x.create]")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ({"data": {"token": "t", "expires_in": 60, "refresh_after_in": 40}}, ("t", 40.0, 60.0)),
+        ({"data": {"token": "t"}}, ("t", 270.0, 300.0)),
+        ({"data": {"token": "t", "expires_in": "60"}}, None),
+        ({"data": {"token": 3}}, None),
+        ("text", None),
+        (b"printed by a command\n", ("printed", 270.0, 300.0)),
+        (b"", None),
+    ],
+)
+def test_token_is_read(answer: Any, expected: tuple[str, float, float] | None):
+    found = read_token(TokenForm(), answer)
+    assert (found and (found.text, found.refresh_in_s, found.expires_in_s)) == expected
+
+
+def test_token_is_signed_with_its_claims_and_their_types_are_compared():
+    form = TokenForm(source="signing_key", claims={"sub": "{device}", "exp": "{expires_at}"}, header={"kid": "k1"})
+    token = signed_token(form, {"device": "d", "now": 1000, "ttl_s": 60}, KEY)
+    claims = jwt.decode(token, KEY, ["HS256"], options={"verify_exp": False})
+    assert (claims, jwt.get_unverified_header(token)["kid"]) == ({"sub": "d", "exp": 1060}, "k1")
+    assert wrong_claims(token, {"sub": "text", "exp": "number"}) == []
+    assert wrong_claims(token, {"sub": "number", "org": "text"}) == ["claim sub is text, not number", "claim org is missing"]
+    assert wrong_claims("opaque", {"sub": "text"}) == ["the token is no JWT, so its claims cannot be read"]
+
+
+@pytest.mark.parametrize(
+    ("content", "value"), [(b'{"a":1}', {"a": 1}), (b"no JSON", "no JSON"), (b"\xff", "\ufffd"), (b"", "")]
+)
+def test_answer_is_json_or_text(content: bytes, value: Any):
+    assert Answer(200, "", content).value == value
