@@ -131,7 +131,16 @@ def test_a_group_is_due_at_once_on_one_stream_at_the_same_rate(tmp_path: Path) -
     after = first(made)
     assert [round((due.at - BEGAN) * 10) for due in (before, *grouped, after)] == [0, 1, 1, 1, 4, 4, 4, 7]
     assert [due.event.stream.run_id for due in (before, *grouped, after)] == ["r1", *["r2"] * 3, *["r1"] * 3, "r2"]
-    assert made.groups_at_once == 2
+    assert made.overlapped == 2 + 3, "only the first group found its stream idle"
+
+
+def test_a_group_whose_events_wait_for_one_another_does_not_overlap(tmp_path: Path) -> None:
+    made, _ = publishing(tmp_path, in_flight=1)
+    made.at_once = 3
+    one = first(made)
+    assert [made.take(BEGAN), made.take(BEGAN)] == [None, None]
+    assert made.succeeded(one.event, PublishedEvent(1), BEGAN + 1) is not None
+    assert made.overlapped == 0
 
 
 def test_every_try_is_recorded_with_its_outcome_and_sends_the_same_marker(tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from drills.judging.checks.verdicts import State
 from sim.drill.system_model import UNLIMITED
 from sim.engines.virtual import engine
 from sim.engines.virtual.client import one_way_delay_s
 from sim.engines.virtual.service import SimulatedService
 from sim.record.observations import Kind
 from sim.record.run_header import read_verified
-from tests.storms import red, small, storm
+from tests.storms import red, small, storm, troubles
 
 FLAKY = msgspec.structs.replace(
     UNLIMITED, server=msgspec.structs.replace(UNLIMITED.server, mirror_failure_share=0.5, mirror_tries=3, mirror_retry_ms=10.0)
@@ -42,6 +43,17 @@ def test_a_mirror_that_fails_is_tried_again_and_what_it_never_takes_comes_with_t
 def test_an_event_that_the_service_changes_before_it_takes_it_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     take = SimulatedService._append
     monkeypatch.setattr(
-        SimulatedService, "_append", lambda service, topic, key, payload: take(service, topic, key, b'{"other":1}')
+        SimulatedService, "_append", lambda service, topic, key, payload, run: take(service, topic, key, b'{"other":1}', run)
     )
     assert "acknowledged_lost" in red(storm(tmp_path, small("reconnect_storm"), engine="virtual"))
+
+
+@pytest.mark.parametrize(("in_flight", "overlap"), [(0, True), (2, True), (1, False)])
+def test_appends_that_never_overlapped_prove_nothing(tmp_path: Path, in_flight: int, overlap: bool):
+    """A service that stalls on overlapping appends must not pass because the limit kept them apart."""
+    drill = small("concurrent_appends", f"load.in_flight_per_stream={in_flight}")
+    verdict = storm(tmp_path, drill, engine="virtual")
+    assert troubles(verdict) == (
+        [] if overlap else ["drill.faults_observed error: concurrent_appends #0: had no observed effect"]
+    )
+    assert (verdict.status is State.ERROR) != overlap

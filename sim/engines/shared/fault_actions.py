@@ -128,18 +128,18 @@ class PublishFaults:
 
     def __init__(self, publishing: Publishing) -> None:
         self._publishing = publishing
-        self._groups_before = 0
+        self._overlapped_before = 0
 
     def inject(self, fault: ConcurrentAppends) -> int:
         """Publish in groups from now on."""
-        self._groups_before = self._publishing.groups_at_once
+        self._overlapped_before = self._publishing.overlapped
         self._publishing.at_once = fault.at_once
         return 0
 
     def revert(self) -> int:
-        """Publish one event at a time again; return the number of groups."""
+        """Publish one event at a time again; return the number of events whose appends overlapped an earlier one."""
         self._publishing.at_once = 1
-        return self._publishing.groups_at_once - self._groups_before
+        return self._publishing.overlapped - self._overlapped_before
 
 
 class ClientFaults:

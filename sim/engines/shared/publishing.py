@@ -94,7 +94,9 @@ class Publishing:
     heads: dict[str, Acknowledged] = field(init=False)
     acknowledged: int = field(default=0, init=False)
     at_once: int = field(default=1, init=False)  # events that become due together, on one stream
-    groups_at_once: int = field(default=0, init=False)  # groups of more than one event so far
+    overlapped: int = field(
+        default=0, init=False
+    )  # events of groups that were sent while another of their stream was in flight
     under_way: dict[DueEvent, None] = field(default_factory=dict, init=False)  # in the order of their due moments
     _taken: int = field(default=0, init=False)
     _groups: int = field(default=0, init=False)
@@ -131,7 +133,6 @@ class Publishing:
         if not self._left:
             self._left, self._before_group = self.at_once, self._taken
             self._groups += 1
-            self.groups_at_once += self.at_once > 1
         count, stream = self._taken, self.streams[(self._groups - 1) % len(self.streams)]
         self._taken += 1
         self._left -= 1
@@ -143,6 +144,7 @@ class Publishing:
         if self._in_flight[stream.topic] >= self._max_in_flight:
             self._waiting[stream.topic].append(event)
             return None
+        self.overlapped += self.at_once > 1 and self._in_flight[stream.topic] > 0
         self._in_flight[stream.topic] += 1
         return Try(event, due)
 
