@@ -136,7 +136,6 @@ class Recorder(Collector):
         self._thread.join()
 
     def _write_chunks(self) -> None:
-        pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool keeps 10 MiB more of what each chunk needed
         while (item := self._pending.get()) is not None:
             number, chunk = item
             if self._failure is not None:
