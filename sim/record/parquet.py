@@ -13,7 +13,7 @@ import threading
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +25,14 @@ from sim.record.observations import SCHEMA, Row
 FILE_NAME = "observations.parquet"
 CHUNK_FOLDER = "observations"
 CHUNK_ROWS = 65_536
-_DICTIONARY_COLUMNS = ["kind", "stream", "detail"]  # few distinct values; for numbers a dictionary costs time and saves nothing
+_WRITING: dict[str, Any] = {
+    "use_dictionary": [
+        "kind",
+        "stream",
+        "detail",
+    ],  # few distinct values; for numbers a dictionary costs time and saves nothing
+    "memory_pool": pa.system_memory_pool(),  # Arrow's own pool keeps 10 MiB more of what each chunk needed
+}
 
 
 class Chunk(Protocol):
@@ -144,7 +151,7 @@ class Recorder(Collector):
             try:
                 table = chunk.table()
                 partial = path.with_suffix(".partial")
-                pq.write_table(table, partial, compression="lz4", use_dictionary=_DICTIONARY_COLUMNS)  # type: ignore[arg-type]
+                pq.write_table(table, partial, compression="lz4", **_WRITING)
                 partial.rename(path)
                 self._joined.add(table)
             except Exception as error:  # any error loses rows, and a dead thread would not report it
@@ -172,7 +179,7 @@ class _Joined:
 
     def _open(self) -> pq.ParquetWriter:
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._partial, SCHEMA, compression="zstd", use_dictionary=_DICTIONARY_COLUMNS)  # type: ignore[arg-type]
+            self._writer = pq.ParquetWriter(self._partial, SCHEMA, compression="zstd", **_WRITING)
         return self._writer
 
     def finish(self) -> int:
