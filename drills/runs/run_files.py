@@ -110,7 +110,7 @@ def _require_same_run(
         "run_id": (header.run_id, plan.run_id),
         "drill": (header.drill, drill.name),
         "drill_sha256": (header.drill_sha256, planned.sha256),
-        "clients": (header.clients, drill.fleet.clients),
+        "clients": (header.clients, drill.fleet.clients if header.has_socket else 0),
         "policy": (header.policy, drill.fleet.policy),
         "engine": (header.engine, plan.engine),
         "target": (header.target, plan.target),

@@ -292,12 +292,12 @@ def _leaks(evidence: _Evidence) -> Rows:
 
 
 def _real_time_order(evidence: _Evidence) -> Rows:
-    """Events that a client applied after an event that was first sent when they had long been acknowledged.
+    """Events that a client applied, or the service stored, after one that was first sent when they had been acknowledged.
 
     Two publishes under way at the same time may be put in any order.
     """
     history, published = evidence.history, evidence.ledger.published
-    rows = history.session_rows(Kind.APPLIED)
+    rows = history.session_rows(Kind.APPLIED).and_then(history.of(Kind.READ_BACK))
     rows = rows.take(rows.marker >= 0)
     rows = rows.take(np.argsort(history.pair(rows), kind="stable"))
     pair = history.pair(rows)
@@ -311,6 +311,28 @@ def _real_time_order(evidence: _Evidence) -> Rows:
     group = np.cumsum(_changes(pair)) * (len(moments) + 1)
     latest_before = np.maximum.accumulate(group + latest) - group
     return rows.take(latest_before >= np.searchsorted(moments, acknowledged_t, side="right"))
+
+
+def _stored_lost(evidence: _Evidence) -> Rows:
+    """Acknowledged events that the service did not return over HTTP, where it was asked for its streams after settling."""
+    history = evidence.history
+    published, stored = history.of(Kind.PUBLISHED), history.of(Kind.READ_BACK)
+    was_read = np.isin(published.stream, history.of(Kind.READ_BACK_COMPLETED).stream)
+    return published.take(was_read & (published.marker >= 0) & ~np.isin(_events(published), _events(stored)))
+
+
+def _stored_twice(evidence: _Evidence) -> Rows:
+    rows = evidence.history.of(Kind.READ_BACK)
+    rows = rows.take(rows.marker >= 0)
+    _, first = np.unique(_events(rows), return_index=True)
+    again = np.ones(len(rows), np.bool_)
+    again[first] = False
+    return rows.take(again)
+
+
+def _stored_altered(evidence: _Evidence) -> Rows:
+    rows = evidence.history.of(Kind.READ_BACK)
+    return rows.take(~evidence.history.detail_is(rows, [""]))
 
 
 def _negative_clients(evidence: _Evidence) -> Iterator[Violation]:
@@ -399,6 +421,9 @@ INVARIANTS: dict[str, Callable[[_Evidence], Rows | Iterator[Violation]]] = {
     "cross_topic_leak": _leaks,
     "altered_payload": _altered,
     "real_time_order": _real_time_order,
+    "stored_lost": _stored_lost,
+    "stored_twice": _stored_twice,
+    "stored_altered": _stored_altered,
     "jumbled_message": _jumbled_message,
     "needless_loss": _needless_loss,
     "early_replay_complete": _early_replay_complete,

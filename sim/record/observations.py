@@ -99,5 +99,7 @@ class Kind(StrEnum):
     )
     SERVER_METRIC = "server_metric"  # one of these metrics [attempt: number of the poll, value, detail: its name]
     STEADY = "steady"  # check of the steady state before the first fault [value: 1 holds, 0 does not; detail: why]
+    READ_BACK = "read_back"  # the service returned it over HTTP after settling [seq, detail: checksum if altered, marker]
+    READ_BACK_COMPLETED = "read_back_completed"  # a stream was read [value: events, detail: ok or unknown_stream]
     SETTLED = "settled"  # the client converged
     STILL_PENDING = "still_pending"  # [seq: watermark, value: head, detail: why]

@@ -50,6 +50,8 @@ def require_allowed(drill: Drill, endpoints: Endpoints) -> None:
     if endpoints.kind == "production":
         _require_harmless(drill, endpoints)
     _require_usual_tokens(drill)
+    if not endpoints.has_socket:
+        _require_no_clients(drill, endpoints)
     if endpoints.rules.caps is not None:
         _require_capped(drill, endpoints, endpoints.rules.caps)
     for fault in drill.faults:
@@ -68,6 +70,19 @@ def _require_harmless(drill: Drill, endpoints: Endpoints) -> None:
         )
 
 
+def _require_no_clients(drill: Drill, endpoints: Endpoints) -> None:
+    """Raise `UsageError` for a drill whose question is about clients, on a target without a socket."""
+    wanted = [
+        *(f"the fault {fault.kind}" for fault in drill.faults if isinstance(fault, ClientFault)),
+        *(f"the negative client {client}" for client in drill.expect.negative_clients),
+    ]
+    if wanted:
+        raise UsageError(
+            f"drill '{drill.name}' has {', '.join(dict.fromkeys(wanted))}, which needs clients, and target "
+            f"'{endpoints.name}' has no socket ('socket = false'). Run a drill of publishes, such as 'concurrent_appends'."
+        )
+
+
 def _require_usual_tokens(drill: Drill) -> None:
     wanted, usual = drill.runtime, RuntimeSettings()
     own = [key for key in usual.__struct_fields__ if key.startswith("token_") and getattr(wanted, key) != getattr(usual, key)]
@@ -80,6 +95,13 @@ def _require_usual_tokens(drill: Drill) -> None:
 
 def _require_capped(drill: Drill, endpoints: Endpoints, caps: Caps) -> None:
     where = f"of target '{endpoints.name}', but drill '{drill.name}'"
+    if drill.load.events_per_s > caps.events_per_s:
+        raise UsageError(
+            f"caps.events_per_s is {caps.events_per_s:g} {where} publishes {drill.load.events_per_s:g}/s. "
+            f"Use --set load.events_per_s={caps.events_per_s:g}."
+        )
+    if not endpoints.has_socket:
+        return
     if (needed := connections(drill)) > caps.clients:
         spare = needed - drill.fleet.clients
         if caps.clients <= spare:
@@ -96,11 +118,6 @@ def _require_capped(drill: Drill, endpoints: Endpoints, caps: Caps) -> None:
         raise UsageError(
             f"caps.connects_per_s is {caps.connects_per_s:g} {where} lets clients arrive at {arrival_per_s:g}/s. "
             f"Use --set fleet.connects_per_s={caps.connects_per_s:g}."
-        )
-    if drill.load.events_per_s > caps.events_per_s:
-        raise UsageError(
-            f"caps.events_per_s is {caps.events_per_s:g} {where} publishes {drill.load.events_per_s:g}/s. "
-            f"Use --set load.events_per_s={caps.events_per_s:g}."
         )
 
 

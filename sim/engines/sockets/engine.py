@@ -38,6 +38,7 @@ from sim.engines.sockets.http import ServiceHttp
 from sim.engines.sockets.lag_and_routes import monitor_own_lag, monitor_retired_routes, sample_client_lag
 from sim.engines.sockets.links import LinkActions
 from sim.engines.sockets.publisher import Publisher, create_streams
+from sim.engines.sockets.read_back import read_back
 from sim.engines.sockets.target_monitor import TargetMonitor
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
@@ -113,6 +114,10 @@ class _SocketsRun:
     """One run, from starting the first process to stopping the last one."""
 
     def __init__(self, drill: Drill, options: Options) -> None:
+        self._has_socket = options.endpoints is None or options.endpoints.has_socket
+        self._asked = drill
+        if not self._has_socket:  # only publishes, and reads the streams back over HTTP
+            drill = msgspec.structs.replace(drill, fleet=msgspec.structs.replace(drill.fleet, clients=0))
         self._drill = drill
         self._options = options
         self._faults = plan(drill, options.seed)
@@ -225,12 +230,15 @@ class _SocketsRun:
         self.actions = self._fault_actions(http, healthy, links)
         self._phases = PhaseRunner(self._drill, self._faults, self)
         self._keep_on(monitor_own_lag(self._clock, self.record))
-        self._keep_on(sample_client_lag(self._fleet, self._publishing.heads, self._recorder, self.record))
+        if self._fleet:
+            self._keep_on(sample_client_lag(self._fleet, self._publishing.heads, self._recorder, self.record))
         if self._drill.expect.retired_routes:
             self._keep_on(monitor_retired_routes(http, self.record))
         try:
             async with self._watch.during(self._live_share, self._stop_for, self._must_not_fail):
                 await self._driver.drive(self._phases.run())
+            if http.endpoints.forms.read_back is not None and not self._driver.signals.is_stopped:
+                await read_back(http, self._streams, self._header.marker_run, self._recorder, self._clock)
             self._conclude_run()
         finally:
             self.end_load()
@@ -256,7 +264,7 @@ class _SocketsRun:
 
     def _live_share(self) -> float | None:
         """Return the share of the clients that are live; None before the steady state was reached."""
-        return self._live / len(self._fleet) if self._phases.is_steady else None
+        return self._live / len(self._fleet) if self._fleet and self._phases.is_steady else None
 
     @property
     def _live(self) -> int:
@@ -292,7 +300,7 @@ class _SocketsRun:
         self._arrival = self._keep_on(self._arrive(self._clock.now()))
 
     async def _arrive(self, began: float) -> None:
-        period_s = self._drill.fleet.arrival_s / len(self._fleet)
+        period_s = self._drill.fleet.arrival_s / max(len(self._fleet), 1)
         for number, client in list(self._clients.items()):
             await asyncio.sleep(began + number * period_s - self._clock.now())
             client.start()
@@ -326,6 +334,8 @@ class _SocketsRun:
 
     def add_auditor(self) -> None:
         """See `World`. The auditor checks that the log holds every acknowledged event."""
+        if not self._has_socket:
+            return
         number = len(self._clients)
         self._header.auditor = number
         self._header.subscriptions[str(number)] = [stream.stream for stream in self._streams]
@@ -381,7 +391,7 @@ class _SocketsRun:
     def _new_header(self) -> RunHeader:
         libraries = ("websockets", "uvloop")
         header = client_setup.new_header(
-            self._drill,
+            self._asked,
             self._faults,
             run_id=self._options.run_id,
             engine="sockets",
@@ -391,6 +401,7 @@ class _SocketsRun:
             protocol=endpoints.protocol if (endpoints := self._options.endpoints) else self._options.protocol,
         )
         header.defects = sorted(self._options.switches.defects)
+        header.has_socket, header.clients = self._has_socket, self._drill.fleet.clients
         if self._options.endpoints is not None:
             target_monitor.prepare(header, self._drill, self._options.endpoints)
         return header
