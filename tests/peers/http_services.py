@@ -20,7 +20,8 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-DEFECTS = ("stall_on_concurrent_appends", "user_id_as_text", "read_only", "lose_acknowledged", "alter_stored")
+MISORDERED = ("store_twice", "store_out_of_order")
+DEFECTS = ("stall_on_concurrent_appends", "user_id_as_text", "read_only", "lose_acknowledged", "alter_stored", *MISORDERED)
 SESSION = "their-session"
 KEY = b"their signing key"
 FROZEN = {"error": "write_path_frozen", "message": "runtime authority writes are frozen"}
@@ -104,6 +105,10 @@ class Services:
             if "lose_acknowledged" not in self.defects or len(run["events"]) % 5:
                 payload = {**asked["payload"], "altered": True} if "alter_stored" in self.defects else asked["payload"]
                 self.store(run, asked["event_type"], payload, key)
+                if len(run["events"]) % 7 == 0 and "store_twice" in self.defects:
+                    self.store(run, asked["event_type"], payload, key)
+                if len(run["events"]) > 6 and "store_out_of_order" in self.defects:
+                    run["events"].insert(1, run["events"].pop())
             return 200, {"run": answer}
 
     @staticmethod

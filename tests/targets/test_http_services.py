@@ -185,3 +185,56 @@ def test_defect_of_the_service_is_found_by_the_item_that_it_breaks(
     assert items[item][0] == "fail"
     assert says in items[item][1]
     assert code == 1
+
+
+def drilled(folder: Path, ports: tuple[int, int], *arguments: str) -> tuple[int, dict[str, Any]]:
+    """The exit code of a short `concurrent_appends`, and its part of the verdict."""
+    secrets = {"THEIR_SESSION": "their-session", "THEIR_ADMIN": "unused"}
+    short = ("phases.steady_s=1", "phases.fault_s=2", "faults.0.for_s=2", "phases.recovery_s=1.5", "phases.settle_s=2")
+    settings = [part for setting in short for part in ("--set", setting)]
+    file, out = described(folder, ports), folder / "out"
+    target = ("--target", "http", "--targets", str(file), "--out", str(out), "--json")
+    done = stormgate("drill", "run", "concurrent_appends", *target, *settings, *arguments, **secrets)
+    (verdict,) = json.loads(done.out)["drills"]
+    return done.code, verdict
+
+
+def red(verdict: dict[str, Any]) -> set[str]:
+    failed = {check["name"] for check in verdict["checks"] if check["state"] in ("fail", "error")}
+    return (failed | {violation["invariant"] for violation in verdict["violations"]}) - {"drill.invariants"}
+
+
+def test_healthy_service_without_a_socket_is_a_go_on_what_its_publishes_show(start: Start, tmp_path: Path) -> None:
+    code, verdict = drilled(tmp_path, start())
+    assert (code, red(verdict)) == (0, set())
+    states = {check["name"]: check["state"] for check in verdict["checks"]}
+    assert states["drill.streams_alive"] == states["drill.audited"] == states["delivery.failed_publish_ratio"] == "pass"
+    assert states["ux.integrity"] == "no_data"
+    assert any("the target has no socket" in remark for remark in verdict["remarks"])
+
+
+@pytest.mark.parametrize(
+    ("defect", "names"),
+    [
+        ("stall_on_concurrent_appends", {"drill.streams_alive", "delivery.failed_publish_ratio"}),
+        ("lose_acknowledged", {"stored_lost"}),
+        ("alter_stored", {"stored_altered"}),
+        ("store_twice", {"stored_twice"}),
+        ("store_out_of_order", {"real_time_order"}),
+    ],
+)
+def test_defect_of_a_service_without_a_socket_is_found_by_name(
+    start: Start, tmp_path: Path, defect: str, names: set[str]
+) -> None:
+    code, verdict = drilled(tmp_path, start(defect))
+    assert code == 1
+    assert names <= red(verdict)
+
+
+def test_drill_of_clients_is_refused_on_a_target_without_a_socket(start: Start, tmp_path: Path) -> None:
+    file = described(tmp_path, start())
+    secrets = {"THEIR_SESSION": "their-session", "THEIR_ADMIN": "unused"}
+    said = stormgate("drill", "run", "reconnect_storm", "--target", "http", "--targets", str(file), **secrets)
+    assert said.code == 3
+    assert "drop_sockets" in said.sentence
+    assert "needs clients, and target 'http' has no socket" in said.sentence
