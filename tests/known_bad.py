@@ -123,6 +123,14 @@ def stale(*clients: int) -> Callable[[Story], Story]:
     return told(Kind.STALE, *clients, stream=STREAM, seq=1, attempt=1, detail="retention_floor_breach")
 
 
+def read_back(story: Story) -> Story:
+    """The service returned all 330 events over HTTP, in order, once."""
+    story = story.marked()
+    for seq in range(1, 331):
+        story.tell(59.5, Kind.READ_BACK, stream=STREAM, seq=seq, marker=seq)
+    return story.tell(59.5, Kind.READ_BACK_COMPLETED, stream=STREAM, value=330.0, detail="ok")
+
+
 KNOWN_BAD = (
     known_bad(
         "error.stale_cursors",
@@ -159,6 +167,17 @@ KNOWN_BAD = (
         by=told(Kind.DECLARED_LOSS, 3, stream=WORKERS, seq=8, value=5.0),
         prepare=with_workers,
         expect={"declared_loss": True},
+    ),
+    known_bad(
+        "stored_lost",
+        by=lambda story: story.without(lambda row: row.kind is Kind.READ_BACK and row.seq == 7),
+        prepare=read_back,
+    ),
+    known_bad("stored_twice", by=told(Kind.READ_BACK, -1, t=59.5, stream=STREAM, seq=331, marker=330), prepare=read_back),
+    known_bad(
+        "stored_altered",
+        by=lambda story: story.changed(lambda row: row.kind is Kind.READ_BACK and row.seq == 7, detail="checksum"),
+        prepare=read_back,
     ),
     known_bad("false_start", by=begins_at_the_head),
     known_bad("runtime_died", by=told(Kind.RUNTIME_DIED, -1)),

@@ -167,7 +167,10 @@ def _answer(spec: CheckSpec, decide: Decide, case: Case, threshold: Threshold | 
     if lacks := case.lacks(spec):
         return replace(result(spec, Answer(State.NO_DATA, NAN, 0, lacks), evidence, threshold), is_required=False)
     try:
-        return result(spec, decide(case, threshold), evidence, threshold)
+        found = result(spec, decide(case, threshold), evidence, threshold)
+        if found.state is State.NO_DATA and spec.origin == "client" and not case.history.header.has_socket:
+            return replace(found, reason="the target has no socket, so there were no clients", is_required=False)
+        return found
     except Exception as error:  # a broken check must not count as a pass
         reason = f"the check could not be worked out: {error or type(error).__name__}"
         return result(spec, Answer(State.ERROR, NAN, 0, reason), evidence, threshold)

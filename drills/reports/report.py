@@ -162,7 +162,9 @@ def why(drill: DrillVerdict) -> str:
 
 
 def _not_passed(drill: DrillVerdict) -> list[CheckResult]:
-    checks = [check for check in drill.checks if check.state is not State.PASS and check.name != "drill.invariants"]
+    checks = [
+        each for each in drill.checks if each.is_required and each.state is not State.PASS and each.name != "drill.invariants"
+    ]
     return sorted(checks, key=lambda check: (check.state is not State.FAIL, check.state is not State.ERROR))
 
 

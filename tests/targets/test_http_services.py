@@ -25,7 +25,7 @@ session_token_env = "THEIR_SESSION"
 admin_token_env = "THEIR_ADMIN"   # their metrics need none, but a token must be named for them to be asked
 metrics_profile = "pinned"
 socket = false
-caps = {{ clients = 20, connects_per_s = 20.0, events_per_s = 50.0 }}
+caps = {{ clients = 20, connects_per_s = 20.0, events_per_s = 200.0 }}
 
 [targets.http.publish]
 position = "/run/events/idempotency_key={{key}}/seq"
@@ -190,7 +190,14 @@ def test_defect_of_the_service_is_found_by_the_item_that_it_breaks(
 def drilled(folder: Path, ports: tuple[int, int], *arguments: str) -> tuple[int, dict[str, Any]]:
     """The exit code of a short `concurrent_appends`, and its part of the verdict."""
     secrets = {"THEIR_SESSION": "their-session", "THEIR_ADMIN": "unused"}
-    short = ("phases.steady_s=1", "phases.fault_s=2", "faults.0.for_s=2", "phases.recovery_s=1.5", "phases.settle_s=2")
+    short = (
+        "load.events_per_s=50",
+        "phases.steady_s=2",
+        "phases.fault_s=2",
+        "faults.0.for_s=2",
+        "phases.recovery_s=2.5",
+        "phases.settle_s=2",
+    )
     settings = [part for setting in short for part in ("--set", setting)]
     file, out = described(folder, ports), folder / "out"
     target = ("--target", "http", "--targets", str(file), "--out", str(out), "--json")
