@@ -168,7 +168,7 @@ def _answer(spec: CheckSpec, decide: Decide, case: Case, threshold: Threshold | 
         return replace(result(spec, Answer(State.NO_DATA, NAN, 0, lacks), evidence, threshold), is_required=False)
     try:
         found = result(spec, decide(case, threshold), evidence, threshold)
-        if found.state is State.NO_DATA and spec.origin == "client" and not case.history.header.has_socket:
+        if found.state in (State.NO_DATA, State.NOT_RUN) and spec.origin == "client" and not case.history.header.has_socket:
             return replace(found, reason="the target has no socket, so there were no clients", is_required=False)
         return found
     except Exception as error:  # a broken check must not count as a pass

@@ -3,9 +3,10 @@
 Nothing here imports stormgate. An append answers with the whole run, reading back is a GET of the run, the first event of a run
 is the runtime's own, errors are `{"error", "message"}`, and no socket is served.
 
-    python http_services.py [--defect NAME]... [--log FILE]
+    python http_services.py [--defect NAME]... [--log FILE] [--store FILE] [--ports RUNTIME CONTROL]
 
-It prints the two ports. The file that `--log` names gets the control service's counters, which no route serves.
+It prints the two ports. The file that `--log` names gets the control service's counters, which no route serves. The runtime
+keeps its events in the file of `--store`, and reads them when it starts.
 """
 
 import argparse
@@ -21,8 +22,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 MISORDERED = ("store_twice", "store_out_of_order")
-DEFECTS = ("stall_on_concurrent_appends", "user_id_as_text", "read_only", "lose_acknowledged", "alter_stored", *MISORDERED)
+LOSES = ("lose_acknowledged", "alter_stored", "forget_on_restart")
+DEFECTS = ("stall_on_concurrent_appends", "user_id_as_text", "read_only", "revoke_unavailable", *LOSES, *MISORDERED)
 SESSION = "their-session"
+USER = "user_1"
+UNAUTHENTICATED = "Unauthenticated."
+NOT_ALLOWED = "Requested sync scopes/topics are not allowed for current org policy."
+OTHER_DEVICE = "Requested device does not match active authenticated session device."
+NO_TARGET = "Provide exactly one revocation target: session_id, device_id, or revoke_all_sessions=true."
+NOT_PROPAGATED = "Failed to propagate websocket session revocation: runtime revocation rejected (404 Not Found): "
+SCOPE_OF = {
+    "worker_events": "runtime.codex_worker_events",
+    "workers": "runtime.codex_worker_summaries",
+    "runs": "runtime.run_summaries",
+}
 KEY = b"their signing key"
 FROZEN = {"error": "write_path_frozen", "message": "runtime authority writes are frozen"}
 
@@ -34,12 +47,20 @@ def moment() -> str:
 class Services:
     """The state of both services. `lock` guards the runs; an append holds it only between its steps."""
 
-    def __init__(self, defects: list[str], log: str) -> None:
+    def __init__(self, defects: list[str], log: str, store: str) -> None:
         self.defects, self.log, self.lock = set(defects), log, threading.Lock()
+        self.on_disk = open(store, "a+") if store else None  # noqa: SIM115 - open as long as the process lives
+        self.sessions: dict[str, dict[str, Any]] = {SESSION: session_of("operator@example.com", None)}  # by bearer token
+        self.challenges: dict[str, str] = {}
         self.runs: dict[str, dict[str, Any]] = {}
         self.appending: dict[str, int] = {}
         self.stalled: set[str] = set()
         self.published = self.duplicates = self.failed = self.issued = 0
+        if self.on_disk is not None and "forget_on_restart" not in self.defects:
+            self.on_disk.seek(0)
+            for line in map(json.loads, self.on_disk):
+                run = self.runs.setdefault(line["id"], {**line, "events": []})
+                run["events"].append(line["event"])
 
     # --- runtime ------------------------------------------------------------------------------------
 
@@ -117,8 +138,12 @@ class Services:
         return {"seq": seq, "event_type": kind, "payload": payload, "idempotency_key": key, "recorded_at": moment()}
 
     def store(self, run: dict[str, Any], kind: str, payload: Any, key: str | None) -> None:
-        run["events"].append(self.event(run, kind, payload, key))
+        event = self.event(run, kind, payload, key)
+        run["events"].append(event)
         self.published += 1
+        if self.on_disk is not None:
+            self.on_disk.write(json.dumps({**run, "events": None, "event": event}) + "\n")
+            self.on_disk.flush()
 
     def metrics(self) -> dict[str, Any]:
         mirror = {
@@ -135,8 +160,24 @@ class Services:
     def control(self, method: str, path: str, body: bytes, authorization: str) -> tuple[int, Any]:
         if path == "/healthz":
             return 200, {"status": "ok", "service": "control-service", "version": "0.1.0"}
-        if authorization != f"Bearer {SESSION}":
-            return 401, {"message": "Unauthenticated.", "error": {"code": "unauthorized", "message": "Unauthenticated."}}
+        if path in ("/api/auth/email", "/api/auth/verify"):
+            return self.sign_in(path, json.loads(body))
+        session = self.sessions.get(authorization.removeprefix("Bearer "))
+        if path == "/api/spacetime/token" and method != "POST":
+            return 405, None
+        if path == "/api/spacetime/token" and not body:
+            return 415, "Expected request with `Content-Type: application/json`"
+        if session is None or session["status"] != "active":
+            return refused(401, "unauthorized", UNAUTHENTICATED)
+        if path in ("/api/spacetime/token", "/api/sync/token"):
+            return self.mint(json.loads(body), session)
+        if path == "/api/v1/auth/sessions":
+            mine = [each for each in self.sessions.values() if each["email"] == session["email"]]
+            return 200, {"data": {"currentSessionId": session["session_id"], "sessions": mine[::-1]}}
+        if path == "/api/auth/logout":
+            return self.revoke({"session_id": session["session_id"]}, session)
+        if path == "/api/v1/auth/sessions/revoke":
+            return self.revoke(json.loads(body), session)
         if path == "/api/v1/control/status":
             return 200, {"data": {"service": "control-service", "authProvider": "mock"}}
         if path == "/api/v1/control/runtime-routing/evaluate" and method == "POST":
@@ -145,23 +186,139 @@ class Services:
             is_canary = int.from_bytes(percent[:4]) % 100 < 5
             driver = "runtime_service" if is_canary else "control_service"
             return 200, {"data": {"driver": driver, "autopilot_id": asked["autopilot_id"], "force_control_service": False}}
-        if path == "/api/spacetime/token" and method == "POST":
-            return self.mint(json.loads(body))
         return 404, None
 
-    def mint(self, asked: dict[str, Any]) -> tuple[int, Any]:
-        if asked.get("scopes", []) not in ([], ["runtime.run_summaries"]):
-            message = "requested sync scopes are not allowed"
-            return 422, {"message": message, "error": {"code": "invalid_scope", "message": message}}
-        now = int(time.time())
-        user: Any = "user_1" if "user_id_as_text" in self.defects else 1
-        claims = {"sub": "user:1", "iat": now, "exp": now + 300, "jti": f"sync_{uuid.uuid4().hex}", "oa_user_id": user}
+    def sign_in(self, path: str, asked: dict[str, Any]) -> tuple[int, Any]:
+        if path == "/api/auth/email":
+            challenge = f"challenge_{uuid.uuid4().hex}"
+            self.challenges[challenge] = asked["email"]
+            return 200, {"ok": True, "status": "code-sent", "email": asked["email"], "challengeId": challenge}
+        email = self.challenges.pop(asked["challenge_id"])
+        is_new = not any(each["email"] == email for each in self.sessions.values())
+        for each in self.sessions.values():
+            if (each["email"], each["device_id"]) == (email, asked["device_id"]):
+                each["status"] = "revoked"  # a device has one session
+        token, session = f"oa_at_{uuid.uuid4().hex}", session_of(email, asked["device_id"])
+        self.sessions[token] = session
+        user = {"id": USER, "email": email, "name": "Mock", "workosId": "mock"}
+        answer = {"ok": True, "userId": USER, "status": "authenticated", "user": user, "redirect": "/", "tokenType": "Bearer"}
+        names = {"token": token, "tokenName": "device:unknown", "refreshToken": f"oa_rt_{uuid.uuid4().hex}"}
+        return 200, {**answer, **names, "sessionId": session["session_id"], "newUser": is_new}
+
+    def revoke(self, asked: dict[str, Any], own: dict[str, Any]) -> tuple[int, Any]:
+        wanted = [key for key in ("session_id", "device_id", "revoke_all_sessions") if asked.get(key)]
+        if len(wanted) != 1:
+            status, answer = refused(422, "invalid_request", NO_TARGET)
+            return status, {**answer, "errors": {"target": [NO_TARGET]}}
+        gone = [
+            each
+            for each in self.sessions.values()
+            if each["email"] == own["email"] and each["status"] == "active" and asked[wanted[0]] in (each.get(wanted[0]), True)
+        ]
+        for each in gone:
+            each.update(status="revoked", revoked_at=moment(), revoked_reason="user_requested")
+        if "revoke_unavailable" in self.defects:  # after it has revoked
+            return refused(503, "service_unavailable", NOT_PROPAGATED)
+        ids, devices = ([each[key] for each in gone] for key in ("session_id", "device_id"))
+        answer = {"ok": True, "revokedSessionIds": ids, "revokedDeviceIds": devices, "revokedRefreshTokenIds": []}
+        return 200, {**answer, "reason": "user_requested", "revokedAt": moment()}
+
+    def mint(self, asked: dict[str, Any], session: dict[str, Any]) -> tuple[int, Any]:
+        scopes, ttl_s = asked.get("scopes") or ["runtime.codex_worker_events"], asked.get("ttl_seconds", 300)
+        topics = [*asked.get("topics", []), *asked.get("streams", [])]
+        topics = topics if scopes != ["runtime.codex_worker_events"] or topics else [f"org:user:{USER}:worker_events"]
+        if not isinstance(ttl_s, int):
+            return 422, f"Failed to deserialize the JSON body into the target type: ttl_seconds: invalid type: {ttl_s!r}"
+        if not 60 <= ttl_s <= 900:
+            return refused(422, "invalid_request", "requested ttl is outside configured bounds")
+        if not set(scopes) <= set(SCOPE_OF.values()):
+            return refused(422, "invalid_scope", "requested sync scopes are not allowed")
+        if session["device_id"] and asked.get("device_id", session["device_id"]) != session["device_id"]:
+            return refused(403, "forbidden", OTHER_DEVICE)
+        for topic in topics:
+            scope = SCOPE_OF.get(topic.rpartition(":")[2])
+            if scope is None:
+                return refused(422, "invalid_request", f"requested topic '{topic}' is not supported")
+            if scope not in scopes:
+                return refused(422, "invalid_scope", f"requested topic '{topic}' requires scope '{scope}'")
+            if USER not in topic:
+                return refused(403, "forbidden", NOT_ALLOWED)
+        return 200, {"data": self.token(scopes, topics, ttl_s, session)}
+
+    def token(self, scopes: list[str], topics: list[str], ttl_s: int, session: dict[str, Any]) -> dict[str, Any]:
+        now, subject = int(time.time()), f"user:{USER}"
+        claims = {
+            "iss": "https://theirs.example",
+            "aud": "their-sync",
+            "sub": subject,
+            "iat": now,
+            "nbf": now,
+            "exp": now + ttl_s,
+            "jti": f"sync_{uuid.uuid4().hex}",
+            "oa_user_id": USER if "user_id_as_text" in self.defects else 1,
+            "oa_org_id": subject,
+            "oa_session_id": session["session_id"],
+            "oa_device_id": session["device_id"] or "any",
+            "oa_sync_scopes": scopes,
+            "oa_sync_topics": topics,
+            "oa_sync_streams": topics,
+            "oa_claims_version": "oa_sync_claims_v1",
+        }
         self.issued += 1
         if self.log:
             value = {"metric_name": "sync.token.issued", "metric_value": self.issued}
             with open(self.log, "a") as file:
                 file.write(json.dumps({"message": "metric_counter_incremented", **value}) + "\n")
-        return 200, {"data": {"token": signed(claims), "expires_in": 300, "kid": "sync-auth-v1", "session_id": "sess_1"}}
+        return {
+            "token": signed(claims),
+            "token_type": "Bearer",
+            "transport": "spacetime_ws",
+            "expires_in": ttl_s,
+            "protocol_version": "spacetime.sync.v1",
+            "refresh_after_in": ttl_s - 30,
+            "issued_at": moment(),
+            "refresh_after": later(ttl_s - 30),
+            "expires_at": later(ttl_s),
+            "issuer": claims["iss"],
+            "audience": claims["aud"],
+            "subject": subject,
+            "org_id": subject,
+            "claims_version": "oa_sync_claims_v1",
+            "scopes": scopes,
+            "granted_topics": [{"topic": each, "required_scope": SCOPE_OF[each.rpartition(":")[2]]} for each in topics],
+            "granted_streams": [{"stream": each, "required_scope": SCOPE_OF[each.rpartition(":")[2]]} for each in topics],
+            "kid": "sync-auth-v1",
+            "token_id": claims["jti"],
+            "session_id": session["session_id"],
+        }
+
+
+def later(seconds: float) -> str:
+    return datetime.fromtimestamp(time.time() + seconds, UTC).isoformat()
+
+
+def refused(status: int, code: str, message: str) -> tuple[int, dict[str, Any]]:
+    return status, {"message": message, "error": {"code": code, "message": message}}
+
+
+def session_of(email: str, device: str | None) -> dict[str, Any]:
+    """A new session; without a device it may ask for tokens of any."""
+    return {
+        "session_id": f"sess_{uuid.uuid4().hex}",
+        "user_id": USER,
+        "email": email,
+        "device_id": device,
+        "token_name": "device:unknown",
+        "status": "active",
+        "issued_at": moment(),
+        "access_expires_at": later(3600),
+        "refresh_expires_at": later(86_400),
+        "active_org_id": f"user:{USER}",
+        "reauth_required": False,
+        "last_refreshed_at": None,
+        "revoked_at": None,
+        "revoked_reason": None,
+    }
 
 
 def signed(claims: dict[str, Any]) -> str:
@@ -172,7 +329,7 @@ def signed(claims: dict[str, Any]) -> str:
     return b".".join((head, body, mark)).decode()
 
 
-def serve(answer: Any) -> ThreadingHTTPServer:
+def serve(answer: Any, port: int) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -195,7 +352,7 @@ def serve(answer: Any) -> ThreadingHTTPServer:
         def log_message(self, *_: object) -> None:
             """Stay quiet."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
 
@@ -204,9 +361,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--defect", action="append", choices=DEFECTS, default=[])
     parser.add_argument("--log", default="")
+    parser.add_argument("--store", default="")
+    parser.add_argument("--ports", nargs=2, type=int, default=(0, 0))
     options = parser.parse_args()
-    services = Services(options.defect, options.log)
-    servers = serve(services.runtime), serve(services.control)
+    services = Services(options.defect, options.log, options.store)
+    servers = serve(services.runtime, options.ports[0]), serve(services.control, options.ports[1])
     print(*(server.server_address[1] for server in servers), flush=True)
     threading.Event().wait()
 

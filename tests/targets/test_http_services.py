@@ -103,9 +103,10 @@ def described(folder: Path, ports: tuple[int, int]) -> Path:
     return file
 
 
-def asked(port: int, method: str, path: str, body: Any) -> tuple[int, str]:
+def asked_with(port: int, method: str, path: str, body: Any, bearer: str = "") -> tuple[int, str]:
     data = None if body is None else json.dumps(body).encode()
-    request = Request(f"http://127.0.0.1:{port}{path}", data, {"content-type": "application/json"}, method=method)
+    headers = {"content-type": "application/json", "authorization": f"Bearer {bearer}"}
+    request = Request(f"http://127.0.0.1:{port}{path}", data, headers, method=method)
     try:
         with urlopen(request, timeout=10) as answer:
             return answer.status, answer.read().decode()
@@ -140,7 +141,7 @@ def test_the_stand_in_answers_as_the_recorded_services_did(start: Start, recordi
             continue
         for theirs, ours in runs.items():
             path = path.replace(theirs, ours)
-        status, text = asked(port, line["method"], path, line["body"])
+        status, text = asked_with(port, line["method"], path, line["body"])
         assert (status, keys(text)) == (line["status"], without_times(keys(line["answer"]))), (path, line["body"])
         if path == "/internal/v1/runs" and status == 201:
             runs[json.loads(line["answer"])["run"]["id"]] = json.loads(text)["run"]["id"]

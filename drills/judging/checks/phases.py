@@ -9,6 +9,7 @@ from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from sim.analysis import samples, server_metrics
 from sim.analysis.reconnects import NOTICE_S
+from sim.protocols.events import Outcome
 from sim.record.history import PHASES, History, Rows
 from sim.record.observations import Kind
 from sim.record.tally import Tally
@@ -98,6 +99,8 @@ def _missed(history: History, index: int, affected: float, injected_t: float) ->
         return "" if affected >= _HIT_SHARE * named else f"affected {affected:g} of {named} clients"
     if kind not in (*_NAMING, "expire_tokens", "kill_runtime", "stop_delivery"):
         return _unseen_by_clients(history, index, injected_t) if by_hook else ""
+    if not history.header.has_socket:
+        return _missed_by_publishes(history, injected_t)
     if (tally := history.header.tally) is not None:
         return _missed_by_tally(tally, index, int(str(fault.get("clients"))) or history.header.clients)
     # Some faults name their clients; all other faults affect every connected client.
@@ -109,6 +112,17 @@ def _missed(history: History, index: int, affected: float, injected_t: float) ->
     hit = min(hit, wanted if by_hook or kind in ("kill_runtime", "stop_delivery") else int(affected))
     verb = "killed" if kind == "restart_clients" else "disconnected"
     return "" if hit >= _HIT_SHARE * wanted else f"{verb} {hit} of {wanted} clients"
+
+
+def _missed_by_publishes(history: History, injected_t: float) -> str:
+    """Why publishes do not confirm that the service was down, where there are no clients; empty if one failed."""
+    rows = history.of(Kind.PUBLISH_TRIED)
+    rows = rows.take((rows.t >= injected_t) & (rows.t <= history.phases.get("recovery", np.inf) + NOTICE_S))
+    return (
+        ""
+        if history.detail_is(rows, [Outcome.UNKNOWN, Outcome.REFUSED]).any()
+        else "was injected by a hook, but no publish failed"
+    )
 
 
 def _missed_by_tally(tally: Tally, index: int, wanted: int) -> str:
