@@ -20,6 +20,7 @@ from sim.drill.phase_runner import PhaseRunner
 from sim.drill.system_model import Network, Server, SystemModel
 from sim.drill.waiting import Wait
 from sim.engines.virtual import engine
+from sim.protocols import registry
 from sim.record import parquet, run_header
 from sim.record.history import History
 from sim.record.observations import Kind
@@ -239,7 +240,7 @@ def test_an_event_too_large_is_refused_for_good(tmp_path: Path):
 
 
 def test_the_bucket_lets_a_second_of_publishes_through_at_once():
-    limits = PublishLimits(RuntimeSettings(publishes_per_s=2))
+    limits = PublishLimits(RuntimeSettings(publishes_per_s=2), registry.server_forms(registry.DEFAULT).profile)
     answers = [limits.refusal("run:a:events", 10, 100.0) for _ in range(3)]
     assert [answer is None for answer in answers] == [True, True, False]
     assert answers[2].retry_after_ms == 501

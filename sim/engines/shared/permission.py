@@ -95,13 +95,16 @@ def _require_usual_tokens(drill: Drill) -> None:
 
 def _require_capped(drill: Drill, endpoints: Endpoints, caps: Caps) -> None:
     where = f"of target '{endpoints.name}', but drill '{drill.name}'"
+    if endpoints.has_socket:
+        _require_connects_capped(drill, caps, where)
     if drill.load.events_per_s > caps.events_per_s:
         raise UsageError(
             f"caps.events_per_s is {caps.events_per_s:g} {where} publishes {drill.load.events_per_s:g}/s. "
             f"Use --set load.events_per_s={caps.events_per_s:g}."
         )
-    if not endpoints.has_socket:
-        return
+
+
+def _require_connects_capped(drill: Drill, caps: Caps, where: str) -> None:
     if (needed := connections(drill)) > caps.clients:
         spare = needed - drill.fleet.clients
         if caps.clients <= spare:
