@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sim.drill.system_model import SystemModel
     from sim.engines.shared.endpoints import Endpoints
 
-_MANY_BYTES = 4_000_000  # [ours] size of observations from which processes pay off; they take about a second to start
+_MANY_BYTES = 5_000_000  # [ours] size of observations from which processes pay off; they take about a second to start
 RunDrill = Callable[[Drill, Path, Progress], RunHeader]  # into a drill's folder
 
 

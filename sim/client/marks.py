@@ -32,7 +32,8 @@ class Acknowledged(msgspec.Struct):
 
     def count_above(self, number: int) -> int:
         """How many acknowledged events have a higher number."""
-        return max(self.number - number, 0) - sum(each > number for each in self.open)
+        above = max(self.number - number, 0)
+        return above - sum(each > number for each in self.open) if self.open else above
 
 
 @dataclass(slots=True)
@@ -62,8 +63,10 @@ class Marks:
 
     def lacked(self, acknowledged: Acknowledged) -> int:
         """How many acknowledged events since its start the client lacks."""
-        below = sum(number <= acknowledged.number for number in self.missing - acknowledged.open)
-        return acknowledged.count_above(self.high) + below
+        above = acknowledged.count_above(self.high)
+        if not self.missing:
+            return above
+        return above + sum(number <= acknowledged.number for number in self.missing - acknowledged.open)
 
 
 class MarkRange(NamedTuple):

@@ -106,23 +106,24 @@ def run_of(message: Message, stream_id: Callable[[str], str], markers: MarkerRea
     return Run(spans, tuple(notices), tuple(found for each in numbers.items() if (found := mark_range(*each))))
 
 
-class KnownRuns:
+class KnownRuns(BoundedCache[int, tuple[Message, Run | None]]):
     """Cache of the run in each message, which is computed once per message object.
 
     The key is the object's `id`. The cache holds the object, so that no other object can have the same `id`.
     """
 
     def __init__(self, stream_id: Callable[[str], str], markers: MarkerReader) -> None:
+        super().__init__()
         self._stream_id = stream_id
         self._markers = markers
-        self._known: BoundedCache[int, tuple[Message, Run | None]] = BoundedCache()
 
     def __call__(self, message: Message) -> Run | None:
         """See `run_of`."""
-        if (known := self._known.get(id(message))) is None:
+        key = id(message)
+        if (known := self._young.get(key) or self._old.get(key)) is None:  # `get` without a call: most messages come here
             known = message, run_of(message, self._stream_id, self._markers)
             batches = [event for event in message if isinstance(event, Batch)]
-            self._known.put(id(message), known, sum(len(bytes(item.payload)) for batch in batches for item in batch.items))
+            self.put(key, known, sum(len(bytes(item.payload)) for batch in batches for item in batch.items))
         return known[1]
 
 

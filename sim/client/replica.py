@@ -309,10 +309,11 @@ class Replica:
         return True
 
     def _take_item(self, cursor: Cursor, item: Item, replaying: bool, first_replay: bool) -> bool:
-        if cursor.is_other_log(item.position):
-            self._note_unknown(cursor, "other_log")
-            cursor.lose_log()
-        cursor.learn_epoch(item.position)
+        if item.position is not None and item.position.epoch is not None:
+            if cursor.is_other_log(item.position):
+                self._note_unknown(cursor, "other_log")
+                cursor.lose_log()
+            cursor.learn_epoch(item.position)
         seq = cursor.seq_of(item)
         if replaying:
             self._count_replayed(cursor, seq, first_replay)

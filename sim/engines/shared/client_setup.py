@@ -109,9 +109,12 @@ def conclusion(session: Session, heads: Mapping[str, Acknowledged], now: float) 
 
 def lag_events(session: Session, heads: Mapping[str, Acknowledged]) -> float | None:
     """Return how many acknowledged events a client lacks in the stream where it lacks most; None if it has no event yet."""
-    lags = [_lag(cursor, heads[cursor.topic]) for cursor in session.replica.cursors.values()]
-    known = [lag for lag in lags if lag is not None]
-    return float(max(*known, 0)) if known else None
+    worst = None
+    for cursor in session.replica.cursors.values():
+        lag = _lag(cursor, heads[cursor.topic])
+        if lag is not None and (worst is None or lag > worst):
+            worst = lag
+    return None if worst is None else float(max(worst, 0))
 
 
 def _lag(cursor: Cursor, head: Acknowledged) -> int | None:

@@ -9,24 +9,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from sim.protocols.adapter import (
-    Capabilities,
-    CaughtUpSign,
-    Credentials,
-    FreshStart,
-    HeadSource,
-    Liveness,
-    Open,
-    Positions,
-    Publishing,
-    Refusals,
-    Renewal,
-    ResumingBy,
-    StaleSign,
-    Transport,
-    TransportEnd,
-    Write,
-)
+from sim.protocols.adapter import CaughtUpSign, Credentials, HeadSource, Open, Refusals, Transport, TransportEnd, Write
 from sim.protocols.events import (
     Answer,
     Closed,
@@ -40,28 +23,20 @@ from sim.protocols.intents import Beat, Intent, Subscribe
 from sim.protocols.phoenix_sync.payloads import check
 from sim.protocols.phoenix_sync.profile import REJOIN, UNMATCHED, connect_refused
 from sim.protocols.shared_decoding import SharedDecoding
+from sim.protocols.spacetime import adapter as spacetime
 from sim.protocols.spacetime import frames
 from sim.protocols.spacetime.adapter import SpacetimeConnection, heads
 from sim.protocols.spacetime.codec import encode_client
 from sim.protocols.spacetime.frames import ServerFrame
 
-CAPABILITIES = Capabilities(
-    positions=Positions.DENSE,
-    has_epochs=False,
+CAPABILITIES = msgspec.structs.replace(  # as for `spacetime`, except:
+    spacetime.CAPABILITIES,
     head=(HeadSource.REPLY, HeadSource.HEARTBEATS),
     head_of=Whose.SOCKET,
     caught_up=CaughtUpSign.REPLY,
-    stale=StaleSign.EXPLICIT,
     has_snapshots=False,
-    fresh_start=FreshStart.RETAINED,
-    is_one_connection=True,
     refusals=Refusals.BARE_STATUS,
-    liveness=Liveness.BOTH,
     hash_form="sha256 of canonical JSON, Base64",
-    can_resubscribe=True,
-    resuming_by=ResumingBy.SUBSCRIBE,
-    renewal=Renewal.BY_RECONNECT,
-    publishing=Publishing.HTTP,
     evicts=False,
     beats_on_channel=True,
 )
