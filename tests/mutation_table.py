@@ -35,7 +35,7 @@ class Catch:
     drill: str
     names: frozenset[str]  # of checks that fail or are an error, and of laws
     only: bool = False  # in simulation nothing else turns red; on a busy machine times may
-    course: tuple[str, ...] = ()  # more settings, without which there is less to see or longer to wait
+    settings: tuple[str, ...] = ()  # more settings, without which there is less to see or longer to wait
     engines: tuple[str, ...] = EVERYWHERE
     protocol: str = registry.DEFAULT
     tested: tuple[str, ...] = ("virtual",)  # on these engines by the ordinary tests, too
@@ -46,7 +46,7 @@ class Catch:
     def planned(self, engine: str) -> Drill:
         """The drill with what is wrong in it, made small."""
         own = {"policy": (f"fleet.policy={self.wrong}",), "setting": (self.wrong,)}.get(self.kind, ())
-        drill = small(self.drill, *self.course, *own)
+        drill = small(self.drill, *self.settings, *own)
         return variants.on_engine(drill, engine) if drill.variants else drill
 
     def judged(self, out: Path, engine: str) -> DrillVerdict:
@@ -85,8 +85,8 @@ def turned_red(verdict: DrillVerdict) -> frozenset[str]:
     return frozenset(checks - {"drill.invariants"} | {violation.invariant for violation in verdict.violations})
 
 
-def defect(wrong: str, drill: str, *names: str, course: tuple[str, ...] = IMPATIENT, **more: Any) -> Catch:
-    return Catch("defect", wrong, drill, frozenset(names), course=course, **more)
+def defect(wrong: str, drill: str, *names: str, settings: tuple[str, ...] = IMPATIENT, **more: Any) -> Catch:
+    return Catch("defect", wrong, drill, frozenset(names), settings=settings, **more)
 
 
 def policy(wrong: str, drill: str, *names: str, **more: Any) -> Catch:
@@ -123,7 +123,7 @@ MUTATIONS = (
     defect("lose_log_on_restart", "runtime_restart", "acknowledged_lost", "checkpoint_regressed", tested=EVERYWHERE),
     defect(  # no client ever becomes live, so there is no steady state to wait for
         *("wrong_payload_hash", "dropped_delivery", "ux.integrity", "jumbled_message", "drill.steady_state"),
-        course=(*IMPATIENT, "phases.steady_limit_s=3"),
+        settings=(*IMPATIENT, "phases.steady_limit_s=3"),
     ),
     defect("cross_topic_leak", "reconnect_storm", "cross_topic_leak", only=True),
     defect("reorder_replay", "runtime_restart", "replay.divergence", "drill.audited", "drill.converged"),
@@ -146,19 +146,19 @@ MUTATIONS = (
         *("stall_on_concurrent_appends", "concurrent_appends", "drill.streams_alive", "delivery.failed_publish_ratio"),
         only=True,
     ),
-    defect("introspect_tokens", "control_outage", "error.websocket_auth_error_ratio", "drill.token_holders", course=PATIENT),
+    defect("introspect_tokens", "control_outage", "error.websocket_auth_error_ratio", "drill.token_holders", settings=PATIENT),
     defect(
         *("accept_revoked_token", "session_revocation", "drill.negative_clients", "drill.revocation", "revoked_token_accepted"),
         only=True,
     ),
     defect(  # the reference client asks again; one that does not loses what was announced too early
         *("announce_before_commit", "reconnect_storm", "silent_loss", "delivery.dropped_deliveries", "drill.converged"),
-        course=(*IMPATIENT, "fleet.policy=desktop"),
+        settings=(*IMPATIENT, "fleet.policy=desktop"),
     ),
     defect(
         *("echo_cursor_above_head", "checkpoint_damage", "silent_loss", "delivery.dropped_deliveries", "drill.converged"),
         only=True,
-        course=(*IMPATIENT, *SHARED),
+        settings=(*IMPATIENT, *SHARED),
         protocol="phoenix_sync",
     ),
     defect(
@@ -166,11 +166,11 @@ MUTATIONS = (
         only=True,
     ),
     defect("keep_revoked_sockets", "session_revocation", "drill.revocation", only=True),
-    defect("revoke_everyone", "session_revocation", "drill.revocation", only=True, course=PATIENT),
+    defect("revoke_everyone", "session_revocation", "drill.revocation", only=True, settings=PATIENT),
     defect("forget_fallback_key", "token_rotation", "drill.key_rotation", "error.websocket_auth_error_ratio", only=True),
     defect("sign_with_old_key", "token_rotation", "drill.key_rotation"),
-    defect("publish_needs_delivery", "http_authority", "drill.authority_served", course=PATIENT),
-    defect("lose_undelivered", "http_authority", "acknowledged_lost", course=PATIENT),
+    defect("publish_needs_delivery", "http_authority", "drill.authority_served", settings=PATIENT),
+    defect("lose_undelivered", "http_authority", "acknowledged_lost", settings=PATIENT),
     defect("accept_old_builds", "compatibility_window", "drill.negative_clients", "old_build_accepted", only=True),
     defect("refuse_oldest_build", "compatibility_window", "drill.negative_clients", only=True),
     defect("serve_retired_route", "retired_routes", "drill.retired_routes", engines=("sockets",), tested=("sockets",)),
@@ -202,7 +202,7 @@ MUTATIONS = (
     ),
     defect(
         *("malformed_cuts_everyone", "malformed_clients", "drill.undisturbed", "drill.malformed_frames"),
-        course=(*IMPATIENT, "phases.steady_limit_s=3"),
+        settings=(*IMPATIENT, "phases.steady_limit_s=3"),
     ),
     # Slow, silent and late clients, and networks that break.
     defect("keep_slow_consumers", "slow_consumer", "delivery.slow_consumers_kept", only=True),
@@ -231,7 +231,7 @@ MUTATIONS = (
     policy(
         *("desktop", "reconnect_storm", "reconnect.backoff_never_resets", "reconnect.backoff_unjittered"),
         only=True,
-        course=LIVE_PERIOD,
+        settings=LIVE_PERIOD,
     ),
     policy("desktop", "slow_consumer", "reconnect.early_returns", only=True),
     policy("desktop", "network_flap", "reconnect.backoff_unjittered", only=True),
@@ -241,35 +241,35 @@ MUTATIONS = (
     policy(
         *("wrong_applies_duplicates", "duplicate_delivery", "applied_twice", "ux.integrity", "drill.faults_noticed"),
         only=True,
-        course=IMPATIENT,
+        settings=IMPATIENT,
     ),
     policy(
         *("wrong_ignores_hashes", "jumbled_frames", "acknowledged_lost", "delivery.one_order", "drill.faults_noticed"),
         *("phantom_event", "silent_loss", "delivery.dropped_deliveries", "drill.converged"),
         only=True,
-        course=IMPATIENT,
+        settings=IMPATIENT,
     ),
     policy(
         *("wrong_applies_past_holes", "disordered_delivery", "hole", "silent_loss"),
         *("ux.integrity", "delivery.dropped_deliveries", "drill.faults_noticed", "drill.converged"),
         only=True,
-        course=IMPATIENT,
+        settings=IMPATIENT,
     ),
-    policy("wrong_reads_torn_checkpoints", "checkpoint_damage", "hole", "ux.integrity", only=True, course=IMPATIENT),
+    policy("wrong_reads_torn_checkpoints", "checkpoint_damage", "hole", "ux.integrity", only=True, settings=IMPATIENT),
     policy(
         *("wrong_trusts_future_checkpoints", "checkpoint_damage", "silent_loss", "delivery.dropped_deliveries"),
         only=True,
-        course=IMPATIENT,
+        settings=IMPATIENT,
     ),
-    policy("wrong_trusts_silence", "half_open_sockets", "reconnect.half_open_left", only=True, course=IMPATIENT),
+    policy("wrong_trusts_silence", "half_open_sockets", "reconnect.half_open_left", only=True, settings=IMPATIENT),
     policy("ably", "runtime_restart", "reconnect.backoff_bounded"),
-    # Settings of a drill's fleet, runtime or course that it must not let pass.
+    # Settings of a drill's fleet, runtime or settings that it must not let pass.
     setting("fleet.token_ttl_s=900", "token_lifetime", "error.tokens_too_old", "error.websocket_auth_error_ratio", only=True),
     setting("runtime.publishes_per_s=1", "reconnect_storm", "delivery.failed_publish_ratio"),
     setting("runtime.replay_budget_events=1", "reconnect_storm", "drill.unexpected_stale", only=True),
     setting(  # clients are dropped before their next heartbeat is due
         *("runtime.client_timeout_s=0.5", "reconnect_storm", "drill.undisturbed", "drill.steady_state"),
-        course=("phases.steady_limit_s=3",),
+        settings=("phases.steady_limit_s=3",),
     ),
     setting("phases.settle_s=0.1", "runtime_restart", "drill.converged", "reconnect.live_again_99_s"),
     # Servers that are too slow.

@@ -55,25 +55,25 @@ DEFECTS: tuple[Catch, ...] = (
     *(case for case in MUTATIONS if case.protocol != registry.DEFAULT),
     defect(
         *("forget_revocations", "session_revocation", "drill.revocation"),
-        course=(*IMPATIENT, *SHARED),
+        settings=(*IMPATIENT, *SHARED),
         protocol="phoenix_sync",
     ),
     defect(
         *("announce_before_commit", "reconnect_storm", "silent_loss", "delivery.dropped_deliveries"),
-        course=(*IMPATIENT, *SHARED, "fleet.policy=desktop"),
+        settings=(*IMPATIENT, *SHARED, "fleet.policy=desktop"),
         protocol="phoenix_sync",
     ),
     defect(
         *("skip_delivery", "dropped_delivery", "delivery.dropped_deliveries"),
-        course=(*IMPATIENT, *SHARED),
+        settings=(*IMPATIENT, *SHARED),
         protocol="phoenix_sync",
     ),
     defect(
-        "lose_log_on_restart", "runtime_restart", "acknowledged_lost", course=(*IMPATIENT, *SHARED), protocol="phoenix_sync"
+        "lose_log_on_restart", "runtime_restart", "acknowledged_lost", settings=(*IMPATIENT, *SHARED), protocol="phoenix_sync"
     ),
     defect(
         *("accept_mutation", "mutation_over_socket", "socket_changed_state", "drill.negative_clients"),
-        course=(*IMPATIENT, *SHARED),
+        settings=(*IMPATIENT, *SHARED),
         protocol="phoenix_sync",
     ),
 )
