@@ -65,7 +65,7 @@ def settings_of(endpoints: Endpoints, build: str, marker_run: str = "") -> Clien
     drill = load(catalog.path_of(_ANY_DRILL))
     fleet = msgspec.structs.replace(drill.fleet, client_build=build) if build else drill.fleet
     drill = msgspec.structs.replace(drill, runtime=endpoints.service, fleet=fleet)
-    return client_setup.for_target(client_setup.client_settings(drill, 1, marker_run, endpoints.protocol), endpoints)
+    return client_setup.target_settings(drill, 1, marker_run, endpoints)
 
 
 async def refusal(endpoints: Endpoints, token: Token, build: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 from drills.judging.checks.verdicts import DrillVerdict
 from drills.runs import results
 from sim.base.errors import StorageError, TargetError, UsageError
+from sim.client import notices
 from sim.drill.fault_kinds import ShrinkWindow
 from sim.drill.model import Drill
 from sim.engines.shared import metrics_book, service_api
@@ -116,6 +117,22 @@ def test_a_generator_that_cannot_keep_up_measures_itself(tmp_path: Path):
     (lag,) = (check for check in verdict.checks if check.name == "drill.generator_lag_ms")
     assert (lag.state, "saturated" in lag.reason) == ("error", True)
     assert verdict.status == "error"
+
+
+def test_what_a_message_does_is_computed_once_for_all_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    computed: Counter[str] = Counter()
+    compute = notices.run_of
+
+    def counted(*arguments):
+        computed["messages"] += 1
+        return compute(*arguments)
+
+    monkeypatch.setattr(notices, "run_of", counted)
+    folder = results.create_drill_folder(run_dir := tmp_path / "run", drill := small("reconnect_storm"))
+    engine.run(drill, engine.Options(folder, run_id=run_dir.name))
+    _, rows = columns(folder)
+    received = sum(row["kind"] == Kind.RECEIVED for row in rows)
+    assert 0 < computed["messages"] < received / 4, "40 clients get the same messages"
 
 
 def test_a_fault_that_does_nothing_proves_nothing(tmp_path: Path):

@@ -3,8 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 
-import msgspec
-
 from sim.base.clocks import WallClock
 from sim.client import policies
 from sim.client.marks import Acknowledged
@@ -52,11 +50,7 @@ class ClientPool:
         self._recorder = recorder
         self._listener = listener
         self._pacer = pacer
-        # The drill's [runtime] table configures the mock only; other targets have their own.
-        target = endpoints.endpoints
-        met = drill if target.is_mock else msgspec.structs.replace(drill, runtime=target.service)
-        settings = client_setup.client_settings(met, seed, marker_run, target.protocol)
-        self._settings = client_setup.for_target(settings, target)
+        self._settings = client_setup.target_settings(drill, seed, marker_run, endpoints.endpoints)
         self._next_sample = 0
 
     def topics_of(self, number: int) -> list[str]:

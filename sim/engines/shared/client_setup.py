@@ -56,8 +56,14 @@ def client_settings(drill: Drill, seed: int, marker_run: str = "", protocol_name
     )
 
 
-def for_target(settings: ClientSettings, endpoints: Endpoints) -> ClientSettings:
-    """Return the settings of clients of a target, with what its description says of deliveries and of the protocol."""
+def target_settings(drill: Drill, seed: int, marker_run: str, endpoints: Endpoints) -> ClientSettings:
+    """Return the settings that all clients of a run on a target share, with what its description says.
+
+    Make them once for a run: what equal messages do to clients is computed once for all clients with the same settings.
+    """
+    # The drill's settings of the service apply to the mock only; any other target has its own.
+    met = drill if endpoints.is_mock else msgspec.structs.replace(drill, runtime=endpoints.service)
+    settings = client_settings(met, seed, marker_run, endpoints.protocol)
     return replace(settings, payload_pointer=endpoints.payload_pointer, protocol_options=endpoints.protocol_options)
 
 

@@ -10,6 +10,7 @@ import contextlib
 import signal
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sim.base.clocks import WallClock
 from sim.base.errors import StorageError, UsageError
 from sim.base.gc_tuning import relaxed_gc
 from sim.client import policies
+from sim.client.actions import ClientSettings
 from sim.client.negative.registry import session_class
 from sim.drill.fault_kinds import LinkFault
 from sim.drill.fault_lifecycle import Record
@@ -356,6 +358,11 @@ class _SocketsRun:
 
     # --- clients ------------------------------------------------------------------------------------
 
+    @cached_property
+    def _client_settings(self) -> ClientSettings:
+        endpoints = self._http.endpoints
+        return client_setup.target_settings(self._drill, self._options.seed, self._header.marker_run, endpoints)
+
     def _make_clients(self, links: LinkActions) -> None:
         """Create the fleet, then the negative clients."""
         fleet, negative = self._drill.fleet, self._drill.expect.negative_clients
@@ -374,10 +381,7 @@ class _SocketsRun:
         is_fleet = number < self._drill.fleet.clients
         policy = policies.get(self._drill.fleet.policy if is_fleet else "reference")
         http, endpoints = self._http, self._http.endpoints
-        # The drill's settings of the service apply to the mock only; any other target has its own.
-        drill = self._drill if endpoints.is_mock else msgspec.structs.replace(self._drill, runtime=endpoints.service)
-        settings = client_setup.client_settings(drill, self._options.seed, self._header.marker_run, endpoints.protocol)
-        session = session_class(negative)(number, topics, policy, client_setup.for_target(settings, endpoints))
+        session = session_class(negative)(number, topics, policy, self._client_settings)
         return ClientDriver(
             session,
             endpoints.socket_url,
