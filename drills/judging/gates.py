@@ -9,8 +9,9 @@ from dataclasses import replace
 
 from drills.judging.checks import authority, delivery, fleet, network, phases, reconnect, service, stale
 from drills.judging.checks.base import NAN, Answer, Case, Decide, result
-from drills.judging.checks.registry import EVIDENCE, INVARIANTS, OF_RUNS, STOP_CONDITION, CheckSpec
+from drills.judging.checks.registry import EVIDENCE, INVARIANTS, OF_RUNS, STOP_CONDITION
 from drills.judging.checks.registry import GATES as GATES
+from drills.judging.checks.specs import CheckSpec
 from drills.judging.checks.thresholds import Threshold, Thresholds
 from drills.judging.checks.thresholds import load_thresholds as load_thresholds
 from drills.judging.checks.verdicts import CheckResult, DrillVerdict, ServerView, State

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import msgspec
 
-from drills.judging.checks.registry import FIXED_RULE, CheckSpec, Origin
+from drills.judging.checks.specs import FIXED_RULE, CheckSpec, Origin
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import CheckResult, State
 from sim.analysis import statistics

@@ -5,106 +5,26 @@ stage's window. Both attach their decisions by name. A run check and a window ch
 To add a check: declare it here, attach a decision to its name, and add its threshold to `drills/thresholds.toml`.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
 
-from sim.drill.model import Drill
-from sim.protocols.adapter import Capabilities, Positions, Refusals, StaleSign
+from drills.judging.checks.specs import (
+    COUNT,
+    NONE_ALLOWED,
+    P95,
+    RATIO,
+    Ability,
+    CheckSpec,
+    Expected,
+    When,
+    has_fault,
+    has_negative_client,
+    of_window,
+    rule,
+)
+from sim.protocols.adapter import Positions, Refusals, StaleSign
 from sim.server.stream_log import REPLAY_BUDGET_EXCEEDED
 
-Comparator = Literal["<=", "=="]
-Origin = Literal["server", "client", "synthetic"]
-Needs = Literal["run", "window", "control"]
-"""The evidence that a check reads: one run, a stage's window, or the windows of a stage and of its control."""
-Across = Literal["worst", "mean", "ratio"]
-"""How replications of a drill combine: the worst one counts, or their mean is judged, or their pooled ratio."""
 GATES = ("error", "replay", "reconnect", "delivery", "ux")
-
-RATIO = "one-sided 95 % Wilson bound"
-P95 = "p95, distribution-free one-sided 95 % bound by order statistic"
-COUNT = "count"
-NONE_ALLOWED = "count, 0 allowed"
-FIXED_RULE = "fixed rule, no threshold"
-
-
-class Ability(NamedTuple):
-    """What a check needs of the protocol: what is missing without it, in words, and a predicate."""
-
-    without: str
-    holds: Callable[[Capabilities], bool]
-
-
-class When(NamedTuple):
-    """The drills that a check of the gate `drill` applies to: in words, and as a predicate."""
-
-    says: str
-    holds: Callable[[Drill], bool]
-
-
-_EVERY_DRILL = When("every drill", lambda drill: True)
-
-
-@dataclass(frozen=True)
-class CheckSpec:
-    """The declaration of one check."""
-
-    name: str  # gate.check
-    unit: str
-    measures: str  # in words
-    method: str  # in words: how it decides
-    needs: Needs = "run"
-    window: str = "whole run"  # the part of the evidence that it reads
-    origin: Origin = "client"  # for run checks; a window check has one per source
-    takes_threshold: bool = True
-    keys: tuple[str, ...] = ()  # required keys of its threshold, in addition to the common ones
-    optional_keys: tuple[str, ...] = ()
-    comparator: Comparator = "<="
-    is_timed: bool = False  # a late load generator or connects paced by a cap distort it
-    across: Across = "worst"
-    when: When = _EVERY_DRILL
-    is_derived: bool = False  # decided from several runs or from whole files
-    no_data: str = "no_data"  # in words: the result if no source has data
-    ability: Ability | None = None  # without it the result is no_data, and a drill's decision does not require the check
-
-    @property
-    def gate(self) -> str:
-        """The first half of its name."""
-        return self.name.partition(".")[0]
-
-    @property
-    def check(self) -> str:
-        """The second half of its name."""
-        return self.name.partition(".")[2]
-
-
-class Expected(NamedTuple):
-    """The entry of a check that a thresholds file must have."""
-
-    unit: str
-    comparator: str
-    keys: tuple[str, ...]  # required keys, in addition to the common ones
-    optional_keys: tuple[str, ...]
-
-
-def _has_fault(*kinds: str) -> When:
-    return When(f"drills with a fault {' or '.join(kinds)}", lambda drill: any(fault.kind in kinds for fault in drill.faults))
-
-
-def _has_negative_client(*kinds: str) -> When:
-    says = f"drills with a negative client {' or '.join(kinds)}"
-    return When(says, lambda drill: not set(kinds).isdisjoint(drill.expect.negative_clients))
-
-
-def _rule(name: str, unit: str, measures: str, method: str = NONE_ALLOWED, **more: Any) -> CheckSpec:
-    """Declare a check without a threshold."""
-    return CheckSpec(name, unit, measures, method, takes_threshold=False, **more)
-
-
-def _of_window(name: str, unit: str, measures: str, method: str, window: str = "stage", **more: Any) -> CheckSpec:
-    return CheckSpec(name, unit, measures, method, "window", window, **more)
-
-
 _SAYS_STALE = Ability("its server does not say when it cannot resume", lambda it: it.stale is not StaleSign.SILENT)
 _HAS_CODES = Ability("its server states no codes when it refuses a connect", lambda it: it.refusals is not Refusals.BARE_STATUS)
 _IS_DENSE = Ability("its positions do not show missing events", lambda it: it.positions is Positions.DENSE)
@@ -203,139 +123,139 @@ _OF_RUNS = (
         COUNT,
         ability=_HAS_CODES,
     ),
-    _rule(
+    rule(
         *("drill.token_holders", "clients", "clients with a valid token that did not return while no token could be minted"),
         window="the outage of minting",
-        when=_has_fault("mint_outage"),
+        when=has_fault("mint_outage"),
     ),
-    _rule(
+    rule(
         *("drill.revocation", "clients", "revoked clients that stayed or came back, and other clients that were disconnected"),
         window="from the revocation to the next sign-in",
-        when=_has_fault("revoke_sessions"),
+        when=has_fault("revoke_sessions"),
     ),
-    _rule(
+    rule(
         *("drill.key_rotation", "tokens", "tokens not signed with the new key, and connects refused for their key"),
         window="after the keys were rotated",
-        when=_has_fault("rotate_keys"),
+        when=has_fault("rotate_keys"),
     ),
-    _rule(
+    rule(
         *("drill.authority_served", "events", "publishes that were not acknowledged while delivery was down"),
         "count, one in a hundred allowed",
         window="while delivery is down",
         origin="synthetic",
-        when=_has_fault("stop_delivery"),
+        when=has_fault("stop_delivery"),
     ),
-    _rule("drill.clocks", "tokens", "tokens that were renewed long before it was time", when=_has_fault("skew_clocks")),
-    _rule(
+    rule("drill.clocks", "tokens", "tokens that were renewed long before it was time", when=has_fault("skew_clocks")),
+    rule(
         *("drill.retired_routes", "answers", "answers other than 404 from retired routes"),
         "count, 0 allowed; each route is asked in each phase",
         origin="synthetic",
         when=When("drills that ask retired routes", lambda drill: drill.expect.retired_routes),
     ),
-    _rule(
+    rule(
         *("drill.publish_failures", "events", "difference between failed publishes and those the runtime refused for good"),
         origin="synthetic",
-        when=_has_fault("fail_publishes"),
+        when=has_fault("fail_publishes"),
     ),
-    _rule(
+    rule(
         *("drill.streams_alive", "streams", "streams that acknowledged no event after appends overlapped on them"),
         window="recovery",
         origin="synthetic",
-        when=_has_fault("concurrent_appends"),
+        when=has_fault("concurrent_appends"),
     ),
-    _rule(
+    rule(
         *("drill.negative_clients", "grants", "forbidden requests that were granted, or refused with a wrong code"),
         "count, 0 allowed; every negative client got an answer",
         origin="synthetic",
         when=When("drills with negative clients", lambda drill: bool(drill.expect.negative_clients)),
     ),
-    _rule(
+    rule(
         *("drill.misusers_served", "clients", "clients that misused a socket and were not served afterwards"),
         window="settle",
-        when=_has_negative_client(*MISUSES),
+        when=has_negative_client(*MISUSES),
     ),
     CheckSpec("delivery.one_order", "events", "events that two clients applied with different payloads", COUNT),
-    _rule(
+    rule(
         *("drill.faults_noticed", "faults", "faults of delivery that clients did not notice"),
         "a fault is noticed if clients saw at least half of the times it took effect",
-        when=_has_fault(*NOTICED_FAULTS),
+        when=has_fault(*NOTICED_FAULTS),
     ),
-    _rule(
+    rule(
         *("drill.cut_once", "clients", "clients that a rolling deploy disconnected more than once"),
         window="the fault phase",
-        when=_has_fault("rolling_deploy"),
+        when=has_fault("rolling_deploy"),
     ),
-    _rule(
+    rule(
         *("reconnect.half_open_left", "connections", "half-open connections that one side still held at the end of the fault"),
         window="each such fault",
     ),
-    _rule("reconnect.needless_disconnects", "connections", "connections lost in a drill that cuts none"),
-    _rule("reconnect.early_returns", "clients", "evicted clients that returned before reconnect_after_ms", ability=_EVICTS),
-    _rule(
+    rule("reconnect.needless_disconnects", "connections", "connections lost in a drill that cuts none"),
+    rule("reconnect.early_returns", "clients", "evicted clients that returned before reconnect_after_ms", ability=_EVICTS),
+    rule(
         *("delivery.slow_consumers_kept", "clients", "clients that stopped reading and were not evicted"),
         window="each such fault",
         ability=_EVICTS,
     ),
-    _rule("delivery.live_gaps", "events", "events applied past a gap in a live stream", ability=_IS_DENSE),
-    _rule("drill.phases", "phases", "steady state, fault, recovery, settle, end", "all, in order"),
-    _rule(
+    rule("delivery.live_gaps", "events", "events applied past a gap in a live stream", ability=_IS_DENSE),
+    rule("drill.phases", "phases", "steady state, fault, recovery, settle, end", "all, in order"),
+    rule(
         *("drill.steady_state", "ok", "health of the system before the first fault", "every check of it is good"),
         window="steady",
     ),
-    _rule("drill.faults_observed", "faults", "faults that took effect and were reverted", "all that were scheduled"),
-    _rule(
+    rule("drill.faults_observed", "faults", "faults that took effect and were reverted", "all that were scheduled"),
+    rule(
         *("drill.undisturbed", "connections", "connections lost while no fault was active"),
         window=_OUTSIDE_FAULT,
     ),
-    _rule(
+    rule(
         *("drill.load", "events", "events published, acknowledged or not", "at least 90 % of what the drill asks for"),
         origin="synthetic",
     ),
     CheckSpec(
         *("drill.generator_lag_ms", "ms", "lateness of the load generator itself", "p95"), origin="synthetic", keys=_MINIMUM_N
     ),
-    _rule("drill.converged", "clients", "clients that did not reach the heads of their streams", window="settle"),
-    _rule(
+    rule("drill.converged", "clients", "clients that did not reach the heads of their streams", window="settle"),
+    rule(
         *("drill.audited", "ok", "a fresh client reads everything that is retained", "it caught up"),
         window="settle",
         origin="synthetic",
     ),
-    _rule("drill.declared_loss", "events", "events that clients declared lost"),
-    _rule(
+    rule("drill.declared_loss", "events", "events that clients declared lost"),
+    rule(
         *("drill.unexpected_stale", "answers", "stale answers that the drill does not expect"),
         ability=_SAYS_STALE,
         when=When("drills that expect no stale answers", lambda drill: not drill.expect.stale_reasons),
     ),
-    _rule(
+    rule(
         *("drill.stale_signalled", "reasons", "reasons for staleness that clients received"),
         "all that the drill expects, and no other",
         ability=_SAYS_STALE,
         when=When("drills that expect stale answers", lambda drill: bool(drill.expect.stale_reasons)),
     ),
-    _rule(
+    rule(
         *("drill.stale_justified", "cursors", "cursors refused although the replay budget covers them"),
         ability=_SAYS_STALE,
         when=When(
             f"drills that expect {REPLAY_BUDGET_EXCEEDED}", lambda drill: REPLAY_BUDGET_EXCEEDED in drill.expect.stale_reasons
         ),
     ),
-    _rule(
+    rule(
         *("drill.malformed_frames", "kinds", "kinds of malformed frames after which a socket was closed without a reason"),
         "count, 0 allowed; each kind was sent and answered",
-        when=_has_negative_client("malformed_frames"),
+        when=has_negative_client("malformed_frames"),
     ),
-    _rule(
+    rule(
         *("replay.parity", "variants", "variants whose log, state, checkpoints or order differ from the first one's"),
         is_derived=True,
         when=When("drills with variants", lambda drill: bool(drill.variants)),
     ),
-    _rule("drill.invariants", "invariants", "invariants that were violated", is_derived=True),
-    _rule(
+    rule("drill.invariants", "invariants", "invariants that were violated", is_derived=True),
+    rule(
         *("drill.evidence", "rows", "integrity of a drill's files", "complete, and byte for byte what the run recorded"),
         origin="synthetic",
         is_derived=True,
     ),
-    _rule(
+    rule(
         *("drill.stop_condition", "conditions", "stop conditions of the target that were met", "none may be met"),
         window="until then",
         origin="synthetic",
@@ -360,7 +280,7 @@ _NO_CONTROL = "no_data: without a control nothing is compared, and stage 2 is no
 
 
 def _surge(name: str, what: str) -> CheckSpec:
-    return _of_window(
+    return of_window(
         *(name, "ratio", f"{what} in 5 min / in 5 min of the hour before", _SURGE, "worst 5 min against the trailing hour"),
         keys=("window_s", "long_s", "minimum_events", "minimum_n"),
         no_data=f"no baseline: inconclusive; where no server counts it, {_CLIENTS_COUNT}",
@@ -369,16 +289,16 @@ def _surge(name: str, what: str) -> CheckSpec:
 
 def _burn(name: str, spans: str) -> CheckSpec:
     measures = f"how fast the error budget burns, over {spans}"
-    return _of_window(name, "times", measures, _BURN, f"worst {spans}", keys=("window_s", "long_s", "budget"))
+    return of_window(name, "times", measures, _BURN, f"worst {spans}", keys=("window_s", "long_s", "budget"))
 
 
 def _held_rate(name: str, unit: str, measures: str) -> CheckSpec:
     no_data = f"no_data; the metrics endpoint counts none, so {_CLIENTS_COUNT}"
-    return _of_window(name, unit, measures, _HELD_RATE, "5 min rate held 10 min", no_data=no_data)
+    return of_window(name, unit, measures, _HELD_RATE, "5 min rate held 10 min", no_data=no_data)
 
 
 def _growth(name: str, unit: str, what: str, no_data: str = "no_data") -> CheckSpec:
-    return _of_window(name, unit, f"how many more {what} in the last sixth than in the first", _GROWTH, no_data=no_data)
+    return of_window(name, unit, f"how many more {what} in the last sixth than in the first", _GROWTH, no_data=no_data)
 
 
 def _against_control(name: str, unit: str, measures: str, method: str, keys: tuple[str, ...] = ()) -> CheckSpec:
@@ -386,33 +306,33 @@ def _against_control(name: str, unit: str, measures: str, method: str, keys: tup
 
 
 _OF_WINDOWS = (
-    _of_window(
+    of_window(
         *("window.coverage", "ratio", "snapshots with data / expected snapshots"),
         "at least 90 % of them and 50 in all, no hole over 3 intervals",
         takes_threshold=False,
     ),
-    _of_window(
+    of_window(
         *("window.canary_checks", "canary checks", "canary checks that did not run as they must"),
         "the worst answer to what every drill is asked; a tenth may be cut short or have a late load generator",
         takes_threshold=False,
     ),
-    _of_window("window.invariants", "invariants", "invariants that were violated", NONE_ALLOWED, takes_threshold=False),
-    _of_window(
+    of_window("window.invariants", "invariants", "invariants that were violated", NONE_ALLOWED, takes_threshold=False),
+    of_window(
         *("error.websocket_auth_error_ratio", "ratio", "connects refused for their token / attempts", RATIO),
         no_data=f"the metrics endpoint counts no attempts: {_CLIENTS_COUNT}",
     ),
-    _of_window(
+    of_window(
         *("error.websocket_auth_error_ratio_10m", "ratio"),
         "connects refused for their token / attempts, in the worst ten minutes",
         f"{RATIO}; ten minutes without any error are no evidence, however few attempts they had",
         "worst 10 min",
         no_data=_CLIENTS_COUNT,
     ),
-    _of_window(
+    of_window(
         *("error.token_issue_failure_ratio", "ratio", "token requests refused / all", RATIO),
         no_data=f"no_data; where the control service has no counters, {_CLIENTS_COUNT}",
     ),
-    _of_window(
+    of_window(
         *("error.stale_cursors", "answers", "stale answers to clients"),
         "count in any ten minutes, by its bounds between two answers of a server",
         "worst 10 min",
@@ -422,44 +342,44 @@ _OF_WINDOWS = (
     ),
     _surge("error.unauthorized_surge", "refusals as unauthorized"),
     _surge("error.token_expired_surge", "refusals of expired tokens"),
-    _of_window("error.error_budget_ratio", "ratio", "tokens, connects and publishes that failed / all", RATIO),
+    of_window("error.error_budget_ratio", "ratio", "tokens, connects and publishes that failed / all", RATIO),
     _burn("error.error_budget_burn_fast", "1 h and 5 min"),
     _burn("error.error_budget_burn_slow", "6 h and 30 min"),
-    _of_window(
+    of_window(
         *("replay.bootstrap_ms", "ms", "bootstrap time (connect due to caught up)", P95),
         keys=_MINIMUM_N,
         no_data="n < 59: inconclusive",
     ),
-    _of_window(
+    of_window(
         *("replay.bootstrap_vs_baseline", "times", "bootstrap time (connect due to caught up), against stage 0"),
         "upper 95 % bound of the p95 against the p95 of stage 0; fails where even the lower is beyond the upper of stage 0",
         keys=_MINIMUM_N,
         no_data="no baseline: inconclusive",
     ),
-    _of_window(
+    of_window(
         *("replay.client_lag_events", "events", "head minus last applied event, sampled", P95, "worst 10 min"), keys=_MINIMUM_N
     ),
-    _of_window(
+    of_window(
         *("replay.errors", "errors", "subscribes refused for neither token nor cursor, and malformed frames", COUNT),
     ),
-    _of_window("replay.divergence", "events", "events that a replay skipped, or sent from below the cursor", COUNT),
-    _of_window("replay.stale_loops", "loops", "two or more stale answers in a row for one client", COUNT),
+    of_window("replay.divergence", "events", "events that a replay skipped, or sent from below the cursor", COUNT),
+    of_window("replay.stale_loops", "loops", "two or more stale answers in a row for one client", COUNT),
     _held_rate("reconnect.reconnects_per_s", "reconnects/s", "reconnects/s"),
     _held_rate("reconnect.reconnects_per_s_per_100", "reconnects/s", "reconnects/s of 100 clients"),
     _held_rate("reconnect.heartbeat_timeouts_per_s", "timeouts/s", "connections that clients closed after silence, /s"),
-    _of_window("delivery.failed_publish_ratio", "ratio", "failed publishes / all publishes", RATIO),
+    of_window("delivery.failed_publish_ratio", "ratio", "failed publishes / all publishes", RATIO),
     _growth("delivery.failed_publish_growth", "publishes/10 min", "publishes fail"),
-    _of_window(
+    of_window(
         *("delivery.dropped_deliveries", "events", "events published, never applied and not declared lost", COUNT),
         no_data="no server counts it (delivery.dropped_messages_total counts trimmed entries): the clients' ledger",
     ),
     _growth("delivery.dropped_growth", "events/10 min", "deliveries are dropped", "the clients' ledger"),
     _growth("delivery.slow_consumer_growth", "evictions/10 min", "slow clients are evicted", "reported, not gating"),
-    _of_window(
+    of_window(
         *("ux.integrity", "events", "events applied twice, out of order, missing or with a wrong hash", COUNT, "whole ledger"),
         keys=_MINIMUM_N,
     ),
-    _of_window("ux.publish_to_apply_ms", "ms", "delivery time (publish due to applied)", P95, keys=_MINIMUM_N),
+    of_window("ux.publish_to_apply_ms", "ms", "delivery time (publish due to applied)", P95, keys=_MINIMUM_N),
     _against_control(
         *("canary.error_ratio", "ratio", "share of failed tokens, connects and publishes, canary minus control"),
         "Newcombe's bounds of the difference; Fisher's exact test: under 5 % it cannot pass, under 0.1 % it fails",

@@ -7,7 +7,7 @@ import msgspec
 
 from drills import DATA
 from drills.judging.checks import registry
-from drills.judging.checks.registry import CheckSpec, Comparator, Expected
+from drills.judging.checks.specs import CheckSpec, Comparator, Expected
 from sim.base.config import read_toml, to_struct
 from sim.base.errors import UsageError
 from sim.server.settings import Count, NotNegative, Positive

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 import msgspec
 
 from drills.judging.checks import registry
-from drills.judging.checks.registry import CheckSpec
+from drills.judging.checks.specs import CheckSpec
 from drills.judging.checks.thresholds import Threshold, Thresholds, says
 from drills.rollout.verdict.splits import BY_BUILD
 from drills.rollout.verdict.window_checks import AGAINST_CONTROL, REGISTRY

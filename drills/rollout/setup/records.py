@@ -25,7 +25,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from drills.judging.checks.registry import Origin as Origin
+from drills.judging.checks.specs import Origin as Origin
 from drills.judging.checks.verdicts import Reason as Reason
 from sim.drill.target_rules import TargetKind
 

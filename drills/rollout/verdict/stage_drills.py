@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 
 from drills.judging.checks.base import NAN, Answer, result
-from drills.judging.checks.registry import OF_RUNS, CheckSpec, Origin
+from drills.judging.checks.registry import OF_RUNS
+from drills.judging.checks.specs import CheckSpec, Origin
 from drills.judging.checks.verdicts import GRAVEST_FIRST, CheckResult, DrillVerdict, RunVerdict, State
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup import stages as stages_file

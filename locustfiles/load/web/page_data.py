@@ -4,7 +4,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drills.judging.checks.registry import OF_RUNS, CheckSpec
+from drills.judging.checks.registry import OF_RUNS
+from drills.judging.checks.specs import CheckSpec
 from drills.judging.checks.verdicts import GRAVEST_FIRST, CheckResult, RunVerdict
 from drills.reports import report
 from drills.runs import results

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from drills.judging.checks.base import NAN, Answer, needed, result
-from drills.judging.checks.registry import CheckSpec, Origin
+from drills.judging.checks.specs import CheckSpec, Origin
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import GRAVEST_FIRST, CheckResult, State
 from drills.rollout.setup.records import CANARY_CHECK_LIST, SNAPSHOTS

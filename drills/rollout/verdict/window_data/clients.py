@@ -10,7 +10,7 @@ import numpy as np
 
 from drills.judging.checks import phases, service
 from drills.judging.checks.base import NAN, Answer, Case, by_count, by_percentile, by_ratio
-from drills.judging.checks.registry import Origin
+from drills.judging.checks.specs import Origin
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from drills.rollout.verdict.window_data.base import Source, from_clients, most_severe

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from drills.judging.checks.base import NAN, Answer, Case
-from drills.judging.checks.registry import Origin
+from drills.judging.checks.specs import Origin
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from drills.rollout.verdict.window_data.base import Source, from_clients, from_servers
