@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import msgspec
 
 from sim.base.randomness import part_of, share_of
+from sim.drill.fault_bases import ClientFault, SwitchFault, SwitchValue
 from sim.drill.fault_kinds import (
     AnyFault,
-    ClientFault,
     CutAfterBytes,
     DropSockets,
     LinkFault,
@@ -24,8 +24,6 @@ from sim.drill.fault_kinds import (
     SlowClose,
     SlowLinks,
     StallLinks,
-    SwitchFault,
-    SwitchValue,
 )
 from sim.drill.model import Drill
 from sim.server.settings import Switches

@@ -14,7 +14,8 @@ import msgspec
 
 from sim.base.config import read_toml, set_key, to_struct
 from sim.base.errors import UsageError
-from sim.drill.fault_kinds import AnyFault, ClientFault, DropSockets, ShrinkWindow, SlowLinks
+from sim.drill.fault_bases import ClientFault
+from sim.drill.fault_kinds import AnyFault, DropSockets, ShrinkWindow, SlowLinks
 from sim.server.settings import Count, CountOrZero, NotNegative, Positive, RuntimeSettings, ShareOrZero
 
 EngineName = Literal["sockets", "virtual"]

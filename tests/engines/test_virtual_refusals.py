@@ -14,7 +14,7 @@ from drills.runs.request import Request
 from sim.base.errors import UsageError
 from sim.drill import model as drills
 from sim.drill import system_model
-from sim.drill.fault_kinds import Fault
+from sim.drill.fault_bases import Fault
 from sim.drill.model import Drill
 from sim.drill.phase_runner import PhaseRunner
 from sim.drill.system_model import Network, Server, SystemModel

@@ -12,7 +12,8 @@ from locustfiles.load.clients.client_pool import CLIENT_FAULTS, ClientPool
 from locustfiles.load.workers.workers import Workers
 from sim.base.clocks import WallClock
 from sim.base.errors import UsageError
-from sim.drill.fault_kinds import ConcurrentAppends, ExpireTokens, Fault, RollingDeploy, ShrinkWindow, SwitchFault
+from sim.drill.fault_bases import Fault, SwitchFault
+from sim.drill.fault_kinds import ConcurrentAppends, ExpireTokens, RollingDeploy, ShrinkWindow
 from sim.drill.fault_lifecycle import Completion, Done
 from sim.drill.fault_schedule import PlannedFault, Timing
 from sim.drill.model import Drill

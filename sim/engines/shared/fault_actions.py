@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from sim.client.session import Session
+from sim.drill.fault_bases import SwitchFault
 from sim.drill.fault_kinds import (
     AnyFault,
     ConcurrentAppends,
@@ -25,7 +26,6 @@ from sim.drill.fault_kinds import (
     ShrinkWindow,
     SkewClocks,
     StopReading,
-    SwitchFault,
 )
 from sim.drill.fault_lifecycle import Completion, Done, Record
 from sim.drill.fault_schedule import PlannedFault, Timing, switches_during

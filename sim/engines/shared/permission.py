@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 
 from sim.base.errors import UsageError
+from sim.drill.fault_bases import ClientFault, Fault
 from sim.drill.fault_kinds import (
     AnyFault,
-    ClientFault,
     ConcurrentAppends,
     DropSockets,
     ExpireTokens,
-    Fault,
     ForgetTokens,
     KillRuntime,
     LinkFault,

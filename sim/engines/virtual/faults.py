@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from sim.drill.fault_bases import SwitchFault
 from sim.drill.fault_kinds import (
     ConcurrentAppends,
     ExpireTokens,
@@ -12,7 +13,6 @@ from sim.drill.fault_kinds import (
     RotateKeys,
     ShrinkWindow,
     StopReading,
-    SwitchFault,
 )
 from sim.drill.fault_lifecycle import Completion, Done
 from sim.drill.fault_schedule import PlannedFault, Timing
