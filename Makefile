@@ -8,10 +8,11 @@ NOTEBOOKS := .venv/.notebooks
 DOCS := .venv/.docs
 PEERS := tests/peers/node_modules/.ready
 PROMETHEUS := .peers/.ready
+SERVERS := .servers/.ready
 MAKEFLAGS += --jobs=3  # what is fetched from different places need not wait for each other
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: drill load load-headless notebooks docs reference test tests check compiled prove peers browser bench clean
+.PHONY: drill load load-headless notebooks docs reference test tests check compiled prove peers servers browser bench clean
 
 drill: $(READY)  ## storm the embedded runtime with the quick set of drills and say go or no-go
 	$(BIN)/stormgate drill run --quick
@@ -33,7 +34,7 @@ reference: $(READY)  ## write the reference pages again from the code
 
 test: check tests  ## style, types, and all tests
 
-tests: $(DEV) $(PEERS) $(PROMETHEUS) browser compiled  # many wait more than they work: what `check` takes fits in between
+tests: $(DEV) $(PEERS) $(PROMETHEUS) $(SERVERS) browser compiled  # many wait more than they work: what `check` takes fits in between
 	$(BIN)/pytest -n 4 --dist worksteal --durations 25
 
 compiled: $(DEV)  # once: the hundreds of processes that tests start need not do it each
@@ -45,10 +46,12 @@ check: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-prove: $(DEV)  ## show on real sockets that whatever is wrong on purpose is caught by name: about a quarter of an hour
+prove: $(DEV) $(SERVERS)  ## show on real sockets that whatever is wrong on purpose is caught by name: about a quarter of an hour
 	$(BIN)/python -m tests.prove
 
 peers: $(PEERS) $(PROMETHEUS) browser  ## fetch the foreign programs that tests connect to the embedded runtime
+
+servers: $(SERVERS)  ## install the third-party servers that drills run against: Go, Node.js and some minutes are needed
 
 browser:  ## find or install the browser that looks at the reports
 	@bash tests/peers/chromium.sh > /dev/null
@@ -89,5 +92,9 @@ $(PROMETHEUS): tests/peers/prometheus.sh | browser  # apt serves one at a time
 	@bash tests/peers/prometheus.sh
 	@touch $(PROMETHEUS)
 
+$(SERVERS): drills/third_party/installed.py drills/third_party/programs/package.json | $(READY)
+	$(BIN)/python -m drills.third_party.installed
+	@touch $(SERVERS)
+
 clean:
-	rm -rf .peers tests/peers/node_modules .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .peers .servers tests/peers/node_modules .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -36,6 +36,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("drills.reports",),
     ("drills.runs",),
     ("drills.targets",),
+    ("drills.third_party",),
     ("drills.planning",),
     ("drills.rollout.setup",),
     ("drills.rollout.servers",),

@@ -94,7 +94,7 @@ def drill_run(
     from drills.runs.request import ENGINES, Request
     from sim.protocols import registry
 
-    chosen = _load(names or [], every, quick, _overrides(overrides, clients, policy))
+    chosen = load(names or [], every, quick, all_overrides(overrides, clients, policy))
     request = Request(
         drills=_fit(chosen, engine, replications, by_name=bool(names)),
         engine=engine or ENGINES[0],
@@ -113,7 +113,7 @@ def drill_run(
         running.show_plan(request, as_json)
         raise typer.Exit(ExitCode.INCONCLUSIVE)
     run_dir = running.run(request)
-    _finish(running.conclude(run_dir), run_dir, as_json, junit)
+    finish(running.conclude(run_dir), run_dir, as_json, junit)
 
 
 def judge(
@@ -127,10 +127,10 @@ def judge(
     """Judge a run again from its files. Runs nothing and changes nothing."""
     from drills.runs import results
 
-    _finish(results.judge_run(run_dir, thresholds), run_dir, as_json, junit)
+    finish(results.judge_run(run_dir, thresholds), run_dir, as_json, junit)
 
 
-def _finish(verdict: "RunVerdict", run_dir: Path, as_json: bool, junit_file: Path | None) -> None:
+def finish(verdict: "RunVerdict", run_dir: Path, as_json: bool, junit_file: Path | None) -> None:
     """Print a verdict and exit with its code."""
     from drills.reports import report
     from drills.reports.terminal import out
@@ -202,7 +202,7 @@ def _words(value: object) -> str:
 # --- choosing drills --------------------------------------------------------------------------------
 
 
-def _load(names: list[str], every: bool, quick: bool, overrides: tuple[str, ...]) -> "tuple[Drill, ...]":
+def load(names: list[str], every: bool, quick: bool, overrides: tuple[str, ...]) -> "tuple[Drill, ...]":
     """Load the drills that the options name. Raises `UsageError`."""
     from sim.drill import model as drills
 
@@ -248,7 +248,8 @@ def _is_for(drill: "Drill", engine: str) -> bool:
     return runs_on(drill, engine) and not drill.variants and fleet.can_represent(drill)
 
 
-def _overrides(given: list[str] | None, clients: int | None, policy: str | None) -> tuple[str, ...]:
+def all_overrides(given: list[str] | None, clients: int | None, policy: str | None = None) -> tuple[str, ...]:
+    """Return the overrides that the options stand for. Raises `UsageError`."""
     if clients is not None and clients < 1:
         raise UsageError(f"--clients {clients}: a drill needs at least 1 client.")
     extra = [f"fleet.clients={clients}"] if clients is not None else []

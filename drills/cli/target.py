@@ -1,16 +1,19 @@
-"""`stormgate target`: describe a target, try every item of its description, and list targets."""
+"""`stormgate target`: describe a target, try every item of its description, list targets, and start a third-party server."""
 
+import signal
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from drills.cli import output
-from drills.cli.options import AsJson, Targets
+from drills.cli.drill import Clients, Seed, all_overrides, finish, load
+from drills.cli.options import RESULTS, AsJson, Junit, Out, Set, Targets
 from sim.base.errors import UsageError
 from sim.base.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from drills.targets.check import Item
+    from drills.third_party.running import Server
 
 target_app = typer.Typer(help="Describe the services to drill, and check that.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the target in the targets file.")]
@@ -68,6 +71,77 @@ def target_list(targets: Targets = None) -> None:
 
     rows = [(name, *facts) for name, facts in listed(targets or DEFAULT_FILE).items()]
     output.table(("target", "kind", "protocol", "runtime"), rows)
+
+
+@target_app.command("servers")
+def target_servers() -> None:
+    """List the third-party servers that `target up` starts, with their variants."""
+    from drills.third_party import recipes
+    from drills.third_party.recipe import SANE
+
+    rows = [("server", "variant", "what is set")]
+    for recipe in map(recipes.get, recipes.NAMES):
+        rows.append((recipe.name, SANE, f"{recipe.title} {recipe.version}: {recipe.says}"))
+        rows += [(recipe.name, variant, what.says) for variant, what in recipe.variants.items()]
+    output.table(rows[0], rows[1:])
+
+
+@target_app.command("up")
+def target_up(
+    name: Annotated[str, typer.Argument(metavar="SERVER", help="A third-party server; `target servers` lists them.")],
+    variant: Annotated[str, typer.Option(metavar="VARIANT", help="Its configuration: sane, or wrong in one setting.")] = "sane",
+    drill: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DRILL", help="Run this drill on it, then stop it. Repeatable. Default: run until Ctrl-C."),
+    ] = None,
+    clients: Clients = None,
+    seed: Seed = 1,
+    overrides: Set = None,
+    out: Out = RESULTS,
+    as_json: AsJson = False,
+    junit: Junit = None,
+) -> None:
+    """Start a third-party server on this machine, and print its target.
+
+    `make servers` installs the servers. With --drill, the exit code is that of the drills.
+    """
+    from drills.runs import running as runs
+    from drills.runs.request import Request
+    from drills.third_party.running import running
+
+    chosen = load(drill, False, False, all_overrides(overrides, clients)) if drill else ()
+    out.mkdir(parents=True, exist_ok=True)
+    with running(name, variant, log=out / f"{name}.log") as server:
+        if not chosen:
+            _wait(server)
+            return
+        request = Request(
+            drills=chosen,
+            engine="sockets",
+            target=server.name,
+            targets=server.targets_file,
+            seed=seed,
+            defects=(),
+            thresholds=None,
+            out=out,
+        )
+        run_dir = runs.run(request)
+        finish(runs.conclude(run_dir), run_dir, as_json, junit)
+
+
+def _wait(server: "Server") -> None:
+    """Say how to drill a server, and wait for Ctrl-C."""
+    recipe = server.recipe
+    output.lines(
+        f"{recipe.title} {recipe.version} runs ({server.variant}); its log is {server.log}. In another terminal:",
+        *(f"  export {name}={value}" for name, value in server.environment.items()),
+        f"  stormgate drill run reconnect_storm --clients 25 --target {server.name} --targets {server.targets_file}",
+        "Ctrl-C stops it.",
+    )
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        output.lines("stopped")
 
 
 def _print(item: "Item") -> None:

@@ -1,0 +1,36 @@
+"""Asks a running third-party server for an action: `python -m drills.third_party.control SOCKET ACTION`. Hooks call it."""
+
+import json
+import socket
+import sys
+from pathlib import Path
+
+SOCKET = "control"  # in the server's folder
+_ANSWER_S = 60.0  # [ours] an action may restart the server
+
+
+def command(path: Path) -> tuple[str, ...]:
+    """Return the command line, to which an action is to be added."""
+    return (sys.executable, "-m", "drills.third_party.control", str(path))
+
+
+def ask(path: str, action: str) -> str:
+    """Ask for an action and wait until it is done; return what went wrong, or nothing."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(_ANSWER_S)
+        try:
+            connection.connect(path)
+            connection.sendall(f"{action}\n".encode())
+            answer = connection.makefile().readline()
+        except OSError as error:
+            return f"{path}: the server cannot be reached ({error}). It runs only as long as `stormgate target up`."
+    try:
+        return str(json.loads(answer)["error"])
+    except (ValueError, KeyError):
+        return f"{path}: the server ended without an answer."
+
+
+if __name__ == "__main__":
+    if problem := ask(sys.argv[1], sys.argv[2]):
+        print(problem, file=sys.stderr)
+        sys.exit(1)
