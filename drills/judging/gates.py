@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from drills.judging.checks import authority, delivery, fleet, network, phases, reconnect, service, stale
 from drills.judging.checks.base import NAN, Answer, Case, Decide, result
-from drills.judging.checks.registry import EVIDENCE, INVARIANTS, OF_RUNS, STOP_CONDITION
+from drills.judging.checks.registry import EVIDENCE, INVARIANTS, OF_RUNS, RUNNABLE, STOP_CONDITION
 from drills.judging.checks.registry import GATES as GATES
 from drills.judging.checks.specs import CheckSpec
 from drills.judging.checks.thresholds import Threshold, Thresholds
@@ -192,6 +192,12 @@ def stopped(evidence: str, condition: str) -> CheckResult:
 def unreadable(name: str, trouble: str, evidence: str) -> DrillVerdict:
     """The verdict on a drill whose files cannot be read."""
     return DrillVerdict(name, 0, float("nan"), (read_evidence(evidence, 0, trouble),))
+
+
+def not_run(name: str, reason: str) -> DrillVerdict:
+    """The verdict on a drill that the target cannot run."""
+    check = result(OF_RUNS[RUNNABLE], Answer(State.NOT_RUN, NAN, 0, reason), "")
+    return DrillVerdict(name, 0, 0.0, (replace(check, is_required=False),), not_run=reason)
 
 
 def asked_of(drill: Drill) -> Sequence[CheckSpec]:

@@ -30,7 +30,7 @@ _MAX_REASONS = 3
 
 _USERS_SAW = read_toml(TEMPLATES / "users_saw.toml")
 USERS_SAW: dict[str, str] = _USERS_SAW["invariants"]
-_OF_RUN = ("run_id", "engine", "target", "target_kind", "seed", "decision", "decision_reason", "failures")
+_OF_RUN = ("run_id", "engine", "target", "target_kind", "seed", "decision", "decision_reason", "failures", "not_run")
 _HASHES = ("thresholds_sha256", "recorded_thresholds_sha256")
 _OF_CHECK = ("name", "state", "value", "unit", "n", "interval", "threshold")
 
@@ -59,6 +59,7 @@ def _drill_summary(drill: DrillVerdict) -> dict[str, Any]:
         "violations": drill.violations,
         "metrics": _metrics(drill),
         **({"replications": drill.replications} if drill.replications != 1 else {}),
+        **({"not_run": drill.not_run} if drill.not_run else {}),
         **({"remarks": drill.remarks} if drill.remarks else {}),
         **({"prediction": _prediction_summary(drill, drill.prediction)} if drill.prediction else {}),
         **({"server": _server_summary(drill.server)} if drill.server else {}),
@@ -149,12 +150,16 @@ def check_seen(check: CheckResult) -> str:
 
 def reasons(drill: DrillVerdict) -> list[str]:
     """Why a drill did not pass, worst first: violations with their effect on users, then checks."""
+    if drill.not_run:
+        return [drill.not_run]
     broken = [f"{each.invariant}: {each.count}, first {each.first}. {users_saw(each)}." for each in drill.violations]
     return broken + [f"{check.name} {check.state}: {check.reason}" for check in _not_passed(drill)]
 
 
 def why(drill: DrillVerdict) -> str:
     """Why a drill did not pass, in one line; empty if it did."""
+    if drill.not_run:
+        return drill.not_run
     broken = [f"{violation.invariant} ({violation.count})" for violation in drill.violations]
     found = broken + [f"{check.name} {check.state}: {check.reason}" for check in _not_passed(drill)]
     more = f"; and {len(found) - _MAX_REASONS} more" if len(found) > _MAX_REASONS else ""
@@ -218,8 +223,9 @@ def print_verdict(verdict: RunVerdict, console: "Console") -> None:
     for note in verdict.notes:
         console.print(escape(note), style="dim", soft_wrap=True)
     because = f" ({verdict.decision_reason.replace('_', ' ')})" if verdict.decision_reason else ""
+    left = f"   Not run: {verdict.not_run}" if verdict.not_run else ""
     colour = _COLOURS.get(verdict.status, "yellow")
-    console.print(f"[bold {colour}]{verdict.decision.replace('_', '-')}[/]{because}   Failures: {verdict.failures}")
+    console.print(f"[bold {colour}]{verdict.decision.replace('_', '-')}[/]{because}   Failures: {verdict.failures}{left}")
 
 
 def _predicted_table(drill: DrillVerdict, prediction: Prediction) -> "Table":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from drills.runs import variants
+from drills.runs.checking import Checked
 from drills.runs.request import Request
 from sim.drill import fault_schedule
 from sim.drill.target_rules import Stop
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
     from sim.engines.shared.endpoints import Endpoints
 
 
-def as_json(request: Request, endpoints: "Endpoints | None") -> None:
+def as_json(request: Request, checked: Checked) -> None:
     """Print one JSON object."""
+    endpoints = checked.endpoints
     body: dict[str, Any] = {
         "dry_run": True,
         "target": request.target,
@@ -31,18 +33,24 @@ def as_json(request: Request, endpoints: "Endpoints | None") -> None:
     }
     if several := {drill.name: _variant_names(drill) for drill in request.drills if drill.variants}:
         body["variants"] = several
+    if checked.not_run:
+        body["not_run"] = checked.not_run
     if endpoints is not None:
         body["target_plan"] = _endpoints(endpoints)
         body["remarks"] = _remarks(request, endpoints)
     sys.stdout.write(msgspec.json.encode(body).decode() + "\n")
 
 
-def in_words(request: Request, endpoints: "Endpoints | None", console: "Console") -> None:
+def in_words(request: Request, checked: Checked, console: "Console") -> None:
     """Print every drill with its faults; for a named target also its addresses and rules."""
+    endpoints = checked.endpoints
     if endpoints is not None:
         for line in _target_lines(endpoints):
             console.print(line, soft_wrap=True, markup=False)
     for drill in request.drills:
+        if why := checked.not_run.get(drill.name):
+            console.print(f"{drill.name} is not run: {why}", soft_wrap=True, markup=False)
+            continue
         fleet = f"{drill.fleet.clients} {drill.fleet.policy} clients, {drill.load.events_per_s:g} events/s"
         console.print(f"[bold]{drill.name}[/] on {request.target} by {request.engine}: {fleet}", soft_wrap=True)
         if drill.variants:

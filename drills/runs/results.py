@@ -64,10 +64,12 @@ def create_run(
     seed: int,
     thresholds: Path = DEFAULT_PATH,
     replications: int = 1,
+    not_run: Mapping[str, str] | None = None,
     now: datetime | None = None,
 ) -> Path:
     """Make the folder of a new run under `out`, with its plan and a copy of `thresholds`; returns the folder.
 
+    `not_run` has the drills that the target cannot run: name -> why.
     Raises `UsageError` for no drills, two of one name, or bad thresholds, and `StorageError` if it cannot be written.
     """
     _refuse_bad_plan(drills, thresholds)
@@ -83,7 +85,7 @@ def create_run(
         seed=seed,
         created_at=now.astimezone(UTC).isoformat(timespec="seconds"),
         thresholds_sha256=parquet.file_sha256(thresholds),
-        drills=[PlannedDrill(drill.name, drill.digest()) for drill in drills],
+        drills=[PlannedDrill(drill.name, drill.digest(), (not_run or {}).get(drill.name, "")) for drill in drills],
         replications=replications,
     )
     try:
@@ -274,6 +276,11 @@ def _judge_all(run_dir: Path, plan: RunPlan, thresholds: Thresholds, judged: Map
 
 
 def _judge_drill(run_dir: Path, plan: RunPlan, planned: PlannedDrill, thresholds: Thresholds) -> DrillVerdict:
+    if planned.not_run:
+        if not drill_folder(run_dir, planned.name).exists():
+            return gates.not_run(planned.name, planned.not_run)
+        trouble = f"{planned.name} was not to run, but it has a folder; remove the folder."
+        return gates.unreadable(planned.name, trouble, _evidence(planned.name))
     if plan.replications == 1:
         drill = _drill_with_variants(run_dir, planned)
         if drill is not None:

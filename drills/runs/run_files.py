@@ -28,6 +28,7 @@ class PlannedDrill(msgspec.Struct, frozen=True):
 
     name: str
     sha256: str
+    not_run: str = ""  # why the target cannot run it; empty: it can
 
 
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True):

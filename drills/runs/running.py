@@ -1,30 +1,27 @@
 """Run drills into a results folder, and judge the folder."""
 
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from drills.judging.checks.thresholds import DEFAULT_PATH
 from drills.judging.checks.verdicts import DrillVerdict, RunVerdict
 from drills.reports.terminal import Progress, Several, err, out
-from drills.runs import dry_run, predictions, results, simulations, targets, variants
-from drills.runs.request import ENGINES, SIMULATED, Request
+from drills.runs import checking, dry_run, predictions, results, simulations, variants
+from drills.runs.checking import model_of, switches
+from drills.runs.request import SIMULATED, Request
 from sim.base import process_pool
 from sim.base.config import set_key, to_struct
-from sim.base.errors import EvidenceError, UsageError
+from sim.base.errors import EvidenceError
 from sim.base.process_pool import INTERRUPTED, Say
-from sim.drill.model import Drill, expected_duration_s, runs_on
-from sim.protocols import registry
+from sim.drill.model import Drill, expected_duration_s
 from sim.record.run_header import RunHeader
 from sim.server.deployment import Deployment
-from sim.server.settings import DEFECTS, RuntimeSettings, Switches
+from sim.server.settings import RuntimeSettings, Switches
 
 if TYPE_CHECKING:
-    from sim.drill.system_model import SystemModel
     from sim.engines.shared.endpoints import Endpoints
 
 _MANY_BYTES = 5_000_000  # [ours] size of observations from which processes pay off; they take about a second to start
@@ -34,23 +31,27 @@ RunDrill = Callable[[Drill, Path, Progress], RunHeader]  # into a drill's folder
 def run(request: Request) -> Path:
     """Run all drills and return the run's folder. Real drills run one after the other, simulated ones on all cores.
 
-    Invalid requests are refused before anything starts. An interruption ends the run; drills that did not run are errors.
+    Invalid requests are refused before anything starts. A drill that the target cannot run is `not_run`. An interruption ends
+    the run; drills that did not run because of it are errors.
     """
-    endpoints = _allowed_endpoints(request)
+    checked = checking.check(request)
+    endpoints = checked.endpoints
     if endpoints is not None and not endpoints.is_mock:
-        dry_run.in_words(request, endpoints, err())
-    run_drill = None if request.engine in SIMULATED else _sockets(request, endpoints)
+        dry_run.in_words(request, checked, err())
+    planned, request = request.drills, replace(request, drills=checked.runnable(request.drills))
+    run_drill = None if request.engine in SIMULATED or not request.drills else _sockets(request, endpoints)
     for sentence in results.clean_up(request.out):
         print(f"note: {sentence}", file=sys.stderr)
     run_dir = results.create_run(
         request.out,
-        request.drills,
-        engine=_engine_name(request),
+        planned,
+        engine=_engine_name(planned, request.engine),
         target=endpoints.name if endpoints else "embedded mock",
         target_kind=endpoints.kind if endpoints else "mock",
         seed=request.seed,
         thresholds=request.thresholds or DEFAULT_PATH,
         replications=request.replications,
+        not_run=checked.not_run,
     )
     mark = results.mark(run_dir)
     try:
@@ -98,7 +99,7 @@ def _simulate_all(request: Request, run_dir: Path) -> str:
 def _jobs(drill: Drill, run_dir: Path, request: Request) -> list[simulations.Job]:
     """The jobs of a drill: one, or one per variant or replication."""
     folder = results.create_drill_folder(run_dir, drill)
-    model = _model(request)
+    model = model_of(request)
 
     def job(variant: Drill, folder: Path, seed: int, name: str) -> simulations.Job:
         on = switches(request.defects, seed)
@@ -122,10 +123,10 @@ def _simulate_one(job: simulations.Job) -> str:
     return "" if header.complete else header.stopped_because
 
 
-def _engine_name(request: Request) -> str:
+def _engine_name(drills: Sequence[Drill], engine: str) -> str:
     """The engine name for the run's plan; variants have their own engines."""
-    own = dict.fromkeys(engine for drill in request.drills for engine in variants.engines_of(drill))
-    return " and ".join(own) if all(drill.variants for drill in request.drills) else request.engine
+    own = dict.fromkeys(engine for drill in drills for engine in variants.engines_of(drill))
+    return " and ".join(own) if all(drill.variants for drill in drills) else engine
 
 
 def _run_once(drill: Drill, folder: Path, run_drill: RunDrill) -> str:
@@ -147,17 +148,10 @@ def run_variants(drill: Drill, run_dir: Path, request: Request, wrong_on: Mappin
             progress=progress,
             run_id=run_dir.name,
             seed=request.seed,
-            model=_model(request),
+            model=model_of(request),
             protocol=request.protocol,
         )
         return variants.run(drill, options)
-
-
-def _model(request: Request) -> "SystemModel":
-    """The simulated system's model; raises `UsageError`."""
-    from sim.drill import system_model
-
-    return system_model.load(request.model) if request.model else system_model.SystemModel()
 
 
 def _sockets(request: Request, endpoints: "Endpoints | None") -> RunDrill:
@@ -194,99 +188,13 @@ def _predicted(run_drill: RunDrill, request: Request) -> RunDrill:
 
 def show_plan(request: Request, as_json: bool) -> None:
     """Print what a run would do. Raises `UsageError` if it could not run."""
-    endpoints = _allowed_endpoints(request)
+    checked = checking.check(request)
     if as_json:
-        dry_run.as_json(request, endpoints)
+        dry_run.as_json(request, checked)
         return
     console = out()
-    dry_run.in_words(request, endpoints, console)
+    dry_run.in_words(request, checked, console)
     console.print("dry run: nothing was executed")
-
-
-def _allowed_endpoints(request: Request) -> "Endpoints | None":
-    """The target's endpoints. Raises `UsageError` if the target does not allow a drill. Sends no request."""
-    _check(request)
-    endpoints = request.endpoints or targets.resolve(request.target, request.targets)
-    if endpoints is not None:
-        from sim.engines.shared import permission
-
-        for drill in request.drills:
-            permission.require_allowed(drill, endpoints)
-    return endpoints
-
-
-def _check(request: Request) -> None:
-    from drills.judging import gates
-
-    _check_engine(request)
-    switches(request.defects, request.seed)
-    if request.defects and request.target != targets.EMBEDDED:
-        raise UsageError("--defect works only on the embedded mock; start another mock with `stormgate mock serve --defect`.")
-    loaded = gates.load_thresholds(request.thresholds or DEFAULT_PATH)
-    for drill in request.drills:
-        gates.require_checks(drill, loaded)
-
-
-def _check_engine(request: Request) -> None:
-    """Raise `UsageError` if the chosen engine cannot run the request completely."""
-    registry.server_forms(request.protocol)
-    if request.target != targets.EMBEDDED and request.protocol != registry.DEFAULT:
-        raise UsageError(f"--protocol {request.protocol}: target '{request.target}' states its protocol; leave --protocol out.")
-    if request.engine not in ENGINES:
-        raise UsageError(f"--engine {request.engine}: unknown engine; choose from: {', '.join(ENGINES)}.")
-    if request.engine in SIMULATED:
-        if request.predict:
-            raise UsageError(f"--predict predicts runs on real sockets; leave --engine {request.engine} out.")
-        _check_simulated(request)
-    elif request.predict:
-        for drill in request.drills:
-            predictions.check(drill)
-    elif request.model is not None:
-        raise UsageError(
-            f"--model {request.model}: only simulations use a system model; add --engine virtual, --engine fleet or --predict."
-        )
-    elif request.replications != 1:
-        raise UsageError(f"--replications {request.replications}: only simulations replicate; add --engine virtual or fleet.")
-    for drill in request.drills:
-        if drill.variants:
-            _check_variants(drill, request)
-        elif not runs_on(drill, request.engine):
-            raise UsageError(
-                f"drill '{drill.name}' does not run on --engine {request.engine}; 'engines' has: {', '.join(drill.engines)}."
-            )
-
-
-def _check_variants(drill: Drill, request: Request) -> None:
-    from sim.engines.sockets import engine as sockets
-    from sim.engines.virtual import engine as virtual
-
-    if request.target != targets.EMBEDDED:
-        raise UsageError(f"drill '{drill.name}' starts its own runtimes to compare; leave --target out.")
-    if request.replications != 1:
-        raise UsageError(f"drill '{drill.name}' compares single runs; leave out --replications or the drill.")
-    for each in variants.variants_of(drill):
-        variant = each.variant(drill)
-        virtual.check(variant) if each.engine == "virtual" else sockets.check(variant, None)
-
-
-def _check_simulated(request: Request) -> None:
-    if request.target != targets.EMBEDDED:
-        raise UsageError(
-            f"--target {request.target}: the {request.engine} engine simulates its own service; leave --target out."
-        )
-    if request.replications < 1:
-        raise UsageError(f"--replications {request.replications}: a drill needs at least 1.")
-    model, on = _model(request), switches(request.defects, request.seed)
-    for drill in request.drills:
-        simulations.check(request.engine, drill, model, on, request.protocol)
-
-
-def switches(defects: tuple[str, ...], seed: int) -> Switches:
-    """The mock's switches with these defects on. Raises `UsageError` for an unknown name."""
-    for name in defects:
-        if name not in DEFECTS:
-            raise UsageError(f"--defect {name}: unknown defect; choose from: {', '.join(DEFECTS)}.")
-    return msgspec.convert({"defects": list(defects), "seed": seed}, Switches)
 
 
 def mock_settings(overrides: list[str], defects: tuple[str, ...]) -> tuple[RuntimeSettings, Switches, Deployment]:

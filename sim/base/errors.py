@@ -19,6 +19,12 @@ class UsageError(StormgateError):
     exit_code = ExitCode.USAGE
 
 
+class NotRunnableError(UsageError):
+    """The target, or the simulated server of the protocol, cannot run this drill, whatever the options are."""
+
+    exit_code = ExitCode.INCONCLUSIVE
+
+
 class TargetError(StormgateError):
     """The target is not reachable, or does not speak the service's protocol."""
 

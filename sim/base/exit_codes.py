@@ -21,7 +21,7 @@ class ExitCode(IntEnum):
 _MEANINGS = {
     ExitCode.GO: "go: every check passed, or the command did what it was asked to do",
     ExitCode.NO_GO: "no-go: a check failed or an invariant was violated",
-    ExitCode.INCONCLUSIVE: "inconclusive: too little data to decide, or a dry run",
+    ExitCode.INCONCLUSIVE: "inconclusive: too little data to decide, a dry run, or drills that the target cannot run",
     ExitCode.USAGE: "wrong usage, configuration or target; nothing was started",
     ExitCode.TOOL: "stormgate, the load generator or the evidence failed",
 }

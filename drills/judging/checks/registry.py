@@ -256,6 +256,13 @@ _OF_RUNS = (
         is_derived=True,
     ),
     rule(
+        *("drill.runnable", "ok", "whether the target and its protocol can run the drill"),
+        "the first reason against it; a drill that cannot run decides nothing",
+        window="before the drill",
+        origin="synthetic",
+        is_derived=True,
+    ),
+    rule(
         *("drill.stop_condition", "conditions", "stop conditions of the target that were met", "none may be met"),
         window="until then",
         origin="synthetic",
@@ -263,6 +270,7 @@ _OF_RUNS = (
     ),
 )
 EVIDENCE, INVARIANTS, PARITY, STOP_CONDITION = "drill.evidence", "drill.invariants", "replay.parity", "drill.stop_condition"
+RUNNABLE = "drill.runnable"
 
 _CLIENTS_COUNT = "clients' own counts stand in and are labelled so"
 _GROWTH = (

@@ -24,7 +24,7 @@ class State(StrEnum):
     INCONCLUSIVE = "inconclusive"  # measured, but with too few samples to decide
     NO_DATA = "no_data"  # nothing was measured
     ERROR = "error"  # the drill or the check itself did not work
-    NOT_RUN = "not_run"  # the drill stopped before this check
+    NOT_RUN = "not_run"  # the drill stopped before this check, or the target cannot run the drill
 
 
 GRAVEST_FIRST = (State.FAIL, State.ERROR, State.NOT_RUN, State.NO_DATA, State.INCONCLUSIVE, State.PASS)
@@ -138,15 +138,20 @@ class DrillVerdict:
     remarks: tuple[str, ...] = ()  # sentences on how it was run
     prediction: Prediction | None = None  # by a fitted model, made before the run
     server: ServerView | None = None  # the runtime's own metrics, if they were polled
+    not_run: str = ""  # why the target cannot run it; empty: it can
 
     @property
     def status(self) -> State:
         """The worst state of its required checks; a violated invariant is always a failure."""
+        if self.not_run:
+            return State.NOT_RUN
         return State.FAIL if self.violations else worst(check.state for check in self.checks if check.is_required)
 
     @property
     def full_status(self) -> State:
         """The same with the checks that its protocol cannot tell: what a stage decides by."""
+        if self.not_run:
+            return State.NOT_RUN
         return State.FAIL if self.violations else worst(check.state for check in self.checks)
 
 
@@ -177,12 +182,14 @@ class RunVerdict:
 
     @property
     def status(self) -> State:
-        """The worst state of its drills."""
-        return worst(drill.status for drill in self.drills)
+        """The worst state of its drills, without those that the target cannot run; `not_run` if it can run none of them."""
+        if self.drills and self.not_run == len(self.drills):
+            return State.NOT_RUN
+        return worst(drill.status for drill in self.drills if not drill.not_run)
 
     @property
     def decision(self) -> str:
-        """`go` if there is at least one drill and all of them pass, else `no_go`."""
+        """`go` if at least one drill ran and all that ran pass, else `no_go`."""
         return "go" if self.status is State.PASS else "no_go"
 
     @property
@@ -192,8 +199,13 @@ class RunVerdict:
 
     @property
     def failures(self) -> int:
-        """The number of drills that did not pass."""
-        return sum(drill.status is not State.PASS for drill in self.drills)
+        """The number of drills that ran and did not pass."""
+        return sum(drill.status is not State.PASS for drill in self.drills if not drill.not_run)
+
+    @property
+    def not_run(self) -> int:
+        """The number of drills that the target cannot run. The decision does without them."""
+        return sum(bool(drill.not_run) for drill in self.drills)
 
     @property
     def exit_code(self) -> ExitCode:

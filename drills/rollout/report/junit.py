@@ -41,7 +41,7 @@ def of_run(verdict: RunVerdict) -> bytes:
     """The drills of a run. Each violated invariant is a separate failed test case."""
     suites = []
     for drill in verdict.drills:
-        cases = [Case(check.name, check.state, check.reason) for check in drill.checks]
+        cases = [Case(check.name, check.state, check.reason, check.is_required) for check in drill.checks]
         cases += [
             Case(f"invariant.{each.invariant}", State.FAIL, f"{each.count}, first {each.first}") for each in drill.violations
         ]

@@ -12,7 +12,7 @@ from types import FrameType
 
 import pyarrow as pa
 
-from sim.base.errors import UsageError
+from sim.base.errors import NotRunnableError, UsageError
 from sim.drill.model import Drill
 from sim.drill.system_model import SystemModel
 from sim.engines.fleet.limits import unfit, unfit_habits
@@ -73,9 +73,9 @@ def check(
     switches: Switches | None = None,
     protocol: str = registry.DEFAULT,
 ) -> None:
-    """Raise `UsageError` for a drill, a model, switches or a protocol that this engine cannot simulate."""
+    """Raise `NotRunnableError` for a protocol, `UsageError` for anything else that this engine cannot simulate."""
     if habits := unfit_habits(registry.server_forms(protocol).profile):
-        raise UsageError(
+        raise NotRunnableError(
             f"--protocol {protocol}: the fleet engine does not simulate its server ({', '.join(habits)}); use another engine."
         )
     for key, value, why in unfit(drill, model or SystemModel(), switches or Switches()):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from sim.base.errors import UsageError
+from sim.base.errors import NotRunnableError, UsageError
 from sim.drill.fault_bases import ClientFault, Fault
 from sim.drill.fault_kinds import (
     AnyFault,
@@ -43,18 +43,20 @@ def connections(drill: Drill) -> int:
 
 
 def require_allowed(drill: Drill, endpoints: Endpoints) -> None:
-    """Raise `UsageError` for a drill that the target does not allow or that is impossible on it."""
-    if drill.variants:
-        raise UsageError(f"drill '{drill.name}' runs several variants, which start their own services. Leave --target out.")
+    """Raise `NotRunnableError` for a drill that the target cannot run, `UsageError` for one that it does not allow."""
     if endpoints.kind == "production":
         _require_harmless(drill, endpoints)
+    if drill.variants:
+        raise NotRunnableError(
+            f"drill '{drill.name}' runs several variants, which start their own services. Leave --target out."
+        )
     _require_usual_tokens(drill)
     if not endpoints.has_socket:
         _require_no_clients(drill, endpoints)
-    if endpoints.rules.caps is not None:
-        _require_capped(drill, endpoints, endpoints.rules.caps)
     for fault in drill.faults:
         _require_possible(drill, fault, endpoints)
+    if endpoints.rules.caps is not None:
+        _require_capped(drill, endpoints, endpoints.rules.caps)
 
 
 def _require_harmless(drill: Drill, endpoints: Endpoints) -> None:
@@ -70,13 +72,13 @@ def _require_harmless(drill: Drill, endpoints: Endpoints) -> None:
 
 
 def _require_no_clients(drill: Drill, endpoints: Endpoints) -> None:
-    """Raise `UsageError` for a drill whose question is about clients, on a target without a socket."""
+    """Raise `NotRunnableError` for a drill whose question is about clients, on a target without a socket."""
     wanted = [
         *(f"the fault {fault.kind}" for fault in drill.faults if isinstance(fault, ClientFault)),
         *(f"the negative client {client}" for client in drill.expect.negative_clients),
     ]
     if wanted:
-        raise UsageError(
+        raise NotRunnableError(
             f"drill '{drill.name}' has {', '.join(dict.fromkeys(wanted))}, which needs clients, and target "
             f"'{endpoints.name}' has no socket ('socket = false'). Run a drill of publishes, such as 'concurrent_appends'."
         )
@@ -86,7 +88,7 @@ def _require_usual_tokens(drill: Drill) -> None:
     wanted, usual = drill.runtime, RuntimeSettings()
     own = [key for key in usual.__struct_fields__ if key.startswith("token_") and getattr(wanted, key) != getattr(usual, key)]
     if own:
-        raise UsageError(
+        raise NotRunnableError(
             f"drill '{drill.name}' sets token lifetimes of the service ('runtime.{own[0]}'), "
             "which only the embedded mock can do. Leave --target out."
         )
@@ -127,12 +129,12 @@ def _require_possible(drill: Drill, fault: AnyFault, endpoints: Endpoints) -> No
     if fault.kind in endpoints.rules.hooks or not needs_server(fault):
         return
     if not endpoints.is_mock:
-        raise UsageError(
+        raise NotRunnableError(
             f"drill '{drill.name}' has the fault {fault.kind}, which needs the server, and target '{endpoints.name}' has no "
             f"hook for it. Add [targets.{endpoints.name}.hooks.{fault.kind}] to the targets file, or run another drill."
         )
     if isinstance(fault, KillRuntime):
-        raise UsageError(
+        raise NotRunnableError(
             f"drill '{drill.name}' kills the service's process, which only works on the embedded mock. Leave --target out."
         )
 
