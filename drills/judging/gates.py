@@ -81,6 +81,8 @@ def _remarks(history: History, paced: Share) -> Iterator[str]:
     yield from history.header.remarks
     if paced.hits:
         yield f"{paced.hits} of {paced.n} connects waited for the target's cap: this storm was paced, so it shows less."
+    for name, why in history.header.unasked.items():
+        yield f"The negative client {name} was left out: {why}."
     if hooks := history.header.hooks:
         yield f"{len(hooks)} hook commands were run; their output is in {HOOKS_FOLDER}/ of the drill's folder."
     polls = server_metrics.polls(history)

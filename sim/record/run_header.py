@@ -49,6 +49,7 @@ class RunHeader(msgspec.Struct, kw_only=True):
     streams: dict[str, StreamLimits] = {}  # what the service promises of each stream, by its id
     malformed_kinds: list[str] = []  # the malformed frames that negative clients send
     negative_clients: dict[str, str] = {}  # client index -> name of the negative client
+    unasked: dict[str, str] = {}  # names of negative clients that were left out -> why
     has_socket: bool = True  # without one there are no clients, and checks of clients have no data
     auditor: int = -1  # index of the client that reads all retained events at the end
     duration_s: float = 0.0  # of the run, by its clock

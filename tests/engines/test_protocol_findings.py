@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from sim.base.errors import UsageError
 from sim.record.observations import Kind
 from tests import protocol_findings as table
 from tests.engines.test_engines_agree import both, judged, observed
@@ -61,6 +60,7 @@ def test_what_a_protocol_cannot_tell_is_stated_beside_the_decision(tmp_path: Pat
 
 
 @pytest.mark.parametrize("protocol", table.PROTOCOLS)
-def test_the_fleet_engine_refuses_a_server_that_it_does_not_simulate(tmp_path: Path, protocol: str):
-    with pytest.raises(UsageError, match=f"--protocol {protocol}: the fleet engine does not simulate its server"):
-        storm(tmp_path, small("reconnect_storm"), engine="fleet", protocol=protocol)
+def test_the_fleet_engine_does_not_run_a_server_that_it_does_not_simulate(tmp_path: Path, protocol: str):
+    verdict = storm(tmp_path, small("reconnect_storm"), engine="fleet", protocol=protocol)
+    assert verdict.status == "not_run"
+    assert f"--protocol {protocol}: the fleet engine does not simulate its server" in verdict.not_run

@@ -42,7 +42,8 @@ def _negative_clients(case: Case, threshold: Threshold | None) -> Answer:
     if wrong := [why for text in refused if (why := _wrong_code(text, case.states_codes))]:
         return Answer(State.FAIL, len(wrong), n, f"refused with a wrong code: {', '.join(wrong)}")
     answered = {text.partition(":")[0] for text in refused}
-    silent = [kind for kind in case.drill.expect.negative_clients if kind not in answered]
+    unasked = case.history.header.unasked
+    silent = [kind for kind in case.drill.expect.negative_clients if kind not in answered and kind not in unasked]
     if silent:
         state = State.INCONCLUSIVE if n else State.NO_DATA
         return Answer(state, NAN, n, f"no answer to the negative clients {', '.join(silent)}")

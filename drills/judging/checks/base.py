@@ -1,12 +1,13 @@
 """The input and the result of a check, and the three ways to decide: by a ratio, by a percentile, by a count."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import msgspec
 
+from drills.judging.checks.registry import MISUSES
 from drills.judging.checks.specs import FIXED_RULE, CheckSpec, Origin
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import CheckResult, State
@@ -21,6 +22,12 @@ from sim.record.ledger import Ledger
 from sim.server.settings import RuntimeSettings
 
 NAN = float("nan")
+# The checks that read the answers to negative clients, each with their names; empty: all.
+_OF_NEGATIVE_CLIENTS: Mapping[str, tuple[str, ...]] = {
+    "drill.negative_clients": (),
+    "drill.misusers_served": MISUSES,
+    "drill.malformed_frames": ("malformed_frames",),
+}
 _EARLY_SHARE = 0.5  # [ours] share of the normal time until a renewal; sooner is early
 
 
@@ -39,9 +46,21 @@ class Case:
     def lacks(self, spec: CheckSpec) -> str:
         """Return what the run's protocol lacks for a check, in words; empty: nothing, or the run does not state it."""
         stated = self.history.header.capabilities
+        if why := self._unasked(spec):
+            return why
         if spec.ability is None or not stated or spec.ability.holds(self._capabilities):
             return ""
         return f"protocol '{self.history.header.protocol}' cannot tell: {spec.ability.without}"
+
+    def _unasked(self, spec: CheckSpec) -> str:
+        """Why no negative client of a check could ask its question; empty: one could, or the check reads none."""
+        if spec.name not in _OF_NEGATIVE_CLIENTS:
+            return ""
+        kinds, unasked = _OF_NEGATIVE_CLIENTS[spec.name], self.history.header.unasked
+        names = [name for name in self.drill.expect.negative_clients if not kinds or name in kinds]
+        if not names or not unasked.keys() >= set(names):
+            return ""
+        return f"no negative client could ask: {', '.join(f'{name} ({unasked[name]})' for name in dict.fromkeys(names))}"
 
     @property
     def states_codes(self) -> bool:

@@ -141,10 +141,11 @@ class DrillRun:
     def _make_fleet(self) -> None:
         """Create the clients for the users of this process, and the negative clients."""
         drill, fleet = self.plan.drill, self.plan.drill.fleet.clients
-        for number in range(fleet + len(drill.expect.negative_clients)):
+        negative = client_setup.negative_clients(drill, self.header, self._endpoints.endpoints)
+        for number in range(fleet + len(negative)):
             if number >= fleet:
-                self.header.negative_clients[str(number)] = drill.expect.negative_clients[number - fleet]
-                self._client_pool.add(number, drill.expect.negative_clients[number - fleet])
+                self.header.negative_clients[str(number)] = negative[number - fleet]
+                self._client_pool.add(number, negative[number - fleet])
             elif not self._workers:
                 self._free.append(number)
                 self._client_pool.add(number)

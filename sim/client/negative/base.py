@@ -10,6 +10,8 @@ class NegativeClient(Session):
 
     name = ""
     expects: tuple[str, ...] = ()
+    needs_forms = False  # it sends messages that only the protocol's own forms have
+    needs_tokens = False
 
     @property
     def _forms(self) -> NegativeForms:

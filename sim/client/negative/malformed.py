@@ -25,6 +25,7 @@ class MalformedFrames(NegativeClient):
     """
 
     name = "malformed_frames"
+    needs_forms = True
     _at = 0  # index of the current or next form
     _kind = _ref = _fence = ""  # of the current form, and of the heartbeat after it
     _heard = ""  # the form's answer, until the heartbeat is answered

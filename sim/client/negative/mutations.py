@@ -17,6 +17,7 @@ class AnyMutation(NegativeClient):
     """Each time it goes live, requests all kinds of mutations at once, each with its own reference."""
 
     name = "any_mutation"
+    needs_forms = True
     _asked: frozenset[str] = frozenset()  # references of unanswered requests
 
     _has_ended = False  # the channel, because of a question on this connection

@@ -22,6 +22,19 @@ NEGATIVE_CLIENTS: dict[str, type[NegativeClient]] = {client.name: client for cli
 EXPECTED: dict[str, tuple[str, ...]] = {client.name: client.expects for client in _ALL}
 
 
+def why_unasked(name: str, *, has_forms: bool, has_tokens: bool) -> str:
+    """Return why a negative client cannot ask its question, in words; empty: it can.
+
+    `has_forms`: its protocol states the messages of negative clients; `has_tokens`: the target mints tokens.
+    """
+    client = NEGATIVE_CLIENTS.get(name)
+    if client is not None and client.needs_forms and not has_forms:
+        return "its protocol states no messages of negative clients"
+    if client is not None and client.needs_tokens and not has_tokens:
+        return "the target has no tokens"
+    return ""
+
+
 def session_class(negative_client: str | None) -> type[Session]:
     """Return the session class of a negative client by its name; None: of an ordinary client. Raises `UsageError`."""
     if negative_client is None:

@@ -27,6 +27,7 @@ class ExpiredToken(NegativeClient):
     """
 
     name = "expired_token"
+    needs_tokens = True
     expects: tuple[str, ...] = ("token_expired",)
     _void: Token | None = None  # the token that the service called void
     _tried: Token | None = None  # the token whose connect was answered
@@ -83,6 +84,8 @@ class RevokedToken(ExpiredToken):
 
 class BadToken(OneQuestion):
     """Connects with a token that must be refused. Subclasses make it from a valid one, and decide when to use it."""
+
+    needs_tokens = True
 
     def _misuse(self, token: str) -> str:
         """Return the text to connect with; `token` is a valid one."""
@@ -222,6 +225,8 @@ class PrematureToken(BadToken):
 class ForbiddenMint(OneQuestion):
     """Asks the control service for a token that must not be granted."""
 
+    needs_tokens = True
+
     @property
     def token_request(self) -> TokenRequest:
         """See `Session`."""
@@ -246,6 +251,7 @@ class ForbiddenMint(OneQuestion):
 class ForeignTopicMint(ForbiddenMint):
     """Requests another user's topic. The contract defines the status (403 or 422), not the code."""
 
+    needs_forms = True
     name, expects = "foreign_topic_mint", ("scope_not_allowed", "unsupported_topic", "http_403", "http_422")
 
     def _forbidden(self, request: TokenRequest) -> TokenRequest:
@@ -255,6 +261,7 @@ class ForeignTopicMint(ForbiddenMint):
 class UnsupportedTopicMint(ForbiddenMint):
     """Requests a topic that does not exist."""
 
+    needs_forms = True
     name, expects = "unsupported_topic_mint", ("unsupported_topic", "http_422")
 
     def _forbidden(self, request: TokenRequest) -> TokenRequest:
@@ -273,6 +280,7 @@ class EndlessTokenMint(ForbiddenMint):
 class ForbiddenTopic(OneQuestion):
     """Once live, subscribes to a run that its token does not grant."""
 
+    needs_forms = needs_tokens = True
     name, expects = "forbidden_topic", ("forbidden_topic",)
     _question_ref = ""
 

@@ -15,6 +15,7 @@ from sim.client.actions import ClientSettings, Token
 from sim.client.checkpoints import damage, restore, stored
 from sim.client.cursor import Cursor, number_of
 from sim.client.marks import Acknowledged
+from sim.client.negative.registry import why_unasked
 from sim.client.negative.tokens import RevokedToken
 from sim.client.session import Session
 from sim.client.transitions import CONNECTED
@@ -65,6 +66,19 @@ def target_settings(drill: Drill, seed: int, marker_run: str, endpoints: Endpoin
     met = drill if endpoints.is_mock else msgspec.structs.replace(drill, runtime=endpoints.service)
     settings = client_settings(met, seed, marker_run, endpoints.protocol)
     return replace(settings, payload_pointer=endpoints.payload_pointer, protocol_options=endpoints.protocol_options)
+
+
+def negative_clients(drill: Drill, header: RunHeader, endpoints: Endpoints | None) -> tuple[str, ...]:
+    """Return the negative clients of a run; records in its header those that cannot ask their question, and why.
+
+    `endpoints`: of the target; None: a simulated service.
+    """
+    has_forms = registry.get(header.protocol).negative_forms is not None
+    has_tokens = endpoints is None or endpoints.forms.token.source != "none"
+    named = drill.expect.negative_clients
+    found = {name: why_unasked(name, has_forms=has_forms, has_tokens=has_tokens) for name in named}
+    header.unasked = {name: why for name, why in found.items() if why}
+    return tuple(name for name in named if not found[name])
 
 
 def is_there(session: Session, now: float) -> bool:

@@ -365,7 +365,8 @@ class _SocketsRun:
 
     def _make_clients(self, links: LinkActions) -> None:
         """Create the fleet, then the negative clients."""
-        fleet, negative = self._drill.fleet, self._drill.expect.negative_clients
+        fleet = self._drill.fleet
+        negative = client_setup.negative_clients(self._drill, self._header, self._http.endpoints)
         topics, runs = [stream.topic for stream in self._streams], self._drill.load.run_streams
         for number, name in enumerate((None,) * fleet.clients + negative):
             own = client_setup.topics_of(number, topics[:runs], topics[runs:], fleet.topics_per_client)

@@ -230,7 +230,7 @@ class _VirtualRun:
 
     def _make_clients(self) -> None:
         """Create the fleet, then the negative clients."""
-        fleet, negative = self._drill.fleet, self._drill.expect.negative_clients
+        fleet, negative = self._drill.fleet, client_setup.negative_clients(self._drill, self._header, None)
         for number, name in enumerate((None,) * fleet.clients + negative):
             topics = client_setup.topics_of(number, self._run_topics, self._other_topics, fleet.topics_per_client)
             self._clients.append(self._client(number, name, topics))
