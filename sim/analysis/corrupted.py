@@ -7,7 +7,7 @@ import numpy as np
 
 from sim.record.history import History, Mask, Rows
 from sim.record.observations import Kind
-from sim.server.disorder import client_key, concerns, concerns_event
+from sim.server.delivery.disorder import client_key, concerns, concerns_event
 from sim.server.tokens import device_id
 
 _IN_FLIGHT_S = 2.0  # [ours] a corrupted frame may still be in flight this long after the fault

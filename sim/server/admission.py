@@ -8,8 +8,8 @@ from sim.base.randomness import draw
 from sim.protocols.events import Problem, Refused
 from sim.protocols.intents import Compatibility, Join, Subscribe
 from sim.protocols.profile import ServerProfile
-from sim.server.connection import Connection
 from sim.server.counters import Counters
+from sim.server.delivery.connection import Connection
 from sim.server.deployment import Throttle
 from sim.server.settings import RuntimeSettings, Switches
 from sim.server.tokens import Claims, Keyring, TokenRefusedError, may_read, verify

@@ -44,7 +44,7 @@ class RuntimeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LiveFault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A fault of live updates: the affected shares of clients and of events; see `sim.server.disorder`."""
+    """A fault of live updates: the affected shares of clients and of events; see `sim.server.delivery.disorder`."""
 
     clients: Share
     events: Share

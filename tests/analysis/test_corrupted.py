@@ -4,7 +4,7 @@ import pytest
 
 from sim.analysis import corrupted
 from sim.record.observations import Kind
-from sim.server.disorder import client_key, concerns, concerns_event
+from sim.server.delivery.disorder import client_key, concerns, concerns_event
 from sim.server.tokens import device_id
 from tests.analysis.test_invariants import broken
 from tests.histories import STREAM, Story, good_storm

@@ -4,7 +4,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from sim.server.disorder import LIVE_FAULTS
+from sim.server.delivery.disorder import LIVE_FAULTS
 from sim.server.settings import LiveFault
 from tests.client.server_double import RUN, SMALL, TOPICS, WORKER, InMemoryService, RuntimeSettings
 

@@ -6,7 +6,7 @@ import pytest
 from sim.base.errors import MalformedFrameError
 from sim.protocols.spacetime.codec import decode_server, encode_server
 from sim.protocols.spacetime.frames import Malformed, Subscribe, UpdateBatch
-from sim.server.disorder import LIVE_FAULTS, client_key, concerns
+from sim.server.delivery.disorder import LIVE_FAULTS, client_key, concerns
 from sim.server.settings import LiveFault, Switches
 from tests.server.runtime_driver import A as TOPIC
 from tests.server.runtime_driver import RuntimeDriver, is_intact, seqs

@@ -13,8 +13,8 @@ import msgspec
 
 from sim.base.randomness import draw
 from sim.protocols.events import Batch, CaughtUp, Event, Hash, Item, Malformed, Message
-from sim.server.connection import Connection
 from sim.server.counters import Counters
+from sim.server.delivery.connection import Connection
 from sim.server.misbehaviours import seq_of
 from sim.server.settings import LiveFault, Switches
 

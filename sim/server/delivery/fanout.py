@@ -10,8 +10,8 @@ import msgspec
 
 from sim.protocols.events import Activity, Batch, CaughtUp, Event, Hash, Head, Item, Message, Position, Repeated, Whose
 from sim.server import misbehaviours
-from sim.server.connection import Connection
 from sim.server.counters import Counters
+from sim.server.delivery.connection import Connection
 from sim.server.misbehaviours import seq_of
 from sim.server.settings import RuntimeSettings, Switches
 from sim.server.stream_log import Entry
