@@ -89,6 +89,7 @@ class Feed:
     asked_at: float = -NEVER
     live_since: float = NEVER
     is_down: bool = False  # its subscription was lost, and not only a poll ended
+    is_polled: bool = False  # only a poll ended: the next one may wait for events, so it has no reply time-out
     end_code: str = ""  # the code with which the server ended it for good
 
 
@@ -133,7 +134,9 @@ class Feeds:
                 self._feeds[stream].retry_at = NEVER
             if self._has_own_connections:
                 feed = self[stream]
-                feed.asked_at, feed.reply_by, feed.silent_at = now, now + timeout_s, now + silence_s
+                feed.asked_at, feed.silent_at = now, now + silence_s
+                feed.reply_by = NEVER if feed.is_polled else now + timeout_s
+                feed.is_polled = False
 
     def hear(self, message: Message, now: float, silence_s: float) -> None:
         """Take the signs of life in a message."""
@@ -153,7 +156,7 @@ class Feeds:
         feed = self[stream]
         feed.reply_by = feed.silent_at = NEVER
         if self._has_own_connections and hint.step is Step.RESUBSCRIBE:
-            feed.retry_at = max(now, feed.asked_at + MIN_POLL_S)
+            feed.retry_at, feed.is_polled = max(now, feed.asked_at + MIN_POLL_S), True
             return None
         feed.retries.count(live_for_s=now - feed.live_since)
         feed.live_since = NEVER

@@ -452,7 +452,7 @@ class Session(Lifecycle):
         had_position = self.replica.take_unknown(event)
         if event.subscribed_at is not None:
             self._answered([event.stream], now, ends=self._reply_ends_replay)
-        elif event.ref and had_position:
+        elif had_position and (event.ref or not self._capabilities.is_one_connection):
             self._subscribe(now, [event.stream])
         else:
             self._leave(DisconnectReason.STALE_CURSOR, now)

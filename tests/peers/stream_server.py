@@ -87,7 +87,8 @@ class StreamServer:
 
     @staticmethod
     def _whole(writer, status, body, kind="text/plain"):
-        writer.write(f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode() + body)
 
     async def _grows(self, name, at, within_s, reader):
         until = self._loop.time() + within_s
@@ -103,7 +104,7 @@ class StreamServer:
             await self._grows(name, at, POLL_S, reader)
         log = self.logs[name][: None if self.limit is None else at + self.limit]
         if at and at == len(log):
-            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+            writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
             return
         items = [[self.position(name, number + 1), json.loads(log[number])] for number in range(at, len(log))]
         up_to_date = len(log) == len(self.logs[name])

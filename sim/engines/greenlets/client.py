@@ -45,6 +45,14 @@ class TcpEnd(Wire):
         else:
             self._ask()
 
+    def take_over(self, other: "TcpEnd") -> bool:
+        """Send the request on the TCP connection of an answered one. Return whether there was one."""
+        self._tcp, other._tcp, other.is_reusable = other._tcp, None, False
+        self.is_second = self._tcp is not None
+        if self._tcp is not None and self._owner is not None:
+            self._ask()
+        return self._tcp is not None
+
     def take(self, within_s: float) -> None:
         """Read once, for at most `within_s`, and report the result to the owner."""
         assert self._tcp is not None
@@ -215,6 +223,10 @@ class WireClient(SessionDriver):
             self._failed(wire)
 
     def _dial(self, wire: TcpEnd, within_s: float) -> bool:
+        if (other := self._reusable_for(wire)) is not None and wire.take_over(other):  # type: ignore[arg-type]
+            return True
+        for wait_s in self._waits_to_dial():
+            gevent.sleep(wait_s)
         if self._clock.now() < self._offline_until:
             return False
         try:

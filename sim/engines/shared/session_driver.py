@@ -4,7 +4,7 @@ The subclasses wait: `ClientDriver` with asyncio callbacks, and `WireClient` (lo
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from sim.base.clocks import RunClock
 from sim.base.errors import TargetError
@@ -37,10 +37,13 @@ class SessionDriver(ABC):
         self._clock = clock
         self._recorder = recorder
         self._wires: dict[int, Wire] = {}  # opening or open, by the adapter's identifier
+        self._answered: list[Wire] = []  # whose TCP connections can carry another request
+        self._reuses = True  # the server does not close such a connection without saying so
         self._connection: adapter.Connection | None = None  # implements the protocol over the wires
         self._offline_until = 0.0
         self._is_dead = False
         self._pacer = pacer  # limits the connects of all clients to the target's cap
+        self._paces_requests = not session.settings.capabilities.is_one_connection  # each opens a TCP connection
         self._may_connect_at = 0.0  # when the pacer allows the next connect; 0: nothing is reserved
         self._asked_at = 0.0  # when the client reserved that connect
 
@@ -63,15 +66,24 @@ class SessionDriver(ABC):
         connection, cut = self._connection, self._drop_wires()
         for wire in cut:
             if connection is not None and connection is self._connection:
-                self._take(connection.closed(wire.id, TransportEnd()))
+                self._take(connection, connection.closed(wire.id, TransportEnd()))
         return bool(cut)
 
     def _drop_wires(self) -> list[Wire]:
         """Abort all connections; returns them."""
         dropped, self._wires = list(self._wires.values()), {}
-        for wire in dropped:
+        for wire in dropped + self._answered:
             wire.abort()
+        self._answered.clear()
         return dropped
+
+    def _reusable_for(self, wire: Wire) -> Wire | None:
+        """Return an answered request whose TCP connection may carry this one."""
+        self._answered = [each for each in self._answered if each.is_reusable]
+        found = next((each for each in self._answered if each.origin == wire.origin), None)
+        if found is not None:
+            self._answered.remove(found)
+        return found
 
     def come_online(self) -> None:
         """Allow connects again, correct the clock, and restart a process that is still dead."""
@@ -102,14 +114,15 @@ class SessionDriver(ABC):
 
     def socket_open(self, wire: Wire, status: int, headers: Mapping[str, str]) -> None:
         """See `Owner`."""
-        if self._connection is not None:
-            self._take(self._connection.opened(wire.id, status, headers))
+        if (connection := self._connection) is not None:
+            self._take(connection, connection.opened(wire.id, status, headers))
 
     def socket_message(self, wire: Wire, data: bytes, is_text: bool) -> None:
         """See `Owner`."""
-        if self._connection is None:
+        if (connection := self._connection) is None:
             return
-        message, now, session = self._connection.received(wire.id, data, is_text), self._clock.now(), self.session
+        message, now, session = connection.received(wire.id, data, is_text), self._clock.now(), self.session
+        self._obey(connection)
         if (run := session.settings.run_of(message)) is not None and session.follow(run, now):
             self._noticed(now, run.notices)  # nothing else follows from it
         else:
@@ -120,8 +133,13 @@ class SessionDriver(ABC):
         """See `Owner`."""
         if self._wires.get(wire.id) is wire:
             del self._wires[wire.id]
-        if self._connection is not None:
-            self._take(self._connection.closed(wire.id, end))
+            if wire.is_reusable and self._reuses:
+                self._answered.append(wire)
+            elif wire.is_reusable:
+                wire.close()
+            self._reuses = self._reuses and not wire.failed_on_reuse
+        if (connection := self._connection) is not None:
+            self._take(connection, connection.closed(wire.id, end))
 
     def _failed(self, wire: Wire) -> None:
         """Handle a TCP connection that could not be opened."""
@@ -129,7 +147,8 @@ class SessionDriver(ABC):
             wire.abort()
             self.socket_ended(wire, TransportEnd())
 
-    def _take(self, message: Message) -> None:
+    def _take(self, connection: adapter.Connection, message: Message) -> None:
+        self._obey(connection)
         self.session.received(message, self._clock.now())
         self._pump()
 
@@ -155,8 +174,9 @@ class SessionDriver(ABC):
             if self._connection is not None:
                 self._hand_over(self._connection, self._connection.send(action.intent))
         elif isinstance(action, Close):
-            wires, self._wires, self._connection = self._wires, {}, None
-            for wire in wires.values():
+            wires, self._wires, self._connection = [*self._wires.values(), *self._answered], {}, None
+            self._answered.clear()
+            for wire in wires:
                 wire.close()
         elif isinstance(action, Connect):
             self._drop_wires()
@@ -202,7 +222,7 @@ class SessionDriver(ABC):
 
     def _must_wait(self) -> bool:
         """Return whether the target's cap forbids a connect now. When a connect is allowed, record how long it waited."""
-        if self._pacer is None:
+        if self._pacer is None or self._paces_requests:
             return False
         now = self._clock.now()
         if not self._may_connect_at:
@@ -212,9 +232,19 @@ class SessionDriver(ABC):
         if self._may_connect_at > now + NO_WAIT_S:
             return True
         self._may_connect_at = 0.0
-        if (waited_s := now - self._asked_at) > NO_WAIT_S:
-            self._recorder.add(now - self._clock.began, "paced", self.session.client, value=waited_s * 1000)
+        self._note_wait(self._asked_at, now)
         return False
+
+    def _waits_to_dial(self) -> Iterator[float]:
+        """Yield seconds to sleep until the target's cap allows a request its own TCP connection."""
+        if self._pacer is not None and self._paces_requests:
+            asked_at = self._clock.now()
+            yield from self._pacer.waits(self._clock.now)
+            self._note_wait(asked_at, self._clock.now())
+
+    def _note_wait(self, asked_at: float, now: float) -> None:
+        if (waited_s := now - asked_at) > NO_WAIT_S:
+            self._recorder.add(now - self._clock.began, "paced", self.session.client, value=waited_s * 1000)
 
     # --- what a subclass does -----------------------------------------------------------------------
 

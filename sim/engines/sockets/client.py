@@ -86,6 +86,12 @@ class ClientDriver(SessionDriver):
         task.add_done_callback(self._tasks.discard)
 
     async def _dial(self, wire: TcpEnd) -> None:
+        if (other := self._reusable_for(wire)) is not None and wire.take_over(other):  # type: ignore[arg-type]
+            return
+        for wait_s in self._waits_to_dial():
+            await asyncio.sleep(wait_s)
+        if self._wires.get(wire.id) is not wire:  # cut while it waited
+            return
         if self._clock.now() < self._offline_until:
             self._failed(wire)
             return

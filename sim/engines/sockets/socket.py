@@ -27,6 +27,16 @@ class TcpEnd(Wire, asyncio.Protocol):
         else:
             self._transport.pause_reading()
 
+    def take_over(self, other: "TcpEnd") -> bool:
+        """Send the request on the TCP connection of an answered one. Return whether that connection is still open."""
+        transport, other._transport, other.is_reusable = other._transport, None, False
+        if transport is None or transport.is_closing():
+            return False
+        self.is_second = True
+        transport.set_protocol(self)
+        self.connection_made(transport)
+        return True
+
     # --- the event loop's side ----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

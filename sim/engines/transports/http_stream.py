@@ -17,7 +17,7 @@ class HttpStream(Wire):
     """See `Wire`. The parts of an SSE body are reported as they come, the body of a long poll as one message.
 
     A status that does not accept is reported as the end, with the body's first 64 KiB. An answer that ended as it should is
-    reported with its status, one that was cut without.
+    reported with its status, one that was cut without. After a long poll, the TCP connection stays open if the peer allows it.
     """
 
     def __init__(self, owner: Owner, wanted: Open) -> None:
@@ -26,7 +26,7 @@ class HttpStream(Wire):
         self._is_poll = wanted.transport is Transport.LONG_POLL
         self._answer = _Answer()
         self._parser: Any = httptools.HttpResponseParser(self._answer)
-        self._answer.status_of = self._parser.get_status_code
+        self._answer.status_of, self._answer.keeps = self._parser.get_status_code, self._parser.should_keep_alive
         self._outgoing: list[bytes] = []
         self._body = bytearray()
         self._head_bytes = 0
@@ -44,6 +44,10 @@ class HttpStream(Wire):
 
     def _take_bytes(self, data: bytes) -> None:
         answer = self._answer
+        if self.is_reusable:  # bytes after the answer
+            self._take_end(None)
+            self._hang_up()
+            return
         if not answer.has_head:
             self._head_bytes += len(data)
         try:
@@ -72,7 +76,15 @@ class HttpStream(Wire):
         elif answer.is_complete:
             self._finish(self._complete())
 
+    def _take_end(self, error: Exception | None) -> None:
+        self.is_reusable = False
+        super()._take_end(error)
+
     def _take_eof(self) -> None:
+        if self.is_reusable:
+            self._take_end(None)
+            self._hang_up()
+            return
         answer = self._answer
         self._finish(self._complete() if answer.has_head and answer.ends_with_connection else TransportEnd())
 
@@ -86,8 +98,11 @@ class HttpStream(Wire):
         return TransportEnd(status=answer.status, headers=answer.headers)
 
     def _finish(self, end: TransportEnd) -> None:
+        answer = self._answer
+        self.is_reusable = self._is_poll and answer.is_accepted and answer.is_complete and answer.keeps_connection
         self._end(end)
-        self._hang_up()
+        if not self.is_reusable:
+            self._hang_up()
 
 
 class _Answer:
@@ -95,9 +110,10 @@ class _Answer:
 
     def __init__(self) -> None:
         self.status_of: Callable[[], int] = int
+        self.keeps: Callable[[], bool] = bool
         self.status = 0
         self.headers: dict[str, str] = {}
-        self.has_head = self.is_complete = False
+        self.has_head = self.is_complete = self.keeps_connection = False
         self._parts: list[bytes] = []
 
     @property
@@ -130,13 +146,15 @@ class _Answer:
 
     def on_message_complete(self) -> None:
         self.is_complete = self.has_head
+        self.keeps_connection = self.keeps()  # the parser knows it only now
 
 
 def _request(wanted: Open, host: str) -> bytes:
     url = urlsplit(wanted.url)
     path = (url.path or "/") + (f"?{url.query}" if url.query else "")
     accept = "text/event-stream" if wanted.transport is Transport.SSE else "*/*"
-    headers = {"host": host, "accept": accept, "connection": "close"} | {k.lower(): v for k, v in wanted.headers.items()}
+    keeps = "keep-alive" if wanted.transport is Transport.LONG_POLL else "close"
+    headers = {"host": host, "accept": accept, "connection": keeps} | {k.lower(): v for k, v in wanted.headers.items()}
     lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
     if any("\r" in line or "\n" in line for line in lines):
         raise TargetError(f"{wanted.url}: the request has a line break in its URL or in a header.")

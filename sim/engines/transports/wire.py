@@ -39,6 +39,18 @@ class Wire(ABC):
         self.host, self.port = url.hostname or "", url.port or (443 if self.is_secure else 80)
         self._owner: Owner | None = owner
         self._is_open = False
+        self.is_reusable = False  # its request was answered, and the TCP connection can carry another one
+        self.is_second = False  # the TCP connection was open before
+
+    @property
+    def origin(self) -> tuple[bool, str, int]:
+        """Where the TCP connection goes."""
+        return self.is_secure, self.host, self.port
+
+    @property
+    def failed_on_reuse(self) -> bool:
+        """Whether a TCP connection that was open before did not bring an accepted answer."""
+        return self.is_second and not self._is_open
 
     # --- the owner's side ---------------------------------------------------------------------------
 
