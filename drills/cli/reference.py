@@ -25,6 +25,7 @@ from drills.judging.checks import thresholds
 from drills.rollout.report import explain_checks
 from drills.rollout.setup import stages
 from drills.runs import catalog, targets
+from drills.third_party import findings, recipes
 from sim.base.atomic_files import write_whole
 from sim.base.exit_codes import ExitCode
 from sim.drill import model, system_model, target_rules
@@ -55,6 +56,7 @@ def pages() -> dict[str, str]:
         "plan-file": ("Sweep and search file", "What `plan sweep` and `plan find` read.", _file(Sweep)),
         "system-model": ("System model", _about(system_model), _file(system_model.SystemModel)),
         "observations": ("Observations", _about(observations), _observations()),
+        "real-servers": ("What stormgate finds on real servers", _FINDINGS, _real_servers()),
         "misbehaviours": ("Misbehaviours of the mock", "`--defect NAME` switches one on.", _misbehaviours()),
     }
     return {
@@ -284,6 +286,26 @@ def _observations() -> Iterator[str]:
 def _misbehaviours() -> Iterator[str]:
     rows = ((_code(name), text) for name, text in DEFECT_MEANINGS.items())
     return _table(("name", "what the server then does wrong"), rows)
+
+
+_FINDINGS = (
+    "Servers that nobody here wrote, drilled with no patch. `make servers` installs them, and the tests check each row. `sane` "
+    "is a configuration that is set up well; each other variant differs from it in one setting. Each command starts the "
+    "server, runs the drill and stops the server."
+)
+
+
+def _real_servers() -> Iterator[str]:
+    for recipe in map(recipes.get, recipes.NAMES):
+        rows = [
+            (_code(row.variant), _code(row.drill), row.expects.replace("_", "-"), ", ".join(map(_code, row.names)), row.says)
+            for row in findings.of(recipe.name)
+        ]
+        variants = [(_code(name), each.says) for name, each in recipe.variants.items()]
+        yield from (f"## {recipe.title} {recipe.version}", "", _sentence(recipe.says), "")
+        yield from _table(("variant", "what is set"), variants)
+        yield from _table(("variant", "drill", "result", "what is red", "why"), rows)
+        yield from ("The commands:", "", "```sh", *(row.command(recipe.name) for row in findings.of(recipe.name)), "```", "")
 
 
 def write(folder: Path = FOLDER) -> list[str]:

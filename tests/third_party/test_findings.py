@@ -1,0 +1,95 @@
+"""Drills on real servers of others, with no patch: each finds what `drills/third_party/findings` says, and no more."""
+
+from pathlib import Path
+
+import pytest
+
+from drills import CATALOG
+from drills.judging.checks.verdicts import DrillVerdict, State
+from drills.runs import results, running
+from drills.runs.request import Request
+from drills.third_party import findings, recipes
+from drills.third_party.findings import Finding
+from drills.third_party.recipe import SANE
+from drills.third_party.running import running as server_running
+from sim.drill import model as drills
+from tests.storms import OF_SIZE, OF_TIME
+
+ON_EACH = (
+    *("reconnect_storm", "network_flap", "half_open_sockets", "runtime_restart", "slow_consumer"),
+    *("stale_cursor", "dropped_delivery"),
+)
+ROWS = [(server, found) for server in recipes.NAMES for found in findings.of(server)]
+
+
+def called(row: object) -> str:
+    return f"{row.variant}-{row.drill}" if isinstance(row, Finding) else str(row)
+
+
+def judged(folder: Path, server: str, found: Finding) -> DrillVerdict:
+    """The verdict on one drill of a server that is started for it."""
+    drill = drills.load(CATALOG / f"{found.drill}.toml", found.overrides())
+    with server_running(server, found.variant, log=folder / "server.log") as up:
+        request = Request(
+            drills=(drill,),
+            engine="sockets",
+            target=up.name,
+            targets=up.targets_file,
+            seed=1,
+            defects=(),
+            thresholds=None,
+            out=folder,
+        )
+        (verdict,) = results.judge_run(running.run(request)).drills
+    return verdict
+
+
+def complaints(found: Finding, verdict: DrillVerdict) -> list[str]:
+    """What a verdict differs in from a row of the table, in words."""
+    if found.expects == "not_run":
+        return [] if verdict.status is State.NOT_RUN else [f"{verdict.status}, not not_run"]
+    red = {check.name: check.reason for check in verdict.checks if check.state in (State.FAIL, State.ERROR)}
+    red |= {each.invariant: each.first for each in verdict.violations}
+    shown = {name for name in red if name not in OF_TIME} - {"drill.invariants"}
+    wanted = set(found.names)
+    wrong = [f"not red: {name}" for name in sorted(wanted - shown)]
+    if found.variant == SANE:
+        wrong += [f"red: {name}: {red[name]}" for name in sorted(shown - wanted)]
+        wrong += [
+            f"{check.name} {check.state}: {check.reason}"
+            for check in verdict.checks
+            if check.is_required
+            and check.state in (State.NO_DATA, State.INCONCLUSIVE)
+            and check.name not in (*OF_TIME, *OF_SIZE, *wanted)
+            and found.expects != "inconclusive"
+        ]
+    if found.expects == "inconclusive" and verdict.status is not State.INCONCLUSIVE:
+        wrong.append(f"{verdict.status}, not inconclusive")
+    texts = " ".join(red[name] for name in wanted & shown)
+    if found.first and found.first not in texts:
+        wrong.append(f"the first occurrence does not say '{found.first}': {texts}")
+    return wrong
+
+
+@pytest.mark.parametrize(("server", "found"), [row for row in ROWS if row[1].ci], ids=called)
+def test_each_drill_finds_what_the_table_says(tmp_path: Path, server: str, found: Finding):
+    verdict = judged(tmp_path, server, found)
+    assert complaints(found, verdict) == [], (tmp_path / "server.log").read_text(errors="replace")[-2000:]
+
+
+@pytest.mark.parametrize("server", recipes.NAMES)
+def test_each_server_has_a_row_for_each_drill_and_four_wrong_variants(server: str):
+    rows = findings.of(server)
+    assert {row.drill for row in rows if row.variant == SANE} >= {*ON_EACH}
+    assert len({(row.variant, row.drill) for row in rows if row.expects == "no_go"}) >= 4
+    assert {row.variant for row in rows} == {SANE, *recipes.get(server).variants}
+    assert [row for row in rows if (row.expects == "no_go") != bool(row.names)] == []
+    assert [row for row in rows if row.expects != "go" and not row.says] == []
+
+
+@pytest.mark.parametrize("server", recipes.NAMES)
+def test_each_variant_differs_from_the_sane_one_in_one_setting(server: str):
+    recipe = recipes.get(server)
+    assert [name for name, variant in recipe.variants.items() if len(variant.settings) != 1] == []
+    assert [name for name, variant in recipe.variants.items() if variant.settings.items() <= recipe.settings.items()] == []
+    assert {key for variant in recipe.variants.values() for key in variant.settings} <= recipe.settings.keys()
