@@ -288,6 +288,7 @@ class Replica:
                 continue
             if batch.items or batch.after is not None:
                 touched[batch.stream] = cursor
+            hole |= batch.is_after_gap and self._take_gap(cursor, batch)
             for item in batch.items:
                 hole |= not self._take_item(cursor, item, batch.stream in replaying, first_replay)
             cursor.end_batch(batch.after)
@@ -362,6 +363,13 @@ class Replica:
     def _note_gap(self, cursor: Cursor, seq: int, detail: str, marker: int = -1) -> None:
         value = float(cursor.shown(cursor.watermark or 0))
         self._note("gap", cursor.stream, cursor.shown(seq), value=value, detail=detail, marker=marker)
+
+    def _take_gap(self, cursor: Cursor, batch: Batch) -> bool:
+        """Apply nothing until a replay has brought the missing events. Return True."""
+        cursor.reject()
+        if not batch.items:  # otherwise each of its events shows the gap
+            self._note_gap(cursor, -1, "live")
+        return True
 
     def _note_ungranted(self, topic: str, items: Iterable[Item]) -> None:
         for item in items:

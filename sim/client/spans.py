@@ -24,7 +24,7 @@ def spans_of(message: Message) -> tuple[Span, ...] | None:
     epochs: dict[str, str | None] = {}
     marks = [event for event in message if isinstance(event, Head)]
     for batch in [event for event in message if isinstance(event, Batch)]:
-        if batch.after is not None or batch.session is not None:
+        if batch.after is not None or batch.session is not None or batch.is_after_gap:
             return None
         for item in batch.items:
             seq = _next_seq(item, last.get(batch.stream), epochs.get(batch.stream))

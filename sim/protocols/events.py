@@ -209,7 +209,8 @@ class Batch(msgspec.Struct, frozen=True):
     """Events of one stream in the order of sending; may be empty.
 
     `after` is the position after the batch, if its events have none of their own; `session` is the session to resume.
-    `is_single`: in the protocol's form for one event.
+    `is_single`: in the protocol's form for one event. `is_after_gap`: deliveries before it are missing, by the protocol's own
+    count of them, which says more than the positions.
     """
 
     stream: str
@@ -217,6 +218,7 @@ class Batch(msgspec.Struct, frozen=True):
     after: Position | None = None
     session: str | None = None
     is_single: bool = False
+    is_after_gap: bool = False
 
 
 class Repeated(msgspec.Struct, frozen=True):

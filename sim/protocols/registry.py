@@ -16,7 +16,7 @@ from sim.protocols.profile import ServerForms
 
 DEFAULT = "spacetime"
 GROUP = "stormgate.protocols"
-_SHIPPED = ("spacetime", "phoenix_sync", "durable_streams")  # each has a `PROTOCOL` in its module `protocol`
+_SHIPPED = ("spacetime", "phoenix_sync", "nats_jetstream", "durable_streams")  # each has a `PROTOCOL` in its module `protocol`
 
 
 @dataclass(frozen=True)
