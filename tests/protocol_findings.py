@@ -9,7 +9,8 @@ from tests.mutation_table import IMPATIENT, MUTATIONS, SHARED, Catch, defect
 from tests.storms import OF_TIME
 
 QUICK = ("reconnect_storm", "dropped_delivery", "runtime_restart")  # what the ordinary tests run on real sockets, too
-PROTOCOLS = tuple(name for name in registry.names() if name != registry.DEFAULT)
+SIMULATED = (name for name in registry.names() if registry.get(name).server is not None)
+PROTOCOLS = tuple(name for name in SIMULATED if name != registry.DEFAULT)
 _LATE = (
     "faults.1.events=5",
     "faults.2.at_s=1.6",

@@ -16,7 +16,8 @@ from sim.protocols.profile import ServerForms
 
 DEFAULT = "spacetime"
 GROUP = "stormgate.protocols"
-_SHIPPED = ("spacetime", "phoenix_sync", "nats_jetstream", "durable_streams")  # each has a `PROTOCOL` in its module `protocol`
+# Each has a `PROTOCOL` in its module `protocol`.
+_SHIPPED = ("spacetime", "phoenix_sync", "nats_jetstream", "centrifugo", "durable_streams")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,12 @@ class Protocol:
     streams_of: Callable[[Sequence[str], bool], list[tuple[str, str, str]]]
     negative_forms: NegativeForms | None = None
     server: ServerForms | None = None  # what the mock needs to serve it
+    # What it supports with the options of a target file, where that depends on them.
+    capabilities_with: Callable[[Mapping[str, object]], Capabilities] | None = None
+
+    def able(self, options: Mapping[str, object]) -> Capabilities:
+        """Return the capabilities with the options of a target file."""
+        return self.capabilities if self.capabilities_with is None else self.capabilities_with(options)
 
 
 def names() -> tuple[str, ...]:

@@ -90,10 +90,11 @@ def test_no_module_outside_the_protocols_and_the_mock_names_a_protocol() -> None
 
 def naming(tree: ast.Module) -> list[int]:
     """Lines that import a protocol's package or hold its name as a text."""
-    packages = tuple(f"sim.protocols.{name}" for name in registry.names())
+    known = registry.names()
+    packages = tuple(f"sim.protocols.{name}" for name in known)
     lines = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and node.value in registry.names():
+        if isinstance(node, ast.Constant) and node.value in known:
             lines.append(node.lineno)
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
         if isinstance(node, ast.ImportFrom):

@@ -65,7 +65,9 @@ def target_settings(drill: Drill, seed: int, marker_run: str, endpoints: Endpoin
     # The drill's settings of the service apply to the mock only; any other target has its own.
     met = drill if endpoints.is_mock else msgspec.structs.replace(drill, runtime=endpoints.service)
     settings = client_settings(met, seed, marker_run, endpoints.protocol)
-    return replace(settings, payload_pointer=endpoints.payload_pointer, protocol_options=endpoints.protocol_options)
+    options = endpoints.protocol_options
+    able = registry.get(endpoints.protocol).able(options)
+    return replace(settings, capabilities=able, payload_pointer=endpoints.payload_pointer, protocol_options=options)
 
 
 def negative_clients(drill: Drill, header: RunHeader, endpoints: Endpoints | None) -> tuple[str, ...]:

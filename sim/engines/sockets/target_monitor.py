@@ -18,6 +18,7 @@ from sim.engines.shared.metrics_book import is_asked
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.stop_conditions import CountingRecorder, StopMonitor
 from sim.engines.sockets.hooks import Hooks
+from sim.protocols import registry
 from sim.record.parquet import Recorder
 from sim.record.run_header import RunHeader
 
@@ -33,6 +34,7 @@ def recorder(folder: Path, endpoints: Endpoints | None) -> Recorder:
 def prepare(header: RunHeader, drill: Drill, endpoints: Endpoints) -> None:
     """Record in a run's header the target, the effect of its caps, and which faults its hooks inject."""
     header.target, header.target_kind = endpoints.name, endpoints.kind
+    header.capabilities = msgspec.to_builtins(registry.get(endpoints.protocol).able(endpoints.protocol_options))
     header.remarks = permission.remarks(drill, endpoints)
     header.metrics_profile = endpoints.rules.metrics_profile if endpoints.admin_token else "none"
     for fault in header.plan:
