@@ -9,7 +9,7 @@ from tests.mutation_table import IMPATIENT, MUTATIONS, SHARED, Catch, defect
 from tests.storms import OF_TIME
 
 QUICK = ("reconnect_storm", "dropped_delivery", "runtime_restart")  # what the ordinary tests run on real sockets, too
-SIMULATED = (name for name in registry.names() if registry.get(name).server is not None)
+SIMULATED = tuple(name for name in registry.names() if registry.get(name).server is not None)
 PROTOCOLS = tuple(name for name in SIMULATED if name != registry.DEFAULT)
 _LATE = (
     "faults.1.events=5",

@@ -175,7 +175,7 @@ def _target(path: Path, name: str, table: object, environment: Mapping[str, str]
     streams = to_struct(_table(table, "streams", where), StreamRules, f"{where[:-1]}.streams]")
     forms = _forms(table, streams, where)
     _require_live(entry, stop, forms, where)
-    registry.get(entry.protocol)
+    _require_options(registry.get(entry.protocol), _table(table, "protocol_options", where), where)
     return Target(
         name=name,
         entry=entry,
@@ -200,6 +200,14 @@ def _target(path: Path, name: str, table: object, environment: Mapping[str, str]
         prometheus=_prometheus(table["prometheus"], where, environment) if "prometheus" in table else None,
         rollback=_rollback(table.get("rollback", {}), where),
     )
+
+
+def _require_options(protocol: registry.Protocol, options: dict[str, object], where: str) -> None:
+    """Raise `UsageError` for options that the protocol does not have; a connection would find them only during a run."""
+    try:
+        protocol.new_connection(registry.ConnectionOptions("ws://localhost/", options))
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
 
 
 def _require_live(entry: Entry, stop: Stop, forms: ServiceForms, where: str) -> None:

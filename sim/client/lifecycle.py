@@ -17,9 +17,11 @@ from sim.protocols.adapter import HeadSource, Liveness, Renewal
 from sim.protocols.events import (
     MINTS_FIRST,
     RETRY,
+    Batch,
     Closed,
     DisconnectReason,
     Joined,
+    Message,
     Next,
     Opened,
     Position,
@@ -53,6 +55,7 @@ class Lifecycle(ABC):
         left = checkpoints or {}
         self.replica = Replica(topics, policy, self._note, left, settings)
         self.resumable = str(left[""].offset) if "" in left else None  # the session that the next join resumes
+        self._session = ""  # of this connection; the next join resumes it once it has all streams
         self._notices_silence = "trusts_silence" not in policy.defects
         self.token: Token | None = None
         self.retries = Retries(client, policy, settings.seed)
@@ -216,6 +219,14 @@ class Lifecycle(ABC):
         if joined.ping_s is not None:
             self._silence_limit_s = joined.ping_s + SILENCE_FLOOR_S
         self._refresh_before(joined.token_ttl_s, now)
+
+    def _learn_session(self, message: Message) -> None:
+        """Take the session after these events. While the client subscribes, it lacks streams that no later join would add."""
+        for event in message:
+            if isinstance(event, Batch) and event.session:
+                self._session = event.session
+                if self.state is not State.SUBSCRIBING:
+                    self.resumable = event.session
 
     def _rejoin(self, now: float) -> None:
         """Join again on the open connection after the policy's delay; reconnect if that did not help before."""

@@ -222,12 +222,12 @@ class Session(Lifecycle):
     def _joined(self, joined: Joined, now: float) -> None:
         self._take_join(joined, now)
         if self._joins_resume:
-            had_session, self.resumable = self.resumable is not None, joined.session or None
+            had_session, self._session = self.resumable is not None, joined.session
             if joined.resumed and had_session:
                 self._answered(self.replica.topics, now, ends=True)
                 return
-            if had_session:
-                self.replica.lose_session()
+            self.resumable = None
+            self.replica.lose_session()
         self._subscribe(now)
 
     def _join(self, now: float) -> None:
@@ -303,7 +303,7 @@ class Session(Lifecycle):
         is_new = self.state is State.SUBSCRIBING
         self._move(Trigger.SUBSCRIBED)
         if is_new:
-            self._is_token_proven = True
+            self._is_token_proven, self.resumable = True, self._session or self.resumable
             self._live_since, self.renewing_since = now, -NEVER
             self._note("subscribed", value=(now - self._due) * 1000)
             self._went_live(now)
@@ -480,8 +480,7 @@ class Session(Lifecycle):
             hole = self.replica.take_batches(message, self._replays.running, is_asking and not self.is_caught_up)
             hole |= self.replica.learn_heads(message)
         if self._joins_resume and not self.replica.behind():  # otherwise the next join must bring what is missing
-            sessions = [event.session for event in message if isinstance(event, Batch) and event.session]
-            self.resumable = sessions[-1] if sessions else self.resumable
+            self._learn_session(message)
         if hole and self.replica.has_doubts():
             # As with a stale cursor on a live connection: events under way must not count as part of the new replay.
             self._leave(DisconnectReason.UNKNOWN, now)

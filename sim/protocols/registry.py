@@ -17,7 +17,7 @@ from sim.protocols.profile import ServerForms
 DEFAULT = "spacetime"
 GROUP = "stormgate.protocols"
 # Each has a `PROTOCOL` in its module `protocol`.
-_SHIPPED = ("spacetime", "phoenix_sync", "nats_jetstream", "centrifugo", "durable_streams")
+_SHIPPED = ("spacetime", "phoenix_sync", "nats_jetstream", "centrifugo", "socketio", "durable_streams")
 
 
 @dataclass(frozen=True)

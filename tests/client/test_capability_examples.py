@@ -161,6 +161,35 @@ def test_unknown_session_subscribes_again_and_declares_unknown_loss():
     assert applied(peer) == [1, 3], "an event with the position of an applied one is a duplicate"
 
 
+def test_join_without_a_session_declares_what_the_cut_lost():
+    """A server without recovery names no session, so a client that returns knows that it may lack events."""
+    peer = Peer(SOCKETIO)
+    fresh = peer.join()
+    peer.tell(Resumed(fresh.ref)).tell(Batch("a", (item(1, None),)), Closed())
+    assert peer.of("declared_loss") == []
+    join = peer.reconnect()
+    assert join.session is None
+    peer.tell(Joined(join.ref))
+    peer.tell(Resumed(peer.subscribe().ref))
+    assert [(stream, seq) for stream, seq, _ in peer.of("declared_loss")] == [("a", -1)]
+
+
+def test_session_that_lacks_a_stream_is_not_resumed():
+    """The server would bring back the streams that it knew, and the client would never get the other one."""
+    peer = Peer(SOCKETIO, "a", "b")
+    fresh = peer.join(session="FDBj/")
+    peer.tell(Resumed(fresh.ref, "a"), Batch("a", (item(1, Position("Q8")),), session="FDBj/Q8"), Closed())
+    assert peer.reconnect().session is None
+
+
+def test_session_is_resumed_after_the_events_that_came_while_it_subscribed():
+    peer = Peer(SOCKETIO, "a", "b")
+    fresh = peer.join(session="FDBj/")
+    peer.tell(Resumed(fresh.ref, "a"), Batch("a", (item(1, Position("Q8")),), session="FDBj/Q8"))
+    peer.tell(Resumed(fresh.ref, "b"), Closed())
+    assert peer.reconnect().session == "FDBj/Q8"
+
+
 def test_session_is_resumed_before_an_event_whose_hash_was_wrong():
     peer = Peer(SOCKETIO)
     fresh = peer.join(session="FDBj/")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from drills.runs import targets
+from sim.base.errors import UsageError
 from sim.protocols import registry
 from tests.commands import stormgate_here
 
@@ -22,6 +23,15 @@ def test_new_target_is_annotated_and_valid(tmp_path: Path, protocol: str) -> Non
     assert stormgate_here("target", "new", "us-east", "--targets", path).code == 0
     listed = stormgate_here("target", "list", "--targets", path).out
     assert all(word in listed for word in ("eu-west", "us-east", protocol, "$RUNTIME_BASE_URL"))
+
+
+def test_option_that_the_protocol_does_not_have_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "targets.toml"
+    assert stormgate_here("target", "new", "chat", "--protocol", "socketio", "--targets", path).code == 0
+    path.write_text(path.read_text() + '\n[targets.chat.protocol_options]\nroom = "a"\n')
+    names = ("RUNTIME_BASE_URL", "STORMGATE_SESSION", "RUNTIME_ADMIN_TOKEN")
+    with pytest.raises(UsageError, match=r"targets\.chat\]: protocol_options: .*'room'"):
+        targets.read(path, "chat", dict.fromkeys(names, "https://runtime.example.com"))
 
 
 @pytest.mark.parametrize(
