@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from drills.judging.checks import authority, delivery, fleet, network, phases, reconnect, service, stale
 from drills.judging.checks.base import NAN, Answer, Case, Decide, result
-from drills.judging.checks.registry import EVIDENCE, INVARIANTS, OF_RUNS, RUNNABLE, STOP_CONDITION
+from drills.judging.checks.registry import EVIDENCE, INVARIANTS, LOSS_UNNOTICEABLE, OF_RUNS, RUNNABLE, STOP_CONDITION
 from drills.judging.checks.registry import GATES as GATES
 from drills.judging.checks.specs import CheckSpec
 from drills.judging.checks.thresholds import Threshold, Thresholds
@@ -22,6 +22,7 @@ from sim.analysis.samples import Share
 from sim.base.errors import UsageError
 from sim.drill.model import Drill
 from sim.record.history import History
+from sim.record.observations import Kind
 
 DECISIONS: Mapping[str, Decide] = {
     **service.DECISIONS,
@@ -64,7 +65,7 @@ def judge(drill: Drill, history: History, thresholds: Thresholds, evidence: str)
         name=drill.name,
         clients=header.clients,
         duration_s=header.duration_s,
-        checks=(read_evidence(evidence, len(history), trouble), checked, *results),
+        checks=(read_evidence(evidence, len(history), trouble), checked, *results, *_unnoticeable(case, evidence)),
         violations=violated,
         metrics=found,
         summary=drill.summary,
@@ -74,6 +75,17 @@ def judge(drill: Drill, history: History, thresholds: Thresholds, evidence: str)
         prediction=header.prediction,
         server=_server_view(history),
     )
+
+
+def _unnoticeable(case: Case, evidence: str) -> Iterator[CheckResult]:
+    """The check that makes a drill inconclusive whose withheld events no client can notice as missing."""
+    withheld = case.history.fleet(Kind.WITHHELD)
+    if len(withheld) and case.history.positions != "dense":
+        reason = (
+            f"{len(withheld)} events were withheld from clients, and the positions of protocol '{case.history.header.protocol}' "
+            "do not show missing events. So no client could notice the loss, and whether clients recover is unknown"
+        )
+        yield result(OF_RUNS[LOSS_UNNOTICEABLE], Answer(State.INCONCLUSIVE, len(withheld), len(withheld), reason), evidence)
 
 
 def _remarks(history: History, paced: Share) -> Iterator[str]:

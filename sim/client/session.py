@@ -60,13 +60,9 @@ _DELIVERY, _SIGNAL, _SINGLE = range(3)
 _GROUPS: dict[type, int] = {Batch: _DELIVERY, CaughtUp: _DELIVERY, Head: _DELIVERY, Stale: _SIGNAL}
 # The method for each event. Batches, heads and stale signals are processed once per message.
 _TAKES: dict[type, str] = {
+    **dict.fromkeys((Joined, Resumed, Renewed, PositionUnknown, Answer), "_take_reply"),
     Opened: "connected",
-    Joined: "_take_reply",
-    Resumed: "_take_reply",
-    Renewed: "_take_reply",
-    PositionUnknown: "_take_reply",
     Refused: "_take_refusal",
-    Answer: "_take_reply",
     Problem: "_take_problem",
     Malformed: "_take_malformed",
     StreamEnded: "_take_stream_end",
@@ -106,10 +102,14 @@ class Session(Lifecycle):
         return self.state is State.LIVE and not self._feeds.is_down
 
     @property
+    def follows_live(self) -> bool:
+        """Live, with no replay running: it takes live events only."""
+        return self.is_live and self.is_caught_up and not self._replays.running
+
+    @property
     def only_follows(self) -> bool:
-        """Live, with no event missing and no request pending: it only has to apply the runs that continue at its position."""
-        is_idle = self.is_live and self.is_caught_up and not self._replays.running and self._ask_at == NEVER
-        return is_idle and self.policy.asks_again and not self.replica.behind()
+        """The same with no event missing and no request pending: it only applies the runs that continue at its position."""
+        return self.follows_live and self._ask_at == NEVER and self.policy.asks_again and not self.replica.behind()
 
     def why_pending(self) -> str:
         """What this client still waits for, in one or two words."""

@@ -271,7 +271,11 @@ class StopDelivery(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class SkipDeliveries(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="skip_deliveries"):
-    """The server skips some live events for some clients. A replay still has them."""
+    """Some live events do not reach some clients. A replay still has them.
+
+    The mock skips them, or a hook. On any other target, stormgate withholds them between its adapter and the client, so it works
+    everywhere. Where positions do not show a missing event, the drill is inconclusive: `drill.loss_unnoticeable`.
+    """
 
     clients_share: Share  # share of the clients that are affected
     events_share: Share  # share of the events that are skipped

@@ -229,7 +229,8 @@ class Ledger:
     def _had_by(self, owner_of: OwnerOf, with_auditor: bool) -> Intervals:
         """What was applied, covered by a snapshot or declared lost, per owner."""
         pick = self.history.session_rows if with_auditor else self.history.fleet
-        applied = pick(Kind.APPLIED)
+        # What a fault of ours withheld is no loss of the service's where a client cannot notice it.
+        applied = pick(Kind.APPLIED) if self.history.positions == "dense" else pick(Kind.APPLIED, Kind.WITHHELD)
         places = self.published.places(applied)
         place = np.sort((owner_of(applied) * SPAN + places)[places > 0])
         starts = np.flatnonzero(np.diff(place, prepend=-2) > 1)

@@ -63,6 +63,8 @@ class Kind(StrEnum):
     # What was applied is not what was published [seq, marker, detail: checksum, or stream: the marker is of another stream]
     ALTERED = "altered"
     DUPLICATE_DROPPED = "duplicate_dropped"  # [seq, marker]
+    # A fault of stormgate held back a live event between adapter and session [seq, marker]
+    WITHHELD = "withheld"
     GAP = "gap"  # [seq: received, value: watermark, detail: live or replay, marker]
     REPLAY_BELOW_CURSOR = "replay_below_cursor"  # the service ignored the cursor [seq: received, value: requested cursor]
     DECLARED_LOSS = "declared_loss"  # [seq: last lost, value: number of events, NaN: unknown]

@@ -256,6 +256,11 @@ _OF_RUNS = (
         is_derived=True,
     ),
     rule(
+        *("drill.loss_unnoticeable", "events", "withheld events that a client cannot notice as missing"),
+        "inconclusive with any: clients cannot show that they recover from a loss",
+        is_derived=True,
+    ),
+    rule(
         *("drill.runnable", "ok", "whether the target and its protocol can run the drill"),
         "the first reason against it; a drill that cannot run decides nothing",
         window="before the drill",
@@ -270,7 +275,7 @@ _OF_RUNS = (
     ),
 )
 EVIDENCE, INVARIANTS, PARITY, STOP_CONDITION = "drill.evidence", "drill.invariants", "replay.parity", "drill.stop_condition"
-RUNNABLE = "drill.runnable"
+RUNNABLE, LOSS_UNNOTICEABLE = "drill.runnable", "drill.loss_unnoticeable"
 
 _CLIENTS_COUNT = "clients' own counts stand in and are labelled so"
 _GROWTH = (

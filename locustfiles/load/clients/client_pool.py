@@ -9,6 +9,7 @@ from sim.client.marks import Acknowledged
 from sim.client.negative.registry import session_class
 from sim.client.notices import Notice
 from sim.client.session import Session
+from sim.drill.fault_bases import Fault
 from sim.drill.fault_kinds import DropSockets, ForgetTokens, RestartClients
 from sim.drill.fault_lifecycle import Record
 from sim.drill.model import Drill
@@ -18,6 +19,7 @@ from sim.engines.shared import client_setup
 from sim.engines.shared.fault_actions import ClientFaults
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.session_driver import NEVER
+from sim.engines.shared.withholding import is_withheld
 from sim.record.observations import NAN
 from sim.record.parquet import Collector
 
@@ -61,6 +63,10 @@ class ClientPool:
     def streams_of(self, number: int) -> list[str]:
         """Return the same as stream ids."""
         return [self._settings.stream_id(topic) for topic in self.topics_of(number)]
+
+    def withholds(self, fault: Fault) -> bool:
+        """Return whether the clients withhold a fault's deliveries themselves."""
+        return is_withheld(fault, self._settings.capabilities, self._endpoints.endpoints)
 
     def add(self, number: int, probe: str | None = None) -> None:
         """Add a client that has not connected yet."""

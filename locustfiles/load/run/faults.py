@@ -65,6 +65,7 @@ class LoadTestFaultActions:
         reverted: Callable[[], None],
     ) -> None:
         """`reverted` is called when all faults are reverted."""
+        self._client_pool = client_pool
         self._client_faults = client_pool.faults
         self._workers = workers
         self._publishing = publishing
@@ -81,7 +82,7 @@ class LoadTestFaultActions:
         """See `FaultActions`. Workers get the order before the fault starts, so that it starts everywhere at once."""
         at = now + self._workers.lead_s
         for each in planned:
-            if isinstance(each.fault, CLIENT_FAULTS):
+            if self._is_on_clients(each):
                 self._orders[each.index] = self._workers.inject(each, at, at + (each.timing.lasts_s or 0.0))
         return at
 
@@ -89,7 +90,7 @@ class LoadTestFaultActions:
         """See `FaultActions`."""
         if isinstance(planned.fault, ConcurrentAppends):
             return Done(self._publishing.inject(planned.fault))
-        if not isinstance(planned.fault, CLIENT_FAULTS):
+        if not self._is_on_clients(planned):
             return self._carry_out(self._service.inject(planned))
         count = self._client_faults.inject(planned)
         return Done(count) if planned.timing.lasts_s is not None else self._carry_out(self._affected(planned, count))
@@ -98,10 +99,12 @@ class LoadTestFaultActions:
         """See `FaultActions`."""
         if isinstance(planned.fault, ConcurrentAppends):
             return Done(self._publishing.revert())
-        if not isinstance(planned.fault, CLIENT_FAULTS):
+        if not self._is_on_clients(planned):
             return self._carry_out(self._service.revert(planned))
-        self._client_faults.revert(planned)
-        return self._carry_out(self._affected(planned))
+        return self._carry_out(self._affected(planned, self._client_faults.revert(planned)))
+
+    def _is_on_clients(self, planned: PlannedFault) -> bool:
+        return isinstance(planned.fault, CLIENT_FAULTS) or self._client_pool.withholds(planned.fault)
 
     def _affected(self, planned: PlannedFault, here: int = 0) -> Steps:
         """Return the number of affected clients, here and on workers, once the workers have answered."""

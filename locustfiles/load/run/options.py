@@ -15,7 +15,7 @@ from sim.base.config import to_struct
 from sim.base.errors import UsageError
 from sim.client import policies
 from sim.drill import model as drills
-from sim.drill.fault_kinds import DropSockets
+from sim.drill.fault_kinds import DropSockets, SkipDeliveries
 from sim.drill.model import Drill
 from sim.engines.shared import permission
 from sim.engines.shared.endpoints import Endpoints
@@ -150,7 +150,9 @@ def plan_of(options: argparse.Namespace) -> Plan:
 def _require_no_hooks(drill: Drill, endpoints: Endpoints) -> None:
     """Refuse faults that need an operator's hook; only `stormgate drill run` runs hooks."""
     kinds = [
-        fault.kind for fault in drill.faults if not isinstance(fault, CLIENT_FAULTS) or fault.kind in endpoints.rules.hooks
+        fault.kind
+        for fault in drill.faults
+        if not isinstance(fault, (*CLIENT_FAULTS, SkipDeliveries)) or fault.kind in endpoints.rules.hooks
     ]
     if kinds and not endpoints.is_mock:
         raise UsageError(

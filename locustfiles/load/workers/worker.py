@@ -203,7 +203,7 @@ class WorkerRun:
         affected = client_pool.faults.inject(order.planned)
         while (wait_s := order.until - self._clock.now()) > 0 and not self._faults_over.wait(wait_s):
             pass
-        client_pool.faults.revert(order.planned)
+        affected += client_pool.faults.revert(order.planned)
         self._send(messages.FaultDone(order.number, affected, late_ms))
 
     # --- messages to the master ---------------------------------------------------------------------

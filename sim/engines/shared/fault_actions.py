@@ -25,12 +25,14 @@ from sim.drill.fault_kinds import (
     RotateKeys,
     ShrinkWindow,
     SkewClocks,
+    SkipDeliveries,
     StopReading,
 )
 from sim.drill.fault_lifecycle import Completion, Done, Record
 from sim.drill.fault_schedule import PlannedFault, Timing, switches_during
 from sim.engines.shared import client_setup, service_api
 from sim.engines.shared.publishing import Publishing
+from sim.engines.shared.withholding import Withholding
 from sim.server.settings import Switches
 
 Steps = Generator[Any, Any, float]
@@ -58,6 +60,7 @@ class Client(Protocol):
     clock_ahead_s: float
 
     def cut(self, offline_s: float) -> bool: ...
+    def withhold(self, withholding: Withholding | None) -> None: ...
     def die(self, fault: RestartClients) -> bool: ...
     def revive(self) -> None: ...
     def come_online(self) -> None: ...
@@ -149,6 +152,7 @@ class ClientFaults:
         self._clients = clients
         self._record = record
         self._died: dict[int, list[int]] = {}
+        self._withheld: dict[int, Withholding] = {}
 
     def inject(self, planned: PlannedFault) -> int:
         """Inject the fault into its clients; return how many clients it affected."""
@@ -159,6 +163,11 @@ class ClientFaults:
             case RestartClients() as fault:
                 self._died[planned.index] = [number for number in here if self._clients[number].die(fault)]
                 return len(self._died[planned.index])
+            case SkipDeliveries() as fault:
+                withheld = self._withheld[planned.index] = Withholding(fault, planned.index)
+                for client in self._clients.values():
+                    client.withhold(withheld)
+                return 0
             case SkewClocks(by_s=by_s):
                 self._skew_clocks(here, by_s)
             case ForgetTokens():
@@ -167,16 +176,22 @@ class ClientFaults:
                     self._record("token_forgotten", number)
         return len(here)
 
-    def revert(self, planned: PlannedFault) -> None:
-        """Revert the fault on its clients."""
+    def revert(self, planned: PlannedFault) -> int:
+        """Revert the fault on its clients; return how often it took effect while it lasted."""
         if isinstance(planned.fault, SkewClocks):
             self._skew_clocks([number for number in planned.clients if number in self._clients], 0.0)
         for number in self._died.pop(planned.index, ()):
             self._clients[number].revive()
+        if (withheld := self._withheld.pop(planned.index, None)) is None:
+            return 0
+        for client in self._clients.values():
+            client.withhold(None)
+        return withheld.count
 
     def revert_all(self) -> None:
         """Revert all faults of all clients."""
         self._died.clear()
+        self._withheld.clear()
         for client in self._clients.values():
             client.come_online()
 
@@ -318,12 +333,15 @@ class SessionFaultActions:
         publishing: PublishFaults,
         service: WholeServiceFaults,
         carry_out: Callable[[Steps], Completion],
+        is_withheld: Callable[[AnyFault], bool],
     ) -> None:
+        """`is_withheld`: whether the clients withhold a fault's deliveries themselves."""
         self._clients = clients
         self._publishing = publishing
         self._links = links
         self._service = service
         self._carry_out = carry_out
+        self._is_withheld = is_withheld
 
     def timing(self, planned: PlannedFault) -> Timing:
         """See `FaultActions`."""
@@ -335,7 +353,7 @@ class SessionFaultActions:
 
     def inject(self, planned: PlannedFault) -> Completion:
         """See `FaultActions`."""
-        if isinstance(planned.fault, CLIENT_FAULTS):
+        if isinstance(planned.fault, CLIENT_FAULTS) or self._is_withheld(planned.fault):
             return Done(self._clients.inject(planned))
         if isinstance(planned.fault, LINK_FAULTS):
             return Done(self._links.inject(planned))
@@ -345,9 +363,8 @@ class SessionFaultActions:
 
     def revert(self, planned: PlannedFault) -> Completion:
         """See `FaultActions`."""
-        if isinstance(planned.fault, CLIENT_FAULTS):
-            self._clients.revert(planned)
-            return Done()
+        if isinstance(planned.fault, CLIENT_FAULTS) or self._is_withheld(planned.fault):
+            return Done(self._clients.revert(planned))
         if isinstance(planned.fault, LINK_FAULTS):
             return Done(self._links.revert(planned))
         if isinstance(planned.fault, ConcurrentAppends):

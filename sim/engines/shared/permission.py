@@ -13,6 +13,7 @@ from sim.drill.fault_kinds import (
     KillRuntime,
     LinkFault,
     RestartClients,
+    SkipDeliveries,
     StopDelivery,
     StopReading,
 )
@@ -126,7 +127,8 @@ def _require_connects_capped(drill: Drill, caps: Caps, where: str) -> None:
 
 
 def _require_possible(drill: Drill, fault: AnyFault, endpoints: Endpoints) -> None:
-    if fault.kind in endpoints.rules.hooks or not needs_server(fault):
+    is_withheld = isinstance(fault, SkipDeliveries) and endpoints.has_socket  # between adapter and session
+    if fault.kind in endpoints.rules.hooks or is_withheld or not needs_server(fault):
         return
     if not endpoints.is_mock:
         raise NotRunnableError(

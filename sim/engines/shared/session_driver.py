@@ -15,6 +15,7 @@ from sim.drill.fault_kinds import RestartClients
 from sim.engines.shared import client_setup
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.service_api import MintFailedError
+from sim.engines.shared.withholding import Withholding
 from sim.engines.transports.wire import Wire
 from sim.protocols import adapter, registry
 from sim.protocols.adapter import TransportEnd
@@ -42,6 +43,7 @@ class SessionDriver(ABC):
         self._connection: adapter.Connection | None = None  # implements the protocol over the wires
         self._offline_until = 0.0
         self._is_dead = False
+        self._withholding: Withholding | None = None
         self._pacer = pacer  # limits the connects of all clients to the target's cap
         self._paces_requests = not session.settings.capabilities.is_one_connection  # each opens a TCP connection
         self._may_connect_at = 0.0  # when the pacer allows the next connect; 0: nothing is reserved
@@ -86,7 +88,8 @@ class SessionDriver(ABC):
         return found
 
     def come_online(self) -> None:
-        """Allow connects again, correct the clock, and restart a process that is still dead."""
+        """Allow connects and deliveries again, correct the clock, and restart a process that is still dead."""
+        self._withholding = None
         self._offline_until = 0.0
         self.clock_ahead_s = 0.0
         if self._is_dead:
@@ -103,6 +106,10 @@ class SessionDriver(ABC):
         self.session, rows = client_setup.restart(self.session, fault)
         self._recorder.extend(self._clock.now() - self._clock.began, self.session.client, rows)
         return True
+
+    def withhold(self, withholding: Withholding | None) -> None:
+        """Withhold live events from the session from now on; None: no longer."""
+        self._withholding = withholding
 
     def revive(self) -> None:
         """Restart a process that died."""
@@ -123,6 +130,8 @@ class SessionDriver(ABC):
             return
         message, now, session = connection.received(wire.id, data, is_text), self._clock.now(), self.session
         self._obey(connection)
+        if self._withholding is not None:
+            message = self._left(message, self._withholding)
         if (run := session.settings.run_of(message)) is not None and session.follow(run, now):
             self._noticed(now, run.notices)  # nothing else follows from it
         else:
@@ -147,8 +156,16 @@ class SessionDriver(ABC):
             wire.abort()
             self.socket_ended(wire, TransportEnd())
 
+    def _left(self, message: Message, withholding: Withholding) -> Message:
+        """Return what the fault leaves of a message, and record what it withholds."""
+        left, rows = withholding.split(self.session, message)
+        self._recorder.extend(self._clock.now() - self._clock.began, self.session.client, rows)
+        return left
+
     def _take(self, connection: adapter.Connection, message: Message) -> None:
         self._obey(connection)
+        if self._withholding is not None:
+            message = self._left(message, self._withholding)
         self.session.received(message, self._clock.now())
         self._pump()
 

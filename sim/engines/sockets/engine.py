@@ -23,7 +23,7 @@ from sim.base.gc_tuning import relaxed_gc
 from sim.client import policies
 from sim.client.actions import ClientSettings
 from sim.client.negative.registry import session_class
-from sim.drill.fault_kinds import LinkFault
+from sim.drill.fault_kinds import AnyFault, LinkFault
 from sim.drill.fault_lifecycle import Record
 from sim.drill.fault_schedule import plan
 from sim.drill.model import Drill
@@ -32,6 +32,7 @@ from sim.engines.shared import client_setup, permission, service_api
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.fault_actions import ClientFaults, PublishFaults, WholeServiceFaults
 from sim.engines.shared.publishing import Publishing, Stream
+from sim.engines.shared.withholding import is_withheld
 from sim.engines.sockets import target_monitor
 from sim.engines.sockets.client import ClientDriver
 from sim.engines.sockets.driver import AsyncioDriver
@@ -255,7 +256,10 @@ class _SocketsRun:
         faults = WholeServiceFaults(service, healthy, (topics[:runs], topics[runs:]), self._clients, self.record)
         hooks = self._watch.hooks(self._drill, topics)
         clients, publishing = ClientFaults(self._clients, self.record), PublishFaults(self._publishing)
-        return SocketsFaultActions(clients, links, publishing, faults, self._driver, hooks)
+        return SocketsFaultActions(clients, links, publishing, faults, self._driver, hooks, self._is_withheld)
+
+    def _is_withheld(self, fault: AnyFault) -> bool:
+        return is_withheld(fault, self._client_settings.capabilities, self._http.endpoints)
 
     def _keep_on(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a background task until the run ends. Its failure ends the run."""

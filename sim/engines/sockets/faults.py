@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from sim.base.clocks import WallClock
 from sim.base.errors import TargetError, UsageError
+from sim.drill.fault_kinds import AnyFault
 from sim.drill.fault_lifecycle import Completion, Record
 from sim.drill.fault_schedule import PlannedFault, Timing
 from sim.engines.shared import service_api
@@ -90,24 +91,28 @@ class SocketsFaultActions(SessionFaultActions):
         service: WholeServiceFaults,
         driver: AsyncioDriver,
         hooks: Hooks,
+        is_withheld: Callable[[AnyFault], bool],
     ) -> None:
-        super().__init__(clients, links, publishing, service, driver.carry_out)
+        super().__init__(clients, links, publishing, service, driver.carry_out, is_withheld)
         self._driver = driver
         self._hooks = hooks
 
     def timing(self, planned: PlannedFault) -> Timing:
         """See `FaultActions`."""
-        return Timing(planned.ends_s - planned.begins_s) if self._hooks.has(planned.kind) else planned.timing
+        return Timing(planned.ends_s - planned.begins_s) if self._is_hooked(planned) else planned.timing
+
+    def _is_hooked(self, planned: PlannedFault) -> bool:
+        return self._hooks.has(planned.kind) and not self._is_withheld(planned.fault)
 
     def inject(self, planned: PlannedFault) -> Completion:
         """See `FaultActions`."""
-        if self._hooks.has(planned.kind):
+        if self._is_hooked(planned):
             return self._driver.carry_out(self._hooks.inject(planned))
         return super().inject(planned)
 
     def revert(self, planned: PlannedFault) -> Completion:
         """See `FaultActions`."""
-        if self._hooks.has(planned.kind):
+        if self._is_hooked(planned):
             return self._driver.carry_out(self._hooks.revert(planned))
         return super().revert(planned)
 

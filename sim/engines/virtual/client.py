@@ -17,6 +17,7 @@ from sim.client.transitions import State
 from sim.drill.fault_kinds import RestartClients
 from sim.drill.system_model import SystemModel
 from sim.engines.shared import client_setup
+from sim.engines.shared.withholding import Withholding
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.inbox import Link
 from sim.engines.virtual.links import RoughLink
@@ -51,6 +52,7 @@ class VirtualClient:
         self._timer_at = NEVER
         self._offline_until = 0.0
         self._is_dead = False
+        self._withholding: Withholding | None = None
         self.clock_ahead_s = 0.0  # error of its own clock; only clients that trust their own clock are affected
         self.rough: RoughLink | None = None  # its link under network faults; None: no fault
 
@@ -72,8 +74,16 @@ class VirtualClient:
         self._lose(Closed())
         return True
 
+    def withhold(self, withholding: Withholding | None) -> None:
+        """Withhold live events from the session from now on; None: no longer."""
+        self.catch_up()
+        self._withholding = withholding
+        if self._link is not None and self._link.is_foreseen:
+            self._link.surprise(self._look)
+
     def come_online(self) -> None:
-        """Allow connects again, correct the clock, and restart the process if it is still down."""
+        """Allow connects and deliveries again, correct the clock, and restart the process if it is still down."""
+        self._withholding = None
         self._offline_until = 0.0
         self.clock_ahead_s = 0.0
         if self._is_dead:
@@ -170,9 +180,12 @@ class VirtualClient:
         link.taken += before - len(inbox)
 
     def _receive(self, message: Message, link: Link) -> None:
+        if self._withholding is not None:
+            message, rows = self._withholding.split(self.session, message)
+            self._recorder.extend(self._env.now - self._began, self.session.client, rows)
         self.session.received(message, self._env.now)
         self._pump()
-        if link is self._link and link.may_be_foreseen:
+        if link is self._link and link.may_be_foreseen and self._withholding is None:
             link.foresee(self.session)
 
     def _look(self, link: Link) -> None:

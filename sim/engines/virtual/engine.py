@@ -26,6 +26,7 @@ from sim.engines.shared import client_setup
 from sim.engines.shared.fault_actions import ClientFaults, PublishFaults, WholeServiceFaults
 from sim.engines.shared.options import Options as Options
 from sim.engines.shared.publishing import streams_of
+from sim.engines.shared.withholding import is_withheld
 from sim.engines.virtual.client import VirtualClient
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.driver import VirtualDriver
@@ -252,7 +253,15 @@ class _VirtualRun:
         control = SimulatedServiceControl(env, service)
         faults = WholeServiceFaults(control, service.switches, topics, clients, self.record)
         publishing = PublishFaults(self._publisher.publishing)
-        actions = VirtualFaultActions(ClientFaults(clients, self.record), links, publishing, faults, completed)
+        able = self._client_settings.capabilities
+        actions = VirtualFaultActions(
+            ClientFaults(clients, self.record),
+            links,
+            publishing,
+            faults,
+            completed,
+            lambda fault: is_withheld(fault, able, None),
+        )
         actions.cold_start_s = model.server.cold_start_s
         return actions
 
