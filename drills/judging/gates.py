@@ -82,8 +82,8 @@ def _unnoticeable(case: Case, evidence: str) -> Iterator[CheckResult]:
     withheld = case.history.fleet(Kind.WITHHELD)
     if len(withheld) and case.history.positions != "dense":
         reason = (
-            f"{len(withheld)} events were withheld from clients, and the positions of protocol '{case.history.header.protocol}' "
-            "do not show missing events. So no client could notice the loss, and whether clients recover is unknown"
+            f"{len(withheld)} events were withheld from clients, and positions of protocol '{case.history.header.protocol}' do "
+            "not show missing events. So no client could notice the loss, and whether clients recover is unknown"
         )
         yield result(OF_RUNS[LOSS_UNNOTICEABLE], Answer(State.INCONCLUSIVE, len(withheld), len(withheld), reason), evidence)
 

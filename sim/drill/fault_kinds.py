@@ -273,8 +273,8 @@ class StopDelivery(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields
 class SkipDeliveries(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="skip_deliveries"):
     """Some live events do not reach some clients. A replay still has them.
 
-    The mock skips them, or a hook. On any other target, stormgate withholds them between its adapter and the client, so it works
-    everywhere. Where positions do not show a missing event, the drill is inconclusive: `drill.loss_unnoticeable`.
+    The mock skips them, or a hook. On any other target, stormgate withholds them between its adapter and the client.
+    Where positions do not show a missing event, the drill is inconclusive: `drill.loss_unnoticeable`.
     """
 
     clients_share: Share  # share of the clients that are affected

@@ -23,11 +23,17 @@ class Load:
     """One `locust` process and the folder of its run; `beside` is a second locustfile."""
 
     def __init__(
-        self, out: Path, locustfile: str, *arguments: str, beside: str = "", environment: Mapping[str, str] | None = None
+        self,
+        out: Path,
+        locustfile: str,
+        *arguments: str,
+        beside: str = "",
+        settings: tuple[str, ...] = SETTINGS,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.out = out
         self._log = (out.parent / f"{out.name}.log").open("w+")
-        sets = [f"--set={setting}" for setting in SETTINGS]
+        sets = [f"--set={setting}" for setting in settings]
         files = ",".join(filter(None, [f"locustfiles/{locustfile}.py", beside]))
         command = [sys.executable, "-m", "locust", "-f", files, "--headless", "--only-summary"]
         self.process = subprocess.Popen(

@@ -70,3 +70,25 @@ def test_stop_condition_ends_a_load_test_over_tls_as_a_no_go(tmp_path: Path):
     assert "metrics_above.mirror.published_total" in header.stop_condition
     assert load.verdict.exit_code == 1
     reveals_nothing(load)
+
+
+def test_clients_of_a_worker_withhold_deliveries_on_a_live_target(tmp_path: Path):
+    drill = "dropped_delivery"
+    sets = ("phases.fault_s=3", "faults.0.at_s=0", "faults.0.for_s=3", "phases.recovery_s=2", "load.events_per_s=30")
+    few = [f"--set={each}" for each in (*sets, "fleet.clients=20", "fleet.connects_per_s=20")]
+    with thirdparty(tmp_path) as live:
+        targets, _ = live.write(extra=f"caps = {{ clients = 42, connects_per_s = {CAP}, events_per_s = 30 }}\n")
+        port = free_port()
+        where = ("--target=thirdparty", f"--targets={targets}")
+        master = ("--master", "--expect-workers=1", "--master-bind-host=127.0.0.1", f"--master-bind-port={port}")
+        load = Load(tmp_path / "out", drill, *few, *where, *master, settings=(), environment=live.environment)
+        at = ("--worker", "--master-host=127.0.0.1", f"--master-port={port}")
+        worker = Load(tmp_path / "worker", drill, *few, *where, *at, settings=(), environment=live.environment)
+        assert load.end() in (0, 2, 4), load.output  # inconclusive or an error if a busy machine was late
+        assert worker.end() == 0, worker.output
+    header, table = read_verified(results.drill_folder(load.run_dir, drill))
+    kinds = table.column("kind").to_pylist()
+    assert header.plan[0]["kind"] == "skip_deliveries"
+    assert kinds.count(Kind.WITHHELD) > 5
+    assert kinds.count(Kind.GAP) > 0
+    assert kinds.count(Kind.FAULT_OBSERVED) == 1, "the worker reported what it withheld"
