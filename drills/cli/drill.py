@@ -39,16 +39,18 @@ Seed = Annotated[int, typer.Option(metavar="N", help="Random seed. The same seed
 def drill_list() -> None:
     """List all drills, one per line.
 
-    `set` says which ones --quick runs, and which ones are examples that --all leaves out. The time is for real sockets.
+    `set` says which ones --quick runs. --all leaves out the examples, and those that delete what a service stores ("named").
+    The time is for real sockets.
     """
     from drills.runs import variants
     from sim.drill import model as drills
 
-    rows, examples = [("drill", "set", "time", "question")], catalog.examples()
+    rows = [("drill", "set", "time", "question")]
+    left_out = dict.fromkeys(catalog.examples(), "example") | dict.fromkeys(catalog.only_by_name(), "named")
     for name, path in catalog.by_name().items():
         drill = drills.load(path)
         real_runs = sum(variant.engine == "sockets" for variant in variants.variants_of(drill)) or 1
-        which = "quick" if drill.quick else "example" if name in examples else ""
+        which = "quick" if drill.quick else left_out.get(name, "")
         rows.append((drill.name, which, f"{real_runs * drills.expected_duration_s(drill):.0f} s", drill.summary))
     width = max(len(row[0]) for row in rows)
     output.cropped(*(f"{name:<{width}}  {which:<7} {time:>7}  {question}" for name, which, time, question in rows))

@@ -202,7 +202,11 @@ def exit_codes() -> Iterator[str]:
 
 
 def _drills() -> Iterator[str]:
-    for title, found in (("Catalogue", catalog.catalogue()), ("Examples, which `--all` leaves out", catalog.examples())):
+    for title, found in (
+        ("Catalogue", catalog.catalogue()),
+        ("Drills that delete what a service stores, which run by name only", catalog.only_by_name()),
+        ("Examples, which `--all` leaves out", catalog.examples()),
+    ):
         rows = (_drill(model.load(path)) for path in found.values())
         yield from (f"## {title}", "", *_table(("drill", "question", "faults", "checks", "engines"), rows))
 

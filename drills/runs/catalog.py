@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from drills import CATALOG, EXAMPLES
+from drills import BY_NAME, CATALOG, EXAMPLES
 from sim.base.errors import UsageError
 
 
@@ -16,9 +16,14 @@ def examples() -> dict[str, Path]:
     return _in(EXAMPLES)
 
 
+def only_by_name() -> dict[str, Path]:
+    """The drills that delete what a service stores, by name; `--all` and stage 0 leave them out."""
+    return _in(BY_NAME)
+
+
 def by_name() -> dict[str, Path]:
-    """All drills that have a name: the catalogue, then the examples."""
-    return catalogue() | examples()
+    """All drills that have a name: the catalogue, then those that run by name only, then the examples."""
+    return catalogue() | only_by_name() | examples()
 
 
 def path_of(name: str, beside: Path = Path()) -> Path:

@@ -333,6 +333,13 @@ class ShrinkWindow(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True,
     worker_events: bool = False  # also delete from the stream of worker events
 
 
+class RecreateLog(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="recreate_log"):
+    """The logs of all streams of the drill are deleted and created again, and their positions start over.
+
+    The server closes the connections that follow them. If the protocol has epochs, the epoch changes. Older events are gone.
+    """
+
+
 class ShrinkReplayBudget(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="shrink_replay_budget"):
     """The server replays at most `events` events to a client that reconnects."""
 
@@ -383,6 +390,7 @@ AnyFault = (
     | ReorderDeliveries
     | DelayDeliveries
     | ShrinkWindow
+    | RecreateLog
     | ShrinkReplayBudget
     | KillRuntime
 )

@@ -27,6 +27,10 @@ class _Shrink(msgspec.Struct, forbid_unknown_fields=True):
     keep_events: int
 
 
+class _Recreate(msgspec.Struct, forbid_unknown_fields=True):
+    topic: str
+
+
 class _Keys(msgspec.Struct, forbid_unknown_fields=True):
     rotate: bool  # false: retire the old keys
 
@@ -55,6 +59,7 @@ class AdminRoutes:
             _put("switches", Switches, self._set_switches),
             _put("sockets", _HangUp, self._hang_up),
             _put("window", _Shrink, self._shrink_window),
+            _put("log", _Recreate, self._recreate_log),
             _put("keys", _Keys, self._set_keys),
             _put("traffic", _Serving, self._set_traffic),
             _put("throttle", Throttle, lambda asked: self._change(throttle=asked)),
@@ -69,6 +74,12 @@ class AdminRoutes:
 
     def _shrink_window(self, asked: _Shrink) -> Any:
         return {"events_forgotten": self._mock.runtime.shrink_window(asked.topic, asked.keep_events)}
+
+    def _recreate_log(self, asked: _Recreate) -> Any:
+        self._mock.store.forget_stream(asked.topic)
+        gone = self._mock.runtime.recreate_log(asked.topic)
+        self._mock.sockets.kick()
+        return {"events_forgotten": gone}
 
     def _set_keys(self, asked: _Keys) -> Any:
         """Sign with a new key, or retire the older keys. A restart reverts this, because the file keeps the first key."""

@@ -121,6 +121,10 @@ class Store:
         """Store a note, replacing the previous one."""
         self._commit("INSERT OR REPLACE INTO notes (name, content) VALUES (?, ?)", [(name, content)])
 
+    def forget_stream(self, topic: str) -> None:
+        """Delete every event of one stream, for the fault `recreate_log`."""
+        self._commit("DELETE FROM events WHERE topic = ?", [(topic,)])
+
     def forget_events(self) -> None:
         """Delete every event, for the defect `lose_log_on_restart`."""
         self._commit("DELETE FROM events", [()])

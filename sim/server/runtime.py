@@ -287,6 +287,14 @@ class Runtime(Outbound):
         self._fanout.forget(topic)
         return gone
 
+    def recreate_log(self, topic: str) -> int:
+        """Create a topic's log again and close the sockets that follow it (a fault); returns how many events are gone."""
+        gone = self.streams.recreate(topic)
+        self._fanout.forget(topic)
+        for connection in [c for c in self._connections.values() if not c.closing and topic in c.positions]:
+            self._expel_one(connection)
+        return gone
+
     def _leak(self, topic: str) -> None:
         for connection in self._connections.values():
             if connection.joined and topic not in connection.positions:

@@ -26,6 +26,13 @@ class Streams:
             self.logs[topic] = StreamLog(self._settings.window_events, self._class_of(topic).retention_s, self.hash_of)
         return self.logs[topic]
 
+    def recreate(self, topic: str) -> int:
+        """Replace the topic's log by an empty one, whose positions start over; returns how many events are gone."""
+        old = self.logs.pop(topic, None)
+        self._snapshots.pop(topic, None)
+        self.log(topic)
+        return old.head if old else 0
+
     def head(self, topic: str) -> int:
         """Return the topic's last seq; 0 without events."""
         log = self.logs.get(topic)

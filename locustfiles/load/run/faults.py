@@ -13,7 +13,7 @@ from locustfiles.load.workers.workers import Workers
 from sim.base.clocks import WallClock
 from sim.base.errors import UsageError
 from sim.drill.fault_bases import Fault, SwitchFault
-from sim.drill.fault_kinds import ConcurrentAppends, ExpireTokens, RollingDeploy, ShrinkWindow
+from sim.drill.fault_kinds import ConcurrentAppends, ExpireTokens, RecreateLog, RollingDeploy, ShrinkWindow
 from sim.drill.fault_lifecycle import Completion, Done
 from sim.drill.fault_schedule import PlannedFault, Timing
 from sim.drill.model import Drill
@@ -21,7 +21,15 @@ from sim.engines.greenlets.http import GreenletHttp
 from sim.engines.shared.fault_actions import PublishFaults, RequestedService, ServiceFaults, Steps
 from sim.server.settings import Switches
 
-POSSIBLE: tuple[type[Fault], ...] = (*CLIENT_FAULTS, ConcurrentAppends, ExpireTokens, RollingDeploy, ShrinkWindow, SwitchFault)
+POSSIBLE: tuple[type[Fault], ...] = (
+    *CLIENT_FAULTS,
+    ConcurrentAppends,
+    ExpireTokens,
+    RecreateLog,
+    RollingDeploy,
+    ShrinkWindow,
+    SwitchFault,
+)
 
 
 def require_possible(drill: Drill) -> None:

@@ -19,6 +19,7 @@ from sim.drill.fault_kinds import (
     ForgetTokens,
     KillRuntime,
     LinkFault,
+    RecreateLog,
     RestartClients,
     RevokeSessions,
     RollingDeploy,
@@ -81,6 +82,7 @@ class Service(Protocol):
     def acted(self, kind: str) -> Any: ...
     def set_switches(self, switches: Callable[[], Switches]) -> Any: ...
     def shrink_window(self, topic: str, keep_events: int) -> Any: ...
+    def recreate_log(self, topic: str) -> Any: ...
     def hang_up(self, clients: tuple[int, ...]) -> Any: ...
 
 
@@ -112,6 +114,10 @@ class RequestedService:
     def shrink_window(self, topic: str, keep_events: int) -> Any:
         """See `Service`."""
         return self._ask(service_api.shrink_window, topic, keep_events)
+
+    def recreate_log(self, topic: str) -> Any:
+        """See `Service`."""
+        return self._ask(service_api.recreate_log, topic)
 
     def hang_up(self, clients: tuple[int, ...]) -> Any:
         """See `Service`."""
@@ -227,6 +233,11 @@ class ServiceFaults:
                 for topic in topics:
                     forgotten += yield self._service.shrink_window(topic, fault.keep_events)
                 return forgotten
+            case RecreateLog():
+                gone = 0
+                for topic in (*self._run_topics, *self._other_topics):
+                    gone += yield self._service.recreate_log(topic)
+                return gone
             case ExpireTokens():
                 self._healthy = msgspec.structs.replace(self._healthy, tokens_void_before=self._service.now())
                 return float((yield self._switch()))

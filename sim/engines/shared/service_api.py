@@ -340,6 +340,11 @@ def shrink_window(endpoints: Endpoints, topic: str, keep_events: int) -> Request
     return _mock(endpoints, "window", lambda answer: int(answer["events_forgotten"]), body)
 
 
+def recreate_log(endpoints: Endpoints, topic: str) -> Request[int]:
+    """Make the service create a topic's log again; return how many events are gone."""
+    return _mock(endpoints, "log", lambda answer: int(answer["events_forgotten"]), {"topic": topic})
+
+
 def change_keys(endpoints: Endpoints, *, rotate: bool) -> Request[str]:
     """Sign with a new key, or else retire the old keys; return the id of the signing key."""
     return _mock(endpoints, "keys", lambda answer: str(answer["kid"]), {"rotate": rotate})

@@ -8,6 +8,7 @@ from sim.drill.fault_kinds import (
     ExpireTokens,
     KillRuntime,
     LinkFault,
+    RecreateLog,
     RevokeSessions,
     RollingDeploy,
     RotateKeys,
@@ -24,7 +25,7 @@ from sim.server.settings import Switches
 SIMULATED = (
     *CLIENT_FAULTS,
     ConcurrentAppends,
-    *(ExpireTokens, KillRuntime, RevokeSessions, RollingDeploy, RotateKeys, ShrinkWindow),
+    *(ExpireTokens, KillRuntime, RecreateLog, RevokeSessions, RollingDeploy, RotateKeys, ShrinkWindow),
     *(LinkFault, StopReading, SwitchFault),
 )
 
@@ -53,6 +54,10 @@ class SimulatedServiceControl:
     def shrink_window(self, topic: str, keep_events: int) -> int:
         """See `Service`."""
         return self._service.runtime.shrink_window(topic, keep_events)
+
+    def recreate_log(self, topic: str) -> int:
+        """See `Service`."""
+        return self._service.recreate_log(topic)
 
     def change_keys(self, *, rotate: bool) -> str:
         """See `WholeService`."""

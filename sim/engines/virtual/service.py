@@ -384,6 +384,12 @@ class SimulatedService:
         self.kick()
         return closed
 
+    def recreate_log(self, topic: str) -> int:
+        """Create a topic's log again; return how many events are gone."""
+        gone = self.runtime.recreate_log(topic)
+        self.kick()
+        return gone
+
     def kill(self) -> None:
         """End the runtime's process and every connection; acknowledged events stay in its log."""
         self.is_up = False
