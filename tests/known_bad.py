@@ -5,17 +5,21 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import msgspec
+
 from drills.judging import gates
 from drills.judging.checks.verdicts import DrillVerdict
 from sim.analysis import invariants
 from sim.client.negative.malformed import MalformedFrames
 from sim.client.negative.registry import EXPECTED, NEGATIVE_CLIENTS
+from sim.protocols.spacetime.adapter import CAPABILITIES
 from sim.protocols.spacetime.negative import KINDS
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, stream_id
 from sim.record.observations import Kind
 from tests.histories import STREAM, Story, good_storm, storm_drill
 
 ENOUGH = ("delivery.dropped_deliveries", "ux.integrity")
+WITH_EPOCHS = msgspec.to_builtins(msgspec.structs.replace(CAPABILITIES, has_epochs=True))
 WORKERS = stream_id(CODEX_WORKER_EVENTS)
 IN_THE_FAULT_S = 22.0  # while clients may be disconnected, and events late
 CLIENTS = 30
@@ -93,6 +97,21 @@ def with_workers(story: Story) -> Story:
     return story.audit(*range(1, 11), t=59.0, stream=WORKERS)
 
 
+def with_epochs(story: Story) -> Story:
+    """Each client knows which log it follows; one is told of another, and starts again."""
+    story.header = {**story.header, "capabilities": {**WITH_EPOCHS}}
+    for client in range(CLIENTS):
+        story.tell(0.01 * client + 0.03, Kind.EPOCH_LEARNED, client, STREAM, 0, detail="e1")
+    return story
+
+
+def learns_another_epoch(story: Story) -> Story:
+    """A client learns in the middle that its log is another one, and goes on."""
+    story.tell(10.0, Kind.EPOCH_LEARNED, 3, STREAM, 114, detail="e2")
+    story.rows.sort(key=lambda row: row.t)
+    return story
+
+
 def asks(probe: str) -> Callable[[Story], Story]:
     """One client more, that tries what must be refused, is refused, and goes on as if nothing had been."""
 
@@ -161,6 +180,8 @@ KNOWN_BAD = (
         prepare=asks("malformed_frames"),
         expect={"negative_clients": ("malformed_frames",)},
     ),
+    known_bad("checkpoint_regressed", by=told(Kind.CHECKPOINT_WRITTEN, 3, t=57.0, stream=STREAM, seq=3)),
+    known_bad("resumed_in_new_log", by=learns_another_epoch, prepare=with_epochs),
     known_bad("applied_out_of_order", "ux.integrity", by=applies_the_last_again),
     known_bad(
         "needless_loss",

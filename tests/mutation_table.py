@@ -120,7 +120,7 @@ MUTATIONS = (
         *("accept_mutation", "reconnect_storm", "drill.negative_clients", "socket_changed_state", "phantom_event"),
         only=True,
     ),
-    defect("lose_log_on_restart", "runtime_restart", "acknowledged_lost", "checkpoint_regressed", tested=EVERYWHERE),
+    defect("lose_log_on_restart", "runtime_restart", "acknowledged_lost", "log_recreated", tested=EVERYWHERE),
     defect(  # no client ever becomes live, so there is no steady state to wait for
         *("wrong_payload_hash", "dropped_delivery", "ux.integrity", "jumbled_message", "drill.steady_state"),
         settings=(*IMPATIENT, "phases.steady_limit_s=3"),

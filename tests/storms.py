@@ -6,10 +6,9 @@ from typing import Any
 
 import msgspec
 
-from drills import CATALOG
 from drills.judging.checks.thresholds import DEFAULT_PATH
 from drills.judging.checks.verdicts import DrillVerdict, State
-from drills.runs import results, running
+from drills.runs import catalog, results, running
 from drills.runs.request import Request
 from sim.drill import model as drills
 from sim.drill.fault_kinds import AnyFault
@@ -68,6 +67,10 @@ SHORT: dict[str, tuple[str, ...]] = {
     "latency_brownout": ("phases.fault_s=5.0", "faults.0.for_s=4.5", "phases.recovery_s=1.0"),
 }
 SOCKETS_ONLY = ("retired_routes",)
+BY_NAME: dict[str, tuple[str, ...]] = {
+    "log_recreated": ("phases.fault_s=5.0", "faults.0.offline_s=3.5", "faults.1.at_s=0.4", "phases.recovery_s=0.5"),
+}
+"""Drills that delete what a service stores, closer together."""
 CATALOGUE = tuple(name for name in SHORT if name not in SOCKETS_ONLY)  # what both engines run
 # Checks that a slow machine may fail, or that a small fleet is too small for.
 OF_TIME = (
@@ -89,7 +92,8 @@ def patient_thresholds(folder: Path) -> Path:
 
 def small(name: str, *overrides: str) -> Drill:
     """A drill of the catalogue, made small."""
-    return drills.load(CATALOG / f"{name}.toml", (*SMALL, *SHORT.get(name, ()), *overrides))
+    short = SHORT.get(name, ()) + BY_NAME.get(name, ())
+    return drills.load(catalog.path_of(name), (*SMALL, *short, *overrides))
 
 
 def with_faults(drill: Drill, *faults: dict[str, object]) -> Drill:

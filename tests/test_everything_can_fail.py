@@ -13,10 +13,12 @@ from drills.rollout.verdict import window
 from sim.analysis import invariants
 from sim.client.negative.registry import NEGATIVE_CLIENTS
 from sim.client.policies import WRONG
+from sim.protocols.registry import DEFAULT
 from sim.server.settings import DEFECTS
 from tests.known_bad import KNOWN_BAD, KnownBad, law_of
 from tests.known_bad_windows import KNOWN_BAD as SPOILT_WINDOWS
 from tests.mutation_table import HARMLESS, MUTATIONS, turned_red
+from tests.protocol_findings import FOUND
 
 RED = frozenset[str]().union(*(case.names for case in (*MUTATIONS, *KNOWN_BAD)))
 CHECKS = {*gates.DECISIONS, "replay.parity"}  # the last compares all variants of a drill
@@ -25,7 +27,8 @@ INVARIANTS = (set(invariants.INVARIANTS) - {"negative_clients"}) | {*map(law_of,
 
 
 def test_every_drill_can_fail():
-    assert sorted({path.stem for path in CATALOG.glob("*.toml")} - {case.drill for case in MUTATIONS}) == []
+    red = {case.drill for case in MUTATIONS} | FOUND[DEFAULT].keys()
+    assert sorted({path.stem for path in CATALOG.rglob("*.toml")} - red) == []
 
 
 def test_every_check_can_fail():

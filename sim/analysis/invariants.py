@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.analysis import corrupted
+from sim.analysis import corrupted, new_logs
 from sim.analysis.samples import RECOVERIES, stale_loops
 from sim.record.history import History, Ints, Mask, Rows, at
 from sim.record.ledger import Ledger
@@ -96,7 +96,10 @@ class _Walk:
         restart = self.rows.is_kind(Kind.REBOOTSTRAPPED) & ~history.detail_is(self.rows, ["fresh"])
         restart |= self.rows.is_kind(Kind.RESTARTED)
         self.epoch = np.cumsum(first | restart)
-        self.watermark = np.where(first, 0, np.append(0, self.rows.seq[:-1]) if len(self.rows) else 0)
+        before = np.append(0, self.rows.seq[:-1]) if len(self.rows) else 0
+        # A client that goes on in a new log cannot see that the new log's first events are missing.
+        is_new_log = history.base_stream[self.rows.stream] != self.rows.stream
+        self.watermark = np.where(first, np.where(is_new_log, self.rows.seq - 1, 0), before)
 
     @cached_property
     def hole(self) -> Mask:
@@ -186,6 +189,25 @@ def _stale_without_recovery(evidence: _Evidence) -> Rows:
 def _silent_loss(evidence: _Evidence) -> Iterator[Violation]:
     silent = evidence.ledger.silent
     yield Violation("silent_loss", silent.count, f"client {silent.client}, {silent.event}, never applied")
+
+
+def _log_recreated(evidence: _Evidence) -> Iterator[Violation]:
+    """Streams whose positions started over, where positions have no epoch: a client cannot notice that its position is old."""
+    history = evidence.history
+    found = [] if history.has_epochs else new_logs.restarts(history)
+    if found:
+        first = max(found, key=lambda restart: restart.unaware)
+        count = sum(max(restart.unaware, 1) for restart in found)
+        yield Violation("log_recreated", count, f"{first}. Without epochs, clients cannot notice")
+
+
+def _resumed_in_new_log(evidence: _Evidence) -> Rows:
+    """Events of a new log that a client applied at its position of the old log, where positions have an epoch."""
+    history = evidence.history
+    unaware, resumed = new_logs.went_on(history), new_logs.resumed(history)
+    if not history.has_epochs:
+        return unaware.take(np.zeros(0, np.int64))
+    return unaware.and_then(resumed.take(~np.isin(resumed.number, unaware.number)))
 
 
 def _acknowledged_lost(evidence: _Evidence) -> Iterator[Violation]:
@@ -317,7 +339,8 @@ def _stored_lost(evidence: _Evidence) -> Rows:
     """Acknowledged events that the service did not return over HTTP, where it was asked for its streams after settling."""
     history = evidence.history
     published, stored = history.of(Kind.PUBLISHED), history.of(Kind.READ_BACK)
-    was_read = np.isin(published.stream, history.of(Kind.READ_BACK_COMPLETED).stream)
+    published = published.take(~history.deleted_by_fault()[published.stream])
+    was_read = np.isin(history.base_stream[published.stream], history.of(Kind.READ_BACK_COMPLETED).stream)
     return published.take(was_read & (published.marker >= 0) & ~np.isin(_events(published), _events(stored)))
 
 
@@ -369,6 +392,7 @@ def _early_replay_complete(evidence: _Evidence) -> Rows:
     early = np.zeros(len(done), np.bool_)
     for stream in np.unique(published.stream):
         head = published.place_acknowledged(np.full(len(done), stream), due_t)
+        head[due_t > history.exists_until_t(stream)] = 0  # no replay has the events of a log that is gone
         early |= _reached(moves.take(moves.stream == stream), done) < head
     return done.take(early)
 
@@ -415,6 +439,8 @@ INVARIANTS: dict[str, Callable[[_Evidence], Rows | Iterator[Violation]]] = {
     "stale_loop": lambda evidence: stale_loops(evidence.history),
     "stale_without_recovery": _stale_without_recovery,
     "silent_loss": _silent_loss,
+    "resumed_in_new_log": _resumed_in_new_log,
+    "log_recreated": _log_recreated,
     "acknowledged_lost": _acknowledged_lost,
     "phantom_event": _phantom_event,
     "negative_clients": _negative_clients,

@@ -103,6 +103,7 @@ class Cursor:
     replayed: int = 0
     replayed_new: int = 0
     epoch: str | None = None  # of the log, in protocols with epochs
+    noted_epoch: str | None = None  # the last one in observations
     is_log_lost: bool = False  # the log that it had followed was replaced, or its position is not known any more
     marks: Marks = field(default_factory=Marks)  # the run's events that it has
 
@@ -207,7 +208,7 @@ class Cursor:
         if self.start is None:
             self.watermark = baseline
             is_lost, self.is_log_lost = self.is_log_lost, False
-            return Start("other_log", None, baseline) if is_lost else Start("fresh")
+            return Start("other_log", None, UNKNOWN) if is_lost else Start("fresh")
         old, self.start = self.start, None
         self.watermark = max(old, baseline)
         return Start("retained", old, self.watermark - old)

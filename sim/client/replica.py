@@ -127,6 +127,7 @@ class Replica:
         if at is not None and (cursor.watermark is None or cursor.is_below(at)):
             self._continue_at(cursor, at)
         cursor.learn_epoch(at or head)
+        self._note_epoch(cursor)
         return head is not None and self._take_head(cursor, Head(cursor.topic, head, self._head_of))
 
     def take_unknown(self, event: PositionUnknown) -> bool:
@@ -134,7 +135,8 @@ class Replica:
         if (cursor := self.cursors.get(event.stream)) is None:
             return False
         had_position = cursor.position is not None
-        self._note_unknown(cursor, event.reason or "position_unknown")
+        is_other_log = cursor.is_other_log(event.head or event.subscribed_at)
+        self._note_unknown(cursor, event.reason or ("other_log" if is_other_log else "position_unknown"))
         at = event.subscribed_at
         known = event.head if at is None else at
         if known is None or cursor.is_other_log(known):
@@ -160,12 +162,19 @@ class Replica:
                 self._note_unknown(cursor, "session_unknown")
                 cursor.lose_log()
 
+    def _note_epoch(self, cursor: Cursor) -> None:
+        """Report the log that the cursor's position is of, when it is another one."""
+        if cursor.epoch is not None and cursor.epoch != cursor.noted_epoch:
+            cursor.noted_epoch = cursor.epoch
+            self._note("epoch_learned", cursor.stream, cursor.shown(cursor.known), detail=cursor.epoch)
+
     def _note_unknown(self, cursor: Cursor, reason: str) -> None:
         self._note("stale", cursor.stream, cursor.shown(cursor.known), detail=reason)
 
     def _continue_at(self, cursor: Cursor, at: Position) -> None:
         """Continue at the position where the server starts, and report what is lost."""
         self._go_on(cursor, cursor.continue_at(at))
+        self._note_epoch(cursor)
         self._write_checkpoint(cursor)
 
     # --- heads --------------------------------------------------------------------------------------
@@ -256,7 +265,7 @@ class Replica:
         """Report where a cursor continues, and what it lost (NaN: an unknown number)."""
         at = cursor.shown(cursor.watermark)
         old = math.nan if start.old is None else float(start.old)
-        cursor.marks.restart(max(at, 0))
+        cursor.marks.restart()
         self._note("rebootstrapped", cursor.stream, at, value=old, detail=start.how)
         if start.lost:
             last = at if start.last is None else start.last
@@ -264,7 +273,7 @@ class Replica:
 
     def _rebase(self, cursor: Cursor, watermark: int) -> None:
         cursor.watermark = watermark
-        cursor.marks.restart(watermark)
+        cursor.marks.restart()
         self._note("rebootstrapped", cursor.stream, watermark, detail="fresh")
 
     # --- events -------------------------------------------------------------------------------------
@@ -315,6 +324,7 @@ class Replica:
                 self._note_unknown(cursor, "other_log")
                 cursor.lose_log()
             cursor.learn_epoch(item.position)
+            self._note_epoch(cursor)
         seq = cursor.seq_of(item)
         if replaying:
             self._count_replayed(cursor, seq, first_replay)

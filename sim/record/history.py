@@ -13,6 +13,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sim.base.errors import EvidenceError
+from sim.record.log_rows import Table, separated
+from sim.record.logs import Logs
 from sim.record.observations import Kind
 from sim.record.run_header import RunHeader
 
@@ -61,6 +63,7 @@ class Rows:
     value = cached_property[Floats](lambda rows: rows._gather("value"))  # milliseconds, events or a count, by kind
     detail = cached_property[Codes](lambda rows: rows._gather_codes("detail"))  # codes of `History.details`
     marker = cached_property[Ints](lambda rows: rows._gather("marker"))  # the event's number by its marker, or -1
+    number = cached_property[Ints](lambda rows: rows._gather("number"))  # of the row, in time order
 
     def _gather_codes(self, name: str) -> Codes:
         """The column in its own small type: codes are compared and looked up, never added."""
@@ -112,14 +115,64 @@ class History:
             name: np.asarray(table.column(name).to_numpy())[order]
             for name in ("t", "client", "seq", "attempt", "value", "marker")
         }
-        self._rows = Rows(columns | {"kind": kind, "stream": stream[order], "detail": detail[order]})
+        columns |= {"kind": kind, "stream": stream[order], "detail": detail[order]}
+        columns["number"] = np.arange(len(kind), dtype=np.int32)
+        self._rows = Rows(columns)
+        self.base_stream = np.arange(len(self.streams))
+        self.logs: dict[int, Logs] = {}
         # NumPy sorts 16-bit integers by radix.
         places = np.argsort(kind, kind="stable")
         self._by_kind = places.astype(np.int32) if len(places) < _MAX_INT32 else places
         self._ends = np.concatenate(([0], np.cumsum(np.bincount(kind, minlength=len(_KINDS)))))
+        self._separate_logs(columns)
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def _separate_logs(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Make each further log of a stream a stream of its own, because its positions are not those of the log before."""
+        names = ("t", "kind", "client", "stream", "seq", "value", "marker")
+        table = Table({name: columns[name] for name in names}, _KIND_CODE, self._places)
+        recreated_t = [fault.end_t for fault in self.faults if fault.kind == "recreate_log"]
+        stream, base = columns["stream"].copy(), list(range(len(self.streams)))
+        for found in separated(table, self.positions, recreated_t):
+            self.logs[found.code] = found.logs
+            later = found.log > 0
+            stream[found.where[later]] = len(base) - 1 + found.log[later]
+            base += [found.code] * (found.logs.count - 1)
+            self.streams += [f"{self.streams[found.code]} (log {number})" for number in range(2, found.logs.count + 1)]
+        if self.logs:
+            self.base_stream = np.array(base)
+            self._rows = Rows({**columns, "stream": stream})
+
+    def base_name(self, code: int) -> str:
+        """The name of the stream to which a log belongs."""
+        return self.streams[int(self.base_stream[code])]
+
+    def logs_of(self, base: int) -> Ints:
+        """The codes of all logs of a stream, the oldest first."""
+        return np.flatnonzero(self.base_stream == base)
+
+    def exists_until_t(self, code: int) -> float:
+        """The last time at which a log existed for certain; infinity for the newest."""
+        base = int(self.base_stream[code])
+        log = int(np.searchsorted(self.logs_of(base), code))
+        return self.logs[base].earliest_t(log + 1) if base in self.logs and log + 1 < self.logs[base].count else float("inf")
+
+    def deleted_by_fault(self) -> Mask:
+        """Per code, whether a fault `recreate_log` deleted this log."""
+        deleted = np.zeros(len(self.streams), np.bool_)
+        spans = [(fault.start_t, fault.end_t) for fault in self.faults if fault.kind == "recreate_log"]
+        for base, logs in self.logs.items():
+            for log, code in enumerate(self.logs_of(base)[:-1]):
+                begins, ends = logs.earliest_t(log + 1), logs.latest_t(log + 1)
+                deleted[code] = any(start_t <= ends and end_t >= begins for start_t, end_t in spans)
+        return deleted
+
+    @property
+    def has_epochs(self) -> bool:
+        """Whether the protocol's positions name the log that they belong to."""
+        return bool(self.header.capabilities.get("has_epochs", False))
 
     @property
     def positions(self) -> str:
@@ -133,9 +186,13 @@ class History:
 
     def of(self, *kinds: Kind) -> Rows:
         """All rows of these kinds."""
-        places = [self._by_kind[self._ends[code] : self._ends[code + 1]] for code in (_KIND_CODE[kind] for kind in kinds)]
+        places = [self._places(kind) for kind in kinds]
         where = places[0] if len(places) == 1 else np.sort(np.concatenate(places))
         return self._rows.take(where)
+
+    def _places(self, kind: Kind) -> NDArray[Any]:
+        code = _KIND_CODE[kind]
+        return self._by_kind[self._ends[code] : self._ends[code + 1]]
 
     def fleet(self, *kinds: Kind) -> Rows:
         """The fleet's rows of these kinds, without negative clients, the auditor and rows without a client."""

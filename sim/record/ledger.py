@@ -104,7 +104,7 @@ class Ledger:
         unapplied = self.published.find(self.history.session_rows(Kind.GAP, Kind.HASH_MISMATCH))
         missing[unapplied[unapplied >= 0]] = False
         missing &= ~self._between(self._audit_head(Kind.REBOOTSTRAPPED, Kind.APPLIED), self._audit_seen)
-        return np.flatnonzero(missing | self._beyond_audit)
+        return np.flatnonzero((missing | self._beyond_audit) & ~self.history.deleted_by_fault()[self.published.stream])
 
     def merged(self, rows: Rows) -> int:
         """How many of these publishes were acknowledged with the position of an earlier one."""
@@ -240,22 +240,36 @@ class Ledger:
         if not self._has_positions:  # a snapshot, too, covers what lies between two events
             losses = losses.and_then(rebootstrapped.take(self.history.detail_is(rebootstrapped, ["snapshot"])))
         declared, declared_low, declared_high = self.declared(losses)
+        lost_logs = owner_of(self._lost_logs(losses))
         return Intervals(
-            np.concatenate((place[starts] // SPAN, owner_of(snapshots), owner_of(declared))),
+            np.concatenate((place[starts] // SPAN, owner_of(snapshots), owner_of(declared), lost_logs)),
             np.concatenate(
                 (
                     place[starts] % SPAN - 1,
                     self.published.place_at(snapshots.stream, snapshots.value.astype(np.int64)),
                     declared_low,
+                    np.zeros_like(lost_logs),
                 )
             ),
-            np.concatenate((place[ends] % SPAN, self.reached(snapshots), declared_high)),
+            np.concatenate((place[ends] % SPAN, self.reached(snapshots), declared_high, np.full_like(lost_logs, SPAN - 1))),
         )
+
+    def _lost_logs(self, losses: Rows) -> Rows:
+        """The losses without a number, once for each earlier log: a client that goes on in another log has lost it."""
+        history = self.history
+        if not history.logs:
+            return losses.take(np.zeros(0, np.int64))
+        uncounted = losses.take(np.isnan(losses.value))
+        earlier = [history.logs_of(history.base_stream[code]) for code in uncounted.stream]
+        earlier = [codes[codes < code] for codes, code in zip(earlier, uncounted.stream, strict=True)]
+        repeated = uncounted.take(np.repeat(np.arange(len(uncounted)), [len(codes) for codes in earlier]))
+        return repeated.having(stream=np.concatenate([*earlier, np.zeros(0, np.int64)]))
 
     def declared(self, rows: Rows) -> tuple[Rows, Ints, Ints]:
         """Losses that clients declared, and their places `(low, high]`.
 
-        Where the client cannot know the number of lost events, they lie between the events that it applied before and after.
+        Where the client cannot know the number of lost events, they lie between the events that it applied before and after,
+        and had been sent when it declared the loss.
         """
         is_counted = np.isfinite(rows.value) & self._has_positions
         rows = rows.take((rows.value > 0) | ~is_counted)
@@ -267,14 +281,14 @@ class Ledger:
         applied = self.history.session_rows(Kind.APPLIED)
         pair, places = self.history.pair(applied), self.published.places(applied)
         order = np.argsort(pair, kind="stable")
-        pair, t, places = pair[order], applied.t[order], places[order]
-        acknowledged = self.published.place_acknowledged(rows.stream, rows.t)
-        for number in uncounted:
-            begin, end = np.searchsorted(pair, self.history.pair(rows)[number] + np.arange(2))
-            then = begin + np.searchsorted(t[begin:end], rows.t[number], side="right")
-            low[number] = places[begin:then].max(initial=0)
+        pair, number, places = pair[order], applied.number[order], places[order]
+        sent = self.published.place_sent(rows.stream, rows.t)
+        for index in uncounted:
+            begin, end = np.searchsorted(pair, self.history.pair(rows)[index] + np.arange(2))
+            then = begin + np.searchsorted(number[begin:end], rows.number[index])
+            low[index] = places[begin:then].max(initial=0)
             later = places[then:end][places[then:end] > 0]
-            high[number] = later[0] - 1 if len(later) else max(acknowledged[number], high[number])
+            high[index] = min(sent[index], later[0] - 1 if len(later) else SPAN)
         return rows, low, np.maximum(low, high)
 
     def reached(self, rows: Rows) -> Ints:
@@ -367,13 +381,15 @@ class Ledger:
 
 def _subscribed_pairs(history: History) -> Ints:
     """The fleet's subscriptions from the header, as codes of `History.pair`."""
-    code = {name: index for index, name in enumerate(history.streams)}
+    codes: dict[str, list[int]] = {}
+    for code in range(len(history.streams)):
+        codes.setdefault(history.base_name(code), []).append(code)
     pairs = [
-        (int(client) + 1) * len(history.streams) + code[name]
+        (int(client) + 1) * len(history.streams) + code
         for client, names in history.header.subscriptions.items()
         if 0 <= int(client) < history.header.clients
         for name in names
-        if name in code
+        for code in codes.get(name, ())
     ]
     return np.array(pairs, np.int64)
 

@@ -57,6 +57,7 @@ class Kind(StrEnum):
     # A publish was sent [attempt: number of the try, value: ms to its answer, detail: acknowledged, refused or unknown, marker]
     PUBLISH_TRIED = "publish_tried"
     PUBLISHED = "published"  # acknowledged [seq, value: ms from due to acknowledged, detail: payload hash, marker]
+    EPOCH_LEARNED = "epoch_learned"  # which log the client's position is of [seq: the position, detail: epoch]
     PUBLISH_FAILED = "publish_failed"  # [value: ms, detail: code, marker]
     RECEIVED = "received"  # one update batch [value: updates in it]
     APPLIED = "applied"  # [seq, detail: payload hash, marker]

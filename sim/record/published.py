@@ -63,6 +63,10 @@ class Published:
         """Per row, the highest place of its stream among events acknowledged by time `t`."""
         return self._head(self.acknowledged_t, self.place, stream, t)
 
+    def place_sent(self, stream: Ints, t: Floats) -> Ints:
+        """Per row, the highest place of its stream among events first sent by time `t`."""
+        return self._head(self.sent_t, self.place, stream, t)
+
     def _head(self, event_t: Floats, height: Ints, stream: Ints, t: Floats) -> Ints:
         head = np.zeros(len(stream), np.int64)
         for code in np.unique(stream):

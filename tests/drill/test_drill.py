@@ -11,7 +11,10 @@ from sim.drill import model as drills
 from sim.drill.fault_schedule import plan
 from sim.drill.model import Drill
 
-CATALOG, EXAMPLES = (sorted((DATA / folder).glob("*.toml")) for folder in ("catalog", "examples"))
+CATALOG, EXAMPLES = (
+    sorted(path for folder in folders for path in (DATA / folder).glob("*.toml"))
+    for folders in (("catalog", "catalog/by_name"), ("examples",))
+)
 TEXT = """
 name = "small"
 summary = "Is it well?"

@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.main import get_command
 
-from drills import CATALOG, EXAMPLES
+from drills import BY_NAME, CATALOG, EXAMPLES
 from drills.cli import main
 from drills.judging.checks.thresholds import DEFAULT_PATH
 from sim.drill.model import expected_duration_s, load
@@ -237,7 +237,7 @@ def test_drill_list_has_one_line_per_drill():
     assert said.code == 0
     _, *rows = said.out.splitlines()
     assert [row.split()[0] for row in rows] == [
-        path.stem for where in (CATALOG, EXAMPLES) for path in sorted(where.glob("*.toml"))
+        path.stem for where in (CATALOG, BY_NAME, EXAMPLES) for path in sorted(where.glob("*.toml"))
     ]
     assert max(map(len, rows)) <= 80
 
@@ -259,7 +259,7 @@ def test_drill_show_has_the_question_and_everything_it_does():
         assert words in said.out
 
 
-@pytest.mark.parametrize("path", [*CATALOG.glob("*.toml"), *EXAMPLES.glob("*.toml")], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*CATALOG.rglob("*.toml"), *EXAMPLES.glob("*.toml")], ids=lambda path: path.stem)
 def test_every_drill_can_be_shown(path: Path):
     said = stormgate_here("drill", "show", path.stem)
     assert (said.code, said.err) == (0, "")

@@ -21,6 +21,7 @@ SIGNS = {
     "malform_frames": (Kind.MALFORMED, -1, 0.0),
     "shrink_window": (Kind.STALE, 3, 50.0),
     "shrink_replay_budget": (Kind.STALE, 3, 50.0),
+    "recreate_log": (Kind.STALE, 3, 50.0),
 }
 
 
@@ -57,12 +58,25 @@ def test_hook_without_observed_effect_is_an_error(kind: str):
 def test_hook_is_believed_only_if_a_client_observed_its_sign_at_that_time(kind: str):
     assert shown(kind, 20.5).state == "pass"
     assert shown(kind, 19.0).state == "error"
-    if kind != "shrink_window":
+    if kind not in ("shrink_window", "recreate_log"):
         assert shown(kind, 22.1).state == "error", "another fault did it"
 
 
 def test_what_was_forgotten_shows_when_somebody_comes_back():
     assert observed(hooked("shrink_window").tell(24.0, Kind.STALE, 3, STREAM, 3, value=50.0)).state == "pass"
+
+
+def test_positions_that_start_over_show_that_a_log_was_created_again():
+    def continued_at(first: int) -> Story:
+        """Events up to 250 before the fault, and four more after it from this position on."""
+        story = hooked("recreate_log").marked().without(lambda row: row.seq > 250)
+        story = story.changed(lambda row: row.detail == "drop_sockets", detail="recreate_log")
+        for number in range(4):
+            story.publish(first + number, t=22.0 + number, marker=251 + number)
+        return story
+
+    assert observed(continued_at(251)).state == "error"
+    assert observed(continued_at(1)).state == "pass"
 
 
 def test_a_client_that_renews_its_token_shows_no_revocation():

@@ -36,7 +36,9 @@ _SHOWS_AS = {
     "malform_frames": (Kind.MALFORMED, "no client got a malformed frame"),
     "shrink_window": (Kind.STALE, "no client got a stale answer"),
     "shrink_replay_budget": (Kind.STALE, "no client got a stale answer"),
+    "recreate_log": (Kind.STALE, "no position started over, and no client got a stale answer"),
 }
+_LATER = ("shrink_window", "recreate_log")  # a client notices them when it returns, even after they were reverted
 
 
 def _phases(case: Case, threshold: Threshold | None) -> Answer:
@@ -151,9 +153,10 @@ def _unseen_by_clients(history: History, index: int, injected_t: float) -> str:
     if kind not in _SHOWS_AS:
         return "was injected by a hook, and clients cannot observe whether it took effect"
     shows_as, what = _SHOWS_AS[kind]
-    # A trimmed log is observed when a client returns, even later; any other effect only while the fault is active.
+    if kind == "recreate_log" and history.positions != "opaque" and history.deleted_by_fault().any():
+        return ""
     ended = history.of(Kind.FAULT_REVERTED)
-    until_t = np.inf if kind == "shrink_window" else float(ended.t[ended.attempt == index].max(initial=-np.inf)) + NOTICE_S
+    until_t = np.inf if kind in _LATER else float(ended.t[ended.attempt == index].max(initial=-np.inf)) + NOTICE_S
     rows = history.of(shows_as)
     rows = _without_renewals(history, rows.take((rows.t >= injected_t) & (rows.t <= until_t)))
     if "delay_ms" in fault:
@@ -261,19 +264,20 @@ def _declared_loss(case: Case, threshold: Threshold | None) -> Answer:
     """Count the forbidden declared losses. A drill that expects losses allows them, but only on streams without snapshots."""
     rows = case.history.fleet(Kind.DECLARED_LOSS)
     if case.drill.expect.declared_loss:
-        rows = rows.take(np.array([_has_snapshots(case, name) for name in case.history.streams], np.bool_)[rows.stream])
+        rows = rows.take(np.array([_has_snapshots(case, code) for code in range(len(case.history.streams))])[rows.stream])
     if len(rows):
-        events = float(np.nansum(rows.value))
-        return Answer(
-            State.FAIL, events, len(rows), f"clients declared {events:g} events lost, which this drill does not allow"
-        )
+        events, unknown = float(np.nansum(rows.value)), int(np.isnan(rows.value).sum())
+        more = f" and {unknown} times an unknown number" if unknown else ""
+        reason = f"clients declared {events:g} events{more} lost, which this drill does not allow"
+        return Answer(State.FAIL, events, len(rows), reason)
     if case.ledger.expected == 0:
         return Answer(State.NO_DATA, NAN, 0, "there were no deliveries to lose")
     return Answer(State.PASS, 0, case.ledger.expected, "no client declared a loss that this drill does not allow")
 
 
-def _has_snapshots(case: Case, stream: str) -> bool:
-    limits = case.history.header.streams.get(stream)
+def _has_snapshots(case: Case, code: int) -> bool:
+    """Whether a snapshot can have what is lost. That of a log that was created again has no events of the log before."""
+    limits = case.history.header.streams.get(case.history.streams[code])
     return limits is not None and limits.has_snapshots
 
 
@@ -295,7 +299,7 @@ def _audited(case: Case, threshold: Threshold | None) -> Answer:
     if len(pending):
         why = ", ".join(text or "no reason" for text in history.detail_counts(pending))
         return Answer(State.FAIL, 0, n, f"a fresh client could not read up to the head of {len(pending)} streams: {why}")
-    if not history.header.has_socket or (history.starts_from_now_on and len(history.of(Kind.READ_BACK_COMPLETED))):
+    if not history.header.has_socket:
         return _audited_over_http(history, n)
     if not case.ledger.audited or not bool((settled.client == auditor).any()):
         return Answer(State.NO_DATA, NAN, 0, "no fresh client read the retained events at the end, so a loss may be unseen")

@@ -21,20 +21,20 @@ from drills.judging.checks.specs import (
     of_window,
     rule,
 )
-from sim.protocols.adapter import FreshStart, Positions, Refusals, StaleSign
+from sim.protocols.adapter import Positions, Refusals, StaleSign
 from sim.server.stream_log import REPLAY_BUDGET_EXCEEDED
 
 GATES = ("error", "replay", "reconnect", "delivery", "ux")
 _SAYS_STALE = Ability("its server does not say when it cannot resume", lambda it: it.stale is not StaleSign.SILENT)
 _HAS_CODES = Ability("its server states no codes when it refuses a connect", lambda it: it.refusals is not Refusals.BARE_STATUS)
-_STARTS_AT_RETAINED = Ability(
-    "a new client gets only new events, and the target file has no [read_back]",
-    lambda it: it.fresh_start is FreshStart.RETAINED,
-)
 _IS_DENSE = Ability("its positions do not show missing events", lambda it: it.positions is Positions.DENSE)
 _EVICTS = Ability("its server does not disconnect slow consumers", lambda it: it.evicts)
 _OUTSIDE_FAULT = "outside the fault phase"
 _MINIMUM_N = ("minimum_n",)
+_EXPECTS_NO_STALE = When(
+    "drills that expect no stale answers and create no log again",
+    lambda drill: not drill.expect.stale_reasons and all(fault.kind != "recreate_log" for fault in drill.faults),
+)
 MISUSES = ("mutation_over_socket", "any_mutation", "hidden_mutation", "malformed_frames")
 """Negative clients that misuse an open socket. Afterwards the server must serve them like any other client."""
 NOTICED_FAULTS = ("duplicate_deliveries", "jumble_deliveries", "malform_frames", "reorder_deliveries", "delay_deliveries")
@@ -223,14 +223,12 @@ _OF_RUNS = (
         *("drill.audited", "ok", "a fresh client reads everything that is retained", "it caught up"),
         window="settle",
         origin="synthetic",
-        ability=_STARTS_AT_RETAINED,
-        or_read_back=True,
     ),
     rule("drill.declared_loss", "events", "events that clients declared lost"),
     rule(
         *("drill.unexpected_stale", "answers", "stale answers that the drill does not expect"),
         ability=_SAYS_STALE,
-        when=When("drills that expect no stale answers", lambda drill: not drill.expect.stale_reasons),
+        when=_EXPECTS_NO_STALE,
     ),
     rule(
         *("drill.stale_signalled", "reasons", "reasons for staleness that clients received"),

@@ -48,7 +48,8 @@ def _stale_justified(case: Case, threshold: Threshold | None) -> Answer:
     rows = rows.take(history.detail_is(rows, [REPLAY_BUDGET_EXCEEDED]) & (rows.seq >= 0))
     if len(rows) == 0:
         return Answer(State.NO_DATA, NAN, 0, "no cursor was refused for the replay budget")
-    budgets = np.array([_smallest_budget(case, name) for name in history.streams], np.float64)
+    names = map(history.base_name, range(len(history.streams)))
+    budgets = np.array([_smallest_budget(case, name) for name in names], np.float64)
     if np.isnan(budgets[rows.stream]).any():
         return Answer(State.NO_DATA, NAN, 0, "the service's replay budget is not known")
     needless = case.ledger.published.head_due(rows.stream, rows.t) - rows.seq <= budgets[rows.stream]

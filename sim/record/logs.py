@@ -1,0 +1,136 @@
+"""The logs of a stream: one more each time that its positions start over.
+
+A log that the server deletes and creates again has the same stream and positions, but other events. What shows it is an event
+with a lower position than one that was acknowledged before the event was first sent: in one log, positions rise. Where they
+are dense, some position must also have been given to two events. Opaque positions show nothing, so there the fault
+`recreate_log` separates the logs.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Events:
+    """The acknowledged events of one stream by their numbers; `seq` is -1 where an event's position is not known."""
+
+    number: Ints  # of the marker, ascending
+    seq: Ints
+    sent_t: Floats  # the first try
+    acknowledged_t: Floats
+
+
+@dataclass(frozen=True)
+class Logs:
+    """The logs of one stream whose positions started over at least once."""
+
+    events: Events
+    log: Ints  # of each event, from 0
+
+    @property
+    def count(self) -> int:
+        """Number of logs."""
+        return int(self.log.max(initial=0)) + 1
+
+    def of_numbers(self, number: Ints) -> Ints:
+        """The log of each event by its number; that of the acknowledged event before it, if it was not acknowledged."""
+        found: Ints = self.log[np.maximum(np.searchsorted(self.events.number, number, side="right") - 1, 0)]
+        return found
+
+    def seq_of_numbers(self, number: Ints) -> Ints:
+        """The position of each event by its number; -1 if it is not known."""
+        index = np.minimum(np.searchsorted(self.events.number, number), len(self.log) - 1)
+        return np.where(self.events.number[index] == number, self.events.seq[index], -1)
+
+    def earliest_t(self, log: int) -> float:
+        """A log was created after this: an event of an earlier log was sent then."""
+        return float(self.events.sent_t[self.log < log].max(initial=-np.inf))
+
+    def latest_t(self, log: int) -> float:
+        """A log existed at this time: its first event was acknowledged."""
+        return float(self.events.acknowledged_t[self.log == log].min(initial=np.inf))
+
+    def possible(self, t: Floats) -> Ints:
+        """Per time, the newest log that may have existed."""
+        return self._newest(self.earliest_t, t)
+
+    def certain(self, t: Floats) -> Ints:
+        """Per time, the newest log that existed for certain."""
+        return self._newest(self.latest_t, t)
+
+    def _newest(self, moment: Callable[[int], float], t: Floats) -> Ints:
+        moments = np.array([moment(log) for log in range(1, self.count)])
+        return np.searchsorted(np.maximum.accumulate(moments), t, side="right")
+
+
+def by_positions(events: Events, *, are_dense: bool) -> Logs | None:
+    """Separate the logs of a stream by the positions of its events; None if they never started over."""
+    known = np.flatnonzero(events.seq >= 0)
+    order = known[np.argsort(events.acknowledged_t[known], kind="stable")]
+    seq, acknowledged_t, sent_t = events.seq[order], events.acknowledged_t[order], events.sent_t[order]
+    highest = np.maximum.accumulate(np.append(-1, seq))
+    starts_over = seq < highest[np.searchsorted(acknowledged_t, sent_t, side="left")]
+    if not starts_over.any() or (are_dense and len(np.unique(seq)) == len(seq)):
+        return None
+    log = np.zeros(len(events.seq), np.int64)
+    log[order] = _in_order(seq.tolist(), sent_t.tolist(), acknowledged_t.tolist())
+    _fill(log, events.seq >= 0)
+    return Logs(events, log)
+
+
+def by_times(events: Events, recreated_t: Sequence[float]) -> Logs | None:
+    """Separate the logs of a stream by the times at which a fault had created it again; None without events on both sides."""
+    log = np.searchsorted(np.sort(np.asarray(recreated_t, np.float64)), events.sent_t, side="right")
+    kinds, log = np.unique(log, return_inverse=True)
+    return Logs(events, log.astype(np.int64)) if len(kinds) > 1 else None
+
+
+def _fill(log: Ints, known: Mask) -> None:
+    """Give each event of unknown position the log of the known one before it by number."""
+    last = np.maximum.accumulate(np.where(known, np.arange(len(log)), -1))
+    log[:] = np.where(last >= 0, log[np.maximum(last, 0)], 0)
+
+
+@dataclass
+class _Log:
+    first_t: float = np.inf
+    acknowledged_t: list[float] = field(default_factory=list)
+    highest: list[int] = field(default_factory=list)  # after each acknowledgement
+
+    def add(self, seq: int, acknowledged_t: float) -> None:
+        self.first_t = min(self.first_t, acknowledged_t)
+        self.acknowledged_t.append(acknowledged_t)
+        self.highest.append(max(seq, self.highest[-1] if self.highest else -1))
+
+    def has_passed(self, seq: int, sent_t: float) -> bool:
+        """Whether a higher position was acknowledged before an event was sent."""
+        before = bisect_left(self.acknowledged_t, sent_t)
+        return before > 0 and self.highest[before - 1] > seq
+
+    def distance(self, seq: int) -> int:
+        return abs(seq - self.highest[-1]) if self.highest else seq
+
+
+def _in_order(seq: list[int], sent_t: list[float], acknowledged_t: list[float]) -> list[int]:
+    """The log of each event, in the order of acknowledgements. An event of the log before may be acknowledged late."""
+    logs, found = [_Log()], []
+    for place, sent, acknowledged in zip(seq, sent_t, acknowledged_t, strict=True):
+        current = logs[-1]
+        before = logs[-2] if len(logs) > 1 and sent < current.first_t and not logs[-2].has_passed(place, sent) else None
+        if before is not None and (current.has_passed(place, sent) or before.distance(place) < current.distance(place)):
+            before.add(place, acknowledged)
+            found.append(len(logs) - 2)
+            continue
+        if current.has_passed(place, sent):
+            logs.append(_Log())
+        logs[-1].add(place, acknowledged)
+        found.append(len(logs) - 1)
+    return found

@@ -1,0 +1,165 @@
+"""Logs that start over: random logs, deletions and readers, against what really happened."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from sim.analysis.invariants import violations
+from sim.record.logs import Events, by_positions
+from sim.record.observations import Kind
+from tests.histories import STREAM, Story
+
+
+@dataclass(frozen=True)
+class Appended:
+    """What really happened to one event."""
+
+    sent_t: float
+    acknowledged_t: float
+    log: int
+    seq: int
+
+
+@st.composite
+def streams(draw: st.DrawFn, *, is_dense: bool, is_serial: bool) -> list[Appended]:
+    """The events of one stream in the order of their numbers; its log was deleted at any times, or never."""
+    count = draw(st.integers(1, 12))
+    sent_t = np.cumsum([draw(st.integers(1, 5)) for _ in range(count)])
+    takes = [0.5 if is_serial else draw(st.integers(1, 12)) for _ in range(count)]
+    appended_t = [sent + draw(st.floats(0, 1, width=16)) * take for sent, take in zip(sent_t, takes, strict=True)]
+    deleted_t = sorted(draw(st.lists(st.integers(0, 40), max_size=2)))
+    found: dict[int, tuple[int, int]] = {}
+    heads: dict[int, int] = {}
+    for number in np.argsort(appended_t, kind="stable").tolist():
+        log = int(np.searchsorted(deleted_t, appended_t[number]))
+        heads[log] = heads.get(log, 0) + (1 if is_dense else draw(st.integers(1, 4)))  # others publish in between
+        found[number] = log, heads[log]
+    times = zip(sent_t.tolist(), takes, strict=True)
+    return [Appended(float(sent), float(sent + take), *found[number]) for number, (sent, take) in enumerate(times)]
+
+
+def kinds(*, is_serial: bool) -> st.SearchStrategy[tuple[bool, list[Appended]]]:
+    """Streams of dense positions (true) and of increasing ones."""
+    kind = st.booleans()
+    return kind.flatmap(lambda is_dense: st.tuples(st.just(is_dense), streams(is_dense=is_dense, is_serial=is_serial)))
+
+
+def separated(stream: list[Appended], *, is_dense: bool) -> list[int] | None:
+    columns = (np.array([getattr(event, name) for event in stream]) for name in ("seq", "sent_t", "acknowledged_t"))
+    logs = by_positions(Events(np.arange(1, len(stream) + 1), *columns), are_dense=is_dense)
+    return None if logs is None else logs.log.tolist()
+
+
+def shows(stream: list[Appended], *, is_dense: bool) -> bool:
+    """Whether an event has a lower position than one that had been acknowledged before it was sent."""
+    lower = any(a.acknowledged_t < b.sent_t and a.seq > b.seq for a in stream for b in stream)
+    return lower and (not is_dense or len({event.seq for event in stream}) < len(stream))
+
+
+@settings(deadline=None)
+@given(kinds(is_serial=False))
+def test_a_log_that_started_over_is_found_if_its_positions_show_it_and_no_other(case: tuple[bool, list[Appended]]) -> None:
+    is_dense, stream = case
+    found = separated(stream, is_dense=is_dense)
+    assert (found is not None) == shows(stream, is_dense=is_dense)
+    if found is not None:
+        assert len({event.log for event in stream}) > 1
+
+
+@settings(deadline=None)
+@given(kinds(is_serial=True))
+def test_of_events_that_did_not_overlap_none_is_taken_for_one_of_another_log(case: tuple[bool, list[Appended]]) -> None:
+    is_dense, stream = case
+    found = separated(stream, is_dense=is_dense) or [0] * len(stream)
+    for (a, b), (log, other) in zip(pairwise(stream), pairwise(found), strict=True):
+        assert log <= other
+        assert a.log != b.log or log == other, "one log was taken for two"
+        assert log != other or a.log == b.log or a.seq <= b.seq, "positions went down within a log"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A client that applied the first events of the old log, and came back when the new one had some."""
+
+    applied: int
+    head_at_return: int
+
+
+@dataclass(frozen=True)
+class Case:
+    old: int  # number of events
+    new: int
+    readers: tuple[Reader, ...]
+    has_epochs: bool
+    by_fault: bool
+
+    def story(self) -> Story:
+        capabilities = {"positions": "dense", "has_epochs": self.has_epochs}
+        story = Story(len(self.readers), header={"capabilities": capabilities})
+        for seq in range(1, self.old + 1):
+            story.publish(seq, t=float(seq), marker=seq)
+        for seq in range(1, self.new + 1):
+            story.publish(seq, t=50.0 + seq, marker=self.old + seq, detail=f"n{seq}")
+        if self.by_fault:
+            story.tell(40.0, Kind.FAULT_INJECTED, attempt=0, detail="recreate_log")
+            story.tell(40.0, Kind.FAULT_REVERTED, attempt=0, detail="recreate_log")
+        for client, reader in enumerate(self.readers):
+            self._read(story, client, reader)
+        story.audit(baseline=0)
+        for seq in range(1, self.new + 1):
+            self._apply(story, 1000, seq, 90.0)
+        return story
+
+    def _apply(self, story: Story, client: int, seq: int, t: float) -> None:
+        story.tell(t, Kind.APPLIED, client, STREAM, seq, detail=f"n{seq}", marker=self.old + seq)
+        story.tell(t, Kind.CHECKPOINT_WRITTEN, client, STREAM, seq)
+
+    def _read(self, story: Story, client: int, reader: Reader) -> None:
+        story.fresh(client)
+        for seq in range(1, reader.applied + 1):
+            story.tell(float(seq), Kind.APPLIED, client, STREAM, seq, detail=f"h{seq}", marker=seq)
+            story.tell(float(seq), Kind.CHECKPOINT_WRITTEN, client, STREAM, seq)
+        back_t, at = 50.5 + reader.head_at_return, self.resumes_at(reader)
+        if self.has_epochs:
+            story.tell(back_t, Kind.EPOCH_LEARNED, client, STREAM, 0, detail="e2")
+            story.tell(back_t, Kind.REBOOTSTRAPPED, client, STREAM, 0, detail="other_log")
+            story.tell(back_t, Kind.DECLARED_LOSS, client, STREAM, 0)
+        elif at < reader.applied:
+            story.tell(back_t, Kind.CLAMPED, client, STREAM, at, value=float(reader.applied))
+        for seq in range(at + 1, self.new + 1):
+            self._apply(story, client, seq, max(back_t, 50.0 + seq))
+
+    def resumes_at(self, reader: Reader) -> int:
+        return 0 if self.has_epochs else min(reader.applied, reader.head_at_return)
+
+    def lost(self) -> list[int]:
+        """How many events of the new log each client lost that went on in it; 0 for one that lost none."""
+        resumed = [self.resumes_at(reader) for reader in self.readers if not self.has_epochs]
+        return [at for at in resumed if at < self.new]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    old, new = draw(st.integers(2, 9)), draw(st.integers(1, 12))
+    reader = st.builds(Reader, st.integers(0, old), st.integers(0, new))
+    readers = draw(st.lists(reader, min_size=1, max_size=4))
+    return Case(old, new, tuple(readers), draw(st.booleans()), draw(st.booleans()))
+
+
+@settings(deadline=None)
+@given(cases())
+@example(Case(5, 9, (Reader(5, 8), Reader(3, 1)), has_epochs=False, by_fault=True))
+@example(Case(5, 9, (Reader(5, 8), Reader(3, 1)), has_epochs=True, by_fault=True))
+def test_what_clients_lose_in_a_new_log_is_named_and_nothing_else(case: Case) -> None:
+    ledger = case.story().ledger()
+    found = {each.invariant: each.count for each in violations(ledger.history, ledger)}
+    wanted = {} if case.by_fault else {"acknowledged_lost": case.old}
+    if not case.has_epochs:
+        wanted["log_recreated"] = max(len(case.lost()), 1)
+        wanted["silent_loss"] = sum(case.lost())
+    assert found == {name: count for name, count in wanted.items() if count}
+    if case.has_epochs:
+        assert ledger.dropped.count == 0
