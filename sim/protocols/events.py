@@ -71,6 +71,15 @@ def retry_after(wait_ms: float | None) -> Next:
     return RETRY if wait_ms is None else Next(Step.WAIT, wait_ms)
 
 
+class EndedBy(StrEnum):
+    """Who ended a connection or an attempt to connect."""
+
+    CLIENT = "client"
+    SERVER = "server"  # it said so, by a code or an answer
+    NETWORK = "network"  # nobody said anything
+    FAULT = "fault"  # of a drill, on this client
+
+
 class Hash(Enum):
     """Whether a payload matches its declared hash."""
 
@@ -136,6 +145,7 @@ class Refused(msgspec.Struct, frozen=True):
     is_open: bool = True  # whether the connection stays open
     message: str = ""
     streams: tuple[str, ...] = ()  # the refused streams, if the server names them
+    status: int | None = None  # of the HTTP answer, if there was one
 
 
 class Resumed(msgspec.Struct, frozen=True):
@@ -304,10 +314,10 @@ class StreamEnded(msgspec.Struct, frozen=True):
 
 
 class Closed(msgspec.Struct, frozen=True):
-    """The connection ended. `code` is the transport's close code, if there was one."""
+    """The connection ended. `code` is the transport's close code or the server's own, None if the server said nothing."""
 
     reason: DisconnectReason = DisconnectReason.NETWORK
-    code: int | None = None
+    code: int | str | None = None
     next: Next = RETRY
 
 

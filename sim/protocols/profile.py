@@ -6,7 +6,9 @@ The defaults are the habits that most servers share; a protocol's package states
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from sim.protocols.events import Event, Message, Problem, Refused, StreamEnded, Whose
+from sim.protocols import endings
+from sim.protocols.adapter import TransportEnd
+from sim.protocols.events import Closed, Event, Message, Problem, Refused, StreamEnded, Whose
 from sim.protocols.intents import Intent, Request
 
 
@@ -45,6 +47,8 @@ class Refusals:
     connect: Callable[[str], Refused]  # by code; a server that states no codes gives all the same
     request: Callable[[str, str, str, tuple[str, ...]], Refused]  # by reference, code, message, refused streams
     slow_consumer: Callable[[bool, float, str, Mapping[str, object]], Problem]  # evicted, wait in ms, message, details
+    upgrade: Callable[[TransportEnd], Refused] = endings.upgrade_refused  # by the HTTP answer to the upgrade
+    closed: Callable[[TransportEnd], Closed] = endings.closed  # by close code and reason
 
 
 @dataclass(frozen=True, slots=True)

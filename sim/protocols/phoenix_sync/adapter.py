@@ -9,11 +9,10 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from sim.protocols import endings
 from sim.protocols.adapter import CaughtUpSign, Credentials, HeadSource, Open, Refusals, Transport, TransportEnd, Write
 from sim.protocols.events import (
     Answer,
-    Closed,
-    DisconnectReason,
     Message,
     Repeated,
     StreamEnded,
@@ -21,7 +20,7 @@ from sim.protocols.events import (
 )
 from sim.protocols.intents import Beat, Intent, Subscribe
 from sim.protocols.phoenix_sync.payloads import check
-from sim.protocols.phoenix_sync.profile import REJOIN, UNMATCHED, connect_refused
+from sim.protocols.phoenix_sync.profile import REJOIN, UNMATCHED, connect_refused, upgrade_refused
 from sim.protocols.shared_decoding import SharedDecoding
 from sim.protocols.spacetime import adapter as spacetime
 from sim.protocols.spacetime import frames
@@ -88,9 +87,9 @@ class PhoenixSyncConnection(SpacetimeConnection):
     def closed(self, id: int, end: TransportEnd) -> Message:
         """See `Connection`. The code 1011 says nothing: the runtime closes with it after a revocation, too."""
         if self._is_open:
-            return (Closed(DisconnectReason.NETWORK, end.code),)
+            return (endings.closed(end),)
         if end.status is not None:
-            return (connect_refused("protocol" if end.status >= 500 else "refused by status"),)
+            return (upgrade_refused(end),)
         return (connect_refused("protocol" if end.is_broken else "network"),)
 
 

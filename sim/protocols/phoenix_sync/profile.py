@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime
 
+from sim.protocols import endings
+from sim.protocols.adapter import TransportEnd
 from sim.protocols.events import Answer, DisconnectReason, Event, Next, Refused, Step, StreamEnded, Whose
 from sim.protocols.intents import Request
 from sim.protocols.phoenix_sync.payloads import payload_hash
@@ -18,6 +20,12 @@ def connect_refused(code: str) -> Refused:
     """Return the refusal of a failed connect. The runtime states no code: only failures of the network are known."""
     is_known = code in ("network", "timeout", "refused", "protocol")
     return codes.connect_refused(code if is_known else NO_CODE)
+
+
+def upgrade_refused(end: TransportEnd) -> Refused:
+    """Return the refusal of an upgrade by an HTTP answer: only a failure of the server, or too many requests, is no refusal."""
+    code = "protocol" if (end.status or 0) >= 500 or end.status == 429 else NO_CODE
+    return endings.answered(connect_refused(code), end)
 
 
 def _topic_class(topic: str) -> TopicClass:
@@ -66,7 +74,7 @@ PROFILE = ServerProfile(
         scopes=SINGLE_TOPICS,
         owner_of=lambda topic: None,
     ),
-    refusals=Refusals(connect_refused, _request_refused, codes.slow_consumer),
+    refusals=Refusals(connect_refused, _request_refused, codes.slow_consumer, upgrade_refused),
     payload_hash=payload_hash,
     content=_content,
     unknown_request=_unknown,

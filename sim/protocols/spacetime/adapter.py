@@ -5,9 +5,8 @@ from itertools import groupby
 from typing import ClassVar
 from urllib.parse import quote
 
-import msgspec
-
 from sim.base.errors import MalformedFrameError
+from sim.protocols import endings
 from sim.protocols.adapter import (
     Action,
     Capabilities,
@@ -33,8 +32,6 @@ from sim.protocols.events import (
     Answer,
     Batch,
     CaughtUp,
-    Closed,
-    DisconnectReason,
     Event,
     Hash,
     Head,
@@ -80,7 +77,6 @@ CAPABILITIES = Capabilities(
 )
 _SOCKET = 0
 _SAME_FOR_ALL = frozenset({"sync:update_batch", "sync:frame", "sync:heartbeat"})  # what they mean depends on no request
-_ERROR_CODE = msgspec.json.Decoder(dict[str, dict[str, object]])
 
 Check = Callable[[bytes, str], Hash]
 
@@ -160,9 +156,9 @@ class SpacetimeConnection:
     def closed(self, id: int, end: TransportEnd) -> Message:
         """See `Connection`."""
         if self._is_open:
-            return (Closed(DisconnectReason.NETWORK, end.code),)
+            return (endings.closed(end),)
         if end.status is not None:
-            return (codes.connect_refused(_refusal_code(end.status, end.body)),)
+            return (codes.upgrade_refused(end),)
         return (codes.connect_refused("protocol" if end.is_broken else "network"),)
 
     def _answer(self, reply: frames.Reply) -> Message:
@@ -258,14 +254,3 @@ def _stale_topic(topic: StaleTopic, reasons: str, content: dict[str, object] | N
 def _snapshot_position(content: dict[str, object]) -> Position | None:
     watermark = content.get("watermark")
     return Position(watermark) if isinstance(watermark, int) and watermark >= 0 else None
-
-
-def _refusal_code(status: int, body: bytes) -> str:
-    """Return why an upgrade was refused: the code in the runtime's answer or, without one, by its status."""
-    try:
-        code = _ERROR_CODE.decode(body)["error"]["code"]
-        if isinstance(code, str) and code:
-            return code
-    except (msgspec.DecodeError, KeyError):
-        pass
-    return {401: "unauthorized", 403: "forbidden"}.get(status, "protocol")

@@ -2,6 +2,10 @@
 
 from collections.abc import Mapping
 
+import msgspec
+
+from sim.protocols import endings
+from sim.protocols.adapter import TransportEnd
 from sim.protocols.events import (
     INFORMED,
     MINTS_FIRST,
@@ -18,6 +22,7 @@ from sim.protocols.events import (
 
 RATE_LIMITED, REAUTH_REQUIRED, SLOW_CONSUMER, STALE_CURSOR = "rate_limited", "reauth_required", "slow_consumer", "stale_cursor"
 MALFORMED_FRAME = Malformed("malformed_frame")
+_ERROR_CODE = msgspec.json.Decoder(dict[str, dict[str, object]])
 
 # The first match wins: the service's own codes come before the words of HTTP and of operating systems.
 _MARKS: tuple[tuple[DisconnectReason, tuple[str, ...]], ...] = (
@@ -48,6 +53,22 @@ def connect_refused(code: str) -> Refused:
         return Refused("", code, DisconnectReason.NETWORK, RETRY, is_open=False)
     reason = DisconnectReason.UNAUTHORIZED if code == "unauthorized" else DisconnectReason.FORBIDDEN
     return Refused("", code, reason, _next(reason), is_open=False)
+
+
+def upgrade_refused(end: TransportEnd) -> Refused:
+    """Return the refusal of an upgrade by an HTTP answer."""
+    return endings.answered(connect_refused(_refusal_code(end.status or 0, end.body)), end)
+
+
+def _refusal_code(status: int, body: bytes) -> str:
+    """Return why an upgrade was refused: the code in the runtime's answer or, without one, by its status."""
+    try:
+        code = _ERROR_CODE.decode(body)["error"]["code"]
+        if isinstance(code, str) and code:
+            return code
+    except (msgspec.DecodeError, KeyError):
+        pass
+    return {401: "unauthorized", 403: "forbidden"}.get(status, "protocol")
 
 
 def refused(ref: str, code: str, message: str = "", streams: tuple[str, ...] = (), wait_ms: float | None = None) -> Refused:

@@ -63,7 +63,7 @@ PROFILE = ServerProfile(
         scopes=tuple(dict.fromkeys(scope for name, scope in _SCOPES.items() if name != FALLBACK.name)),
         owner_of=_owner_of,
     ),
-    refusals=Refusals(codes.connect_refused, _request_refused, codes.slow_consumer),
+    refusals=Refusals(codes.connect_refused, _request_refused, codes.slow_consumer, codes.upgrade_refused),
     payload_hash=payload_hash,
     content=_content,
     unknown_request=lambda request: Answer(
