@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sim.base.errors import IllegalMoveError
 from sim.client.actions import SILENCE_FLOOR_S, Action, ClientSettings, Close, Connect, Mint, Send, Token, TokenRequest
-from sim.client.notices import Notes, Notice
-from sim.client.policies import Policy, Retries
+from sim.client.notices import TIMEOUT, Notes, Notice, ending, of_closed, of_refused
+from sim.client.policies import LastTry, Policy, Retries
 from sim.client.replica import Replica
 from sim.client.transitions import CONNECTED, TRANSITIONS, State, Trigger
 from sim.protocols.adapter import HeadSource, Liveness, Renewal
@@ -20,6 +20,7 @@ from sim.protocols.events import (
     Batch,
     Closed,
     DisconnectReason,
+    EndedBy,
     Joined,
     Message,
     Next,
@@ -63,7 +64,8 @@ class Lifecycle(ABC):
         self.must_mint = True  # the next connect needs a new token
         self.sign_ins = 0  # how often a revoked session was followed by a new one
         self.end_code = ""  # why it gave up
-        self._is_token_proven = False  # the client was live with this token
+        self.is_cut_by_fault = False  # set by the driver while a fault ends this client's connection
+        self._last_try = LastTry(policy)
         self._is_renewing = False  # a token for the open connection was requested
         self._actions: list[Action] = []
         self._refs = 0
@@ -133,7 +135,7 @@ class Lifecycle(ABC):
             return
         self._move(Trigger.MINTED)
         self._note("token_minted", value=(now - self._due) * 1000, detail=token.key_id)
-        self.token, self.must_mint, self._due, self._is_token_proven = token, False, now, False
+        self.token, self.must_mint, self._due, self._last_try.is_token_proven = token, False, now, False
         self._connect(now)
         self._schedule()
 
@@ -151,6 +153,8 @@ class Lifecycle(ABC):
         """The connection is open."""
         self._move(Trigger.CONNECTED)
         self._note("connect_done", value=(now - self._due) * 1000)
+        if "resets_on_accept" in self.policy.defects:
+            self.retries.reset()
         self._last_heard = now
         self._silence_limit_s = self.settings.silence_limit_s
         self.replica.begin_connection()
@@ -165,13 +169,14 @@ class Lifecycle(ABC):
         """The connection could not be opened."""
         self._move(Trigger.CONNECT_FAILED)
         self._note("connect_failed", value=(now - self._due) * 1000, detail=refusal.code)
+        self._note(*of_refused(refusal, self.is_cut_by_fault))
         self.end_code = refusal.code
         self._back_off(refusal.reason, now, refusal.next)
         self._schedule()
 
     def disconnected(self, event: Closed, now: float) -> None:
         """The connection ended."""
-        self._lost(event.reason, now, event.next)
+        self._lost(event.reason, now, event.next, of_closed(event, self.is_cut_by_fault))
         self._schedule()
 
     def wake(self, now: float) -> None:
@@ -228,7 +233,7 @@ class Lifecycle(ABC):
                 if self.state is not State.SUBSCRIBING:
                     self.resumable = event.session
 
-    def _rejoin(self, now: float) -> None:
+    def _rejoin(self, code: str, hint: Next, now: float) -> None:
         """Join again on the open connection after the policy's delay; reconnect if that did not help before."""
         if self._rejoins >= self.policy.fruitless_asks:
             self._leave(DisconnectReason.STREAM_CLOSED, now)
@@ -236,8 +241,9 @@ class Lifecycle(ABC):
         self._rejoins += 1
         self._move(Trigger.REJOINS)
         self._note("disconnected", detail=DisconnectReason.STREAM_CLOSED)
+        self._note(*ending(EndedBy.SERVER, code, hint))
         self.retries.count(live_for_s=now - self._live_since)
-        delay_ms, _ = self.retries.delay_ms(DisconnectReason.STREAM_CLOSED, None)
+        delay_ms, _ = self.retries.delay_ms(DisconnectReason.STREAM_CLOSED, hint.wait_ms)
         self._note("backoff", attempt=self.retries.attempt, value=delay_ms, detail=DisconnectReason.STREAM_CLOSED)
         self._reply_by = self._ask_at = self._answer_by = self._live_since = NEVER
         self.is_caught_up = False
@@ -281,7 +287,8 @@ class Lifecycle(ABC):
         if self.state is State.CONNECTING:
             self._actions.append(Close())
             self._move(Trigger.CONNECT_FAILED)
-            self._note("connect_failed", value=(now - self._due) * 1000, detail="timeout")
+            self._note("connect_failed", value=(now - self._due) * 1000, detail=TIMEOUT)
+            self._note(*ending(EndedBy.NETWORK, TIMEOUT, RETRY))
             self._back_off(DisconnectReason.NETWORK, now, RETRY)
         elif self.state in CONNECTED and not self._end_slow_replay(now):
             self._leave(DisconnectReason.NETWORK, now)
@@ -322,26 +329,34 @@ class Lifecycle(ABC):
         """Close the connection ourselves; `code` is the server's, if it demanded this."""
         self._actions.append(Close())
         self.end_code = code
-        self._lost(reason, now, hint)
+        self._lost(reason, now, hint, ending(EndedBy.SERVER if code else EndedBy.CLIENT, code or reason, hint))
         self._schedule()
 
-    def _lost(self, reason: DisconnectReason, now: float, hint: Next) -> None:
+    def _lost(self, reason: DisconnectReason, now: float, hint: Next, end: Notice) -> None:
         self._move(Trigger.DISCONNECTED)
         self._note("disconnected", detail=reason)
+        self._note(*end)
         self._back_off(reason, now, hint)
+
+    def _note_stream_end(self, stream: str, code: str, hint: Next) -> None:
+        """Note the end of a single stream's subscription; the code `TIMEOUT` is the client's own."""
+        self._note(*ending(EndedBy.CLIENT if code == TIMEOUT else EndedBy.SERVER, code, hint, stream))
 
     def _back_off(self, reason: DisconnectReason, now: float, hint: Next) -> None:
         """Count a disconnect or a failed connect, draw a delay, and wait for it.
 
         If a retry cannot succeed, the client tries once more with a new token, and then gives up.
         """
-        self.retries.count(live_for_s=now - self._live_since)
+        live_for_s = now - self._live_since
+        self.retries.count(live_for_s)
         attempt = self.retries.attempt
+        if "retries_terminal" in self.policy.defects:
+            hint = Next(wait_ms=hint.wait_ms) if hint.step is Step.TERMINAL else hint
         # A client that renews repeatedly, or keeps failing, does not count as renewing.
         self.renewing_since = now if reason is DisconnectReason.TOKEN_REFRESH_DUE and attempt == 1 else -NEVER
         self._clear_deadlines()
         self.is_caught_up = False
-        if hint.step is Step.TERMINAL and not self._is_token_proven:
+        if not self._last_try.may_retry(hint, live_for_s):
             self._move(Trigger.GAVE_UP)
             self.end_code = self.end_code or str(reason)
             self._note("gave_up", detail=self.end_code)

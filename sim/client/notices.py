@@ -7,11 +7,14 @@ from typing import NamedTuple
 
 from sim.client.marks import MarkRange, mark_range
 from sim.client.spans import Span, spans_of
-from sim.protocols.events import Batch, CaughtUp, Head, Message
+from sim.protocols.events import Batch, CaughtUp, Closed, EndedBy, Head, Message, Next, Refused
 from sim.protocols.markers import MarkerReader
 from sim.protocols.shared_decoding import BoundedCache
 
 _DELIVERY = frozenset({Batch, Head, CaughtUp})
+TIMEOUT = "timeout"
+_SILENT = frozenset({"network", "refused", TIMEOUT})  # codes of a failed connect for which no server answered
+_MAX_CODE_CHARS = 80
 HASH_DIGITS = 12  # of a payload's hash, in observations
 
 
@@ -66,6 +69,27 @@ class Notes:
             return shared
         out, self._own = self._own, []
         return [*shared, *out]
+
+
+def ending(by: EndedBy, code: int | str, hint: Next, stream: str = "", status: int | None = None) -> Notice:
+    """Return the notice of an end: its number is the close code or the HTTP status, its value the hint in ms."""
+    number = code if isinstance(code, int) else status or 0
+    value = math.nan if hint.wait_ms is None else hint.wait_ms
+    text = f"{by}:{str(code)[:_MAX_CODE_CHARS]}:{hint.step}"
+    return Notice("ended", stream, attempt=number, value=value, detail=text)
+
+
+def of_closed(event: Closed, by_fault: bool) -> Notice:
+    """Return the notice of a connection that the client did not close."""
+    said = EndedBy.NETWORK if event.code is None else EndedBy.SERVER
+    code = event.reason if event.code is None else event.code
+    return ending(EndedBy.FAULT if by_fault else said, code, event.next)
+
+
+def of_refused(event: Refused, by_fault: bool) -> Notice:
+    """Return the notice of a connect that failed."""
+    said = EndedBy.NETWORK if event.status is None and event.code in _SILENT else EndedBy.SERVER
+    return ending(EndedBy.FAULT if by_fault else said, event.code, event.next, status=event.status)
 
 
 def short_hash(payload_hash: str) -> str:

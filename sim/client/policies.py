@@ -7,13 +7,13 @@ reference with one defect, which proves that a drill can fail. No drill file of 
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from sim.base import randomness
 from sim.base.errors import UsageError
 from sim.client import backoff
 from sim.client.backoff import Backoff
-from sim.protocols.events import DisconnectReason
+from sim.protocols.events import DisconnectReason, Next, Step
 
 ClientDefect = Literal[
     "applies_duplicates",
@@ -23,6 +23,10 @@ ClientDefect = Literal[
     "trusts_future_checkpoints",
     "trusts_silence",
     "trusts_clock",
+    "retries_terminal",
+    "ignores_hints",
+    "resets_on_accept",
+    "reconnects_at_once",
 ]
 CLIENT_DEFECTS: tuple[str, ...] = get_args(ClientDefect)
 
@@ -70,9 +74,15 @@ POLICIES: dict[str, Policy] = {
 }
 
 
-# The names are "wrong_" and the defect.
+# The names are "wrong_" and the defect. A defect of which the session knows nothing is another choice.
+_CHOICES: dict[str, dict[str, Any]] = {
+    "ignores_hints": {"honours_hints": False},
+    "reconnects_at_once": {"backoff": backoff.get("none")},
+}
 WRONG: dict[str, Policy] = {
-    f"wrong_{defect}": replace(POLICIES["reference"], name=f"wrong_{defect}", defects=frozenset({defect}))
+    f"wrong_{defect}": replace(
+        POLICIES["reference"], name=f"wrong_{defect}", defects=frozenset({defect}), **_CHOICES.get(defect, {})
+    )
     for defect in CLIENT_DEFECTS
 }
 
@@ -99,9 +109,13 @@ class Retries:
     def count(self, live_for_s: float) -> None:
         """Count a disconnect or a failed connect; the client had been live for `live_for_s` seconds."""
         if self.policy.resets_when_live and live_for_s >= self.policy.live_period_s:
-            self.attempt, self._previous_delay_ms = 0, 0.0
+            self.reset()
         self.attempt += 1
         self.disconnects += 1
+
+    def reset(self) -> None:
+        """Count from the start again."""
+        self.attempt, self._previous_delay_ms = 0, 0.0
 
     def delay_ms(self, reason: DisconnectReason, hint_ms: float | None) -> tuple[float, bool]:
         """Return the milliseconds to wait now, and whether they include a server's hint."""
@@ -114,3 +128,23 @@ class Retries:
             # With jitter; otherwise all clients with the same hint would reconnect together.
             return min(max(hint_ms, 0.0), self.policy.longest_hint_ms) + delay_ms, True
         return delay_ms, False
+
+
+@dataclass(slots=True)
+class LastTry:
+    """Whether a client may try again after an end that is terminal: once, with a new token."""
+
+    policy: Policy
+    is_token_proven: bool = False  # the client was live with this token
+    is_running: bool = False  # the try after a terminal end, until the client was live for long
+
+    def may_retry(self, hint: Next, live_for_s: float) -> bool:
+        """Take an end, after the client had been live for `live_for_s` seconds; returns whether the client may try again."""
+        if live_for_s >= self.policy.live_period_s:
+            self.is_running = False
+        if hint.step is not Step.TERMINAL:
+            return True
+        if self.is_running or not self.is_token_proven:
+            return False
+        self.is_running = True
+        return True

@@ -63,7 +63,7 @@ _TAKES: dict[type, str] = {
     **dict.fromkeys((Joined, Resumed, Renewed, PositionUnknown, Answer), "_take_reply"),
     Opened: "connected",
     Refused: "_take_refusal",
-    Problem: "_take_problem",
+    Problem: "_obey",
     Malformed: "_take_malformed",
     StreamEnded: "_take_stream_end",
     Closed: "disconnected",
@@ -205,9 +205,6 @@ class Session(Lifecycle):
         if isinstance(reply, Refused):
             self._obey(reply, now)
 
-    def _take_problem(self, problem: Problem, now: float) -> None:
-        self._obey(problem, now)
-
     def _obey(self, event: Refused | Problem, now: float) -> None:
         """Disconnect if the server demands it."""
         if event.next.step is Step.NOTHING:
@@ -303,7 +300,7 @@ class Session(Lifecycle):
         is_new = self.state is State.SUBSCRIBING
         self._move(Trigger.SUBSCRIBED)
         if is_new:
-            self._is_token_proven, self.resumable = True, self._session or self.resumable
+            self._last_try.is_token_proven, self.resumable = True, self._session or self.resumable
             self._live_since, self.renewing_since = now, -NEVER
             self._note("subscribed", value=(now - self._due) * 1000)
             self._went_live(now)
@@ -364,7 +361,7 @@ class Session(Lifecycle):
         if event.stream is not None:
             self._end_stream(event.stream, event.code, event.next, now)
         elif event.next.step is Step.RESUBSCRIBE and self._capabilities.can_resubscribe:
-            self._rejoin(now)
+            self._rejoin(event.code, event.next, now)
         else:
             self._leave(DisconnectReason.UNKNOWN, now, event.next, event.code)
 
@@ -379,6 +376,7 @@ class Session(Lifecycle):
         stream = self.replica.cursors[topic].stream
         self._replays.drop(topic)
         if hint.step is Step.TERMINAL:
+            self._note_stream_end(stream, code, hint)
             self._note("subscribe_refused", stream, detail=code)
             self._feeds.end_for_good(topic, code)
             if self._feeds.has_only_ended(self.replica.topics):
@@ -388,6 +386,7 @@ class Session(Lifecycle):
             if hint.step is Step.REFETCH:
                 self.replica.refetch(topic)
             self._note("disconnected", stream, detail=reason)
+            self._note_stream_end(stream, code, hint)
             self._note("backoff", stream, attempt=self._feeds[topic].retries.attempt, value=delay_ms, detail=reason)
         self._answered((), now, ends=False)
         self._schedule()

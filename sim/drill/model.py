@@ -38,6 +38,10 @@ PolicyName = Literal[
     "wrong_trusts_future_checkpoints",
     "wrong_trusts_silence",
     "wrong_trusts_clock",
+    "wrong_retries_terminal",
+    "wrong_ignores_hints",
+    "wrong_resets_on_accept",
+    "wrong_reconnects_at_once",
 ]
 DeliveryName = Literal["update_batch", "frame"]  # events in batches, or each event in its own frame
 CheckName = Annotated[str, msgspec.Meta(pattern=r"^(error|replay|reconnect|delivery|ux)\.[a-z0-9_]+$")]

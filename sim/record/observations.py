@@ -78,6 +78,9 @@ class Kind(StrEnum):
         "restarted"  # a fault killed the client's process [seq: stored checkpoint, -1: missing, value: previous, detail]
     )
     DISCONNECTED = "disconnected"  # [detail: reason]
+    # A connection or a stream's subscription ended, or a connect failed [attempt: close code or HTTP status, or 0, value: the
+    # server's hint in ms, detail: who ended it, code and next step, joined by :]
+    ENDED = "ended"
     HEARTBEAT_TIMEOUT = "heartbeat_timeout"  # no heartbeat arrived in time
     EVICTED = "evicted"  # a slow consumer was disconnected [detail: action]
     GAVE_UP = "gave_up"  # the server said that a retry cannot succeed, also after a new token [detail: code]

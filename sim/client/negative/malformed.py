@@ -7,7 +7,8 @@ A heartbeat follows each. Its answer shows that no other answer is pending, and 
 from sim.client.actions import Send
 from sim.client.lifecycle import NEVER
 from sim.client.negative.base import NegativeClient
-from sim.protocols.events import Closed, DisconnectReason, Next, Problem, Reply, StreamEnded
+from sim.client.notices import Notice
+from sim.protocols.events import Closed, DisconnectReason, Next, Problem, Refused, Reply, StreamEnded
 from sim.protocols.intents import Beat
 
 GAP_S = 0.05  # [ours] between an answer and the next frame
@@ -64,10 +65,10 @@ class MalformedFrames(NegativeClient):
         elif reply.ref in ("", self._ref):
             self._heard = self._heard or f"refused:{reply.code or 'error'}"
 
-    def _take_problem(self, problem: Problem, now: float) -> None:
-        if self._is_waiting and problem.code not in _ELSEWHERE:
-            self._heard = self._heard or f"refused:{problem.code or 'error'}"
-        super()._take_problem(problem, now)
+    def _obey(self, event: Refused | Problem, now: float) -> None:
+        if isinstance(event, Problem) and self._is_waiting and event.code not in _ELSEWHERE:
+            self._heard = self._heard or f"refused:{event.code or 'error'}"
+        super()._obey(event, now)
 
     def _take_stream_end(self, event: StreamEnded, now: float) -> None:
         """Some servers refuse by ending the channel. The next form is sent when the client is live again."""
@@ -92,10 +93,10 @@ class MalformedFrames(NegativeClient):
             self._was_cut = self._is_waiting
         super().disconnected(event, now)
 
-    def _lost(self, reason: DisconnectReason, now: float, hint: Next) -> None:
+    def _lost(self, reason: DisconnectReason, now: float, hint: Next, end: Notice) -> None:
         if self._is_waiting and self._heard:
             self._closes += 1
             self._conclude(self._heard, now)
             self.retries.attempt = 0  # the client caused the close itself, so backoff is unnecessary
         self._is_waiting = False
-        super()._lost(reason, now, hint)
+        super()._lost(reason, now, hint, end)

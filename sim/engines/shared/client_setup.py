@@ -17,6 +17,7 @@ from sim.client.cursor import Cursor, number_of
 from sim.client.marks import Acknowledged
 from sim.client.negative.registry import why_unasked
 from sim.client.negative.tokens import RevokedToken
+from sim.client.notices import ending
 from sim.client.session import Session
 from sim.client.transitions import CONNECTED
 from sim.drill.fault_kinds import RestartClients
@@ -24,7 +25,7 @@ from sim.drill.fault_schedule import PlannedFault
 from sim.drill.model import Drill
 from sim.engines.shared.endpoints import Endpoints
 from sim.protocols import registry
-from sim.protocols.events import Position
+from sim.protocols.events import RETRY, EndedBy, Position
 from sim.protocols.intents import Compatibility
 from sim.record.observations import NAN, Row
 from sim.record.run_header import RunHeader, StreamLimits
@@ -199,7 +200,9 @@ def describe_streams(header: RunHeader, topics: Iterable[str]) -> None:
 
 def restart(session: Session, fault: RestartClients) -> tuple[Session, list[Row]]:
     """Kill a client's process and damage its checkpoints; return its next session and the rows to record."""
-    rows: list[Row] = [("disconnected", "", -1, 0, NAN, "process_died", -1)] if session.state in CONNECTED else []
+    rows: list[Row] = []
+    if session.state in CONNECTED:
+        rows += [("disconnected", "", -1, 0, NAN, "process_died", -1), ending(EndedBy.FAULT, "process_died", RETRY)]
     left: dict[str, str | None] = {}
     if session.resumable is not None:
         left[""] = damage(stored(Position(session.resumable)), fault.checkpoint, fault.events)

@@ -66,9 +66,11 @@ class SessionDriver(ABC):
         """Cut the sockets at once, and block connects for `offline_s`. Return whether there was a socket."""
         self._offline_until = self._clock.now() + offline_s
         connection, cut = self._connection, self._drop_wires()
+        self.session.is_cut_by_fault = True
         for wire in cut:
             if connection is not None and connection is self._connection:
                 self._take(connection, connection.closed(wire.id, TransportEnd()))
+        self.session.is_cut_by_fault = False
         return bool(cut)
 
     def _drop_wires(self) -> list[Wire]:

@@ -22,7 +22,7 @@ from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.inbox import Link
 from sim.engines.virtual.links import RoughLink
 from sim.engines.virtual.service import SimulatedService
-from sim.protocols.events import Closed, Message, Opened
+from sim.protocols.events import Closed, Message, Opened, Refused
 from sim.protocols.intents import Intent
 from sim.record.parquet import Recorder
 
@@ -71,7 +71,9 @@ class VirtualClient:
         if state not in (State.CONNECTING, State.JOINING, State.SUBSCRIBING, State.LIVE):
             return False
         self._abandon()
+        self.session.is_cut_by_fault = True
         self._lose(Closed())
+        self.session.is_cut_by_fault = False
         return True
 
     def withhold(self, withholding: Withholding | None) -> None:
@@ -313,9 +315,9 @@ class VirtualClient:
         else:
             self._later(self._refused, "network", link)
 
-    def _upgraded(self, outcome: int | str, link: Link) -> None:
+    def _upgraded(self, outcome: int | str | Refused, link: Link) -> None:
         """Send the service's answer to the client; it arrives one delay later."""
-        if isinstance(outcome, str):
+        if not isinstance(outcome, int):
             self._later(self._refused, outcome, link)
             return
         link.number = outcome
@@ -333,10 +335,11 @@ class VirtualClient:
             self.session.connected(Opened(), self._env.now)
             self._pump()
 
-    def _refused(self, code: str, link: Link) -> None:
+    def _refused(self, refusal: str | Refused, link: Link) -> None:
         if link is self._link:
             self._link = None
-            self.session.connect_failed(self._service.profile.refusals.connect(code), self._env.now)
+            known = refusal if isinstance(refusal, Refused) else self._service.profile.refusals.connect(refusal)
+            self.session.connect_failed(known, self._env.now)
             self._pump()
 
     def _later(self, do: Callable[..., None], *arguments: object) -> None:
