@@ -12,6 +12,16 @@ from sim.client.checkpoints import Damage
 from sim.drill.fault_bases import ClientFault, Fault, SwitchFault, SwitchValue
 from sim.server.settings import Count, CountOrZero, LiveFault, NotNegative, Positive, Share
 
+_CLOSE_CODES = (range(1000, 1004), range(1005, 1015), range(3000, 5000))  # RFC 6455, 7.4, and IANA's registry
+_REFUSALS = range(400, 600)
+EndCode = Annotated[int, msgspec.Meta(ge=400, le=4999)]
+
+
+def is_end_code(code: int) -> bool:
+    """Return whether a server may close with this code, or refuse an upgrade with this status."""
+    return code in _REFUSALS or any(code in codes for codes in _CLOSE_CODES)
+
+
 # --- clients and their sockets ----------------------------------------------------------------------
 
 
@@ -49,6 +59,29 @@ class RollingDeploy(ClientFault, frozen=True, kw_only=True, forbid_unknown_field
     def lasts_s(self) -> float:
         """Time from the first wave to the last, in seconds."""
         return (self.waves - 1) * self.wave_s
+
+
+class CloseConnections(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="close_connections"):
+    """The server closes the connections of a share of the clients, or refuses their upgrades, each with one of `codes`.
+
+    Codes from 1000 are WebSocket close codes: 1005 is a close frame without a code, 1006 no close frame at all. Codes below
+    1000 are HTTP statuses: the open connection is cut, and upgrades are refused with this status for `for_s`. With
+    `after_ms`, new connections are accepted, and then closed with the same code, for `for_s`.
+    """
+
+    codes: Annotated[tuple[EndCode, ...], msgspec.Meta(min_length=1)]  # each client gets one of them
+    for_s: Positive  # duration, for new connections
+    after_ms: NotNegative = 0.0  # time from accepting a new connection to closing it; 0: only open connections are closed
+    retry_after_ms: CountOrZero = 0  # hint that comes with the close or the refusal; 0: none
+
+    def __post_init__(self) -> None:
+        unknown = [code for code in self.codes if not is_end_code(code)]
+        if unknown:
+            raise ValueError(f"{unknown[0]} is neither a close code that a server may send nor a status that refuses")
+
+    def code_of(self, place: int) -> int:
+        """Return the code of an affected client, by its place among them."""
+        return self.codes[place % len(self.codes)]
 
 
 class SkewClocks(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="skew_clocks"):
@@ -361,6 +394,7 @@ class KillRuntime(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, 
 
 AnyFault = (
     DropSockets
+    | CloseConnections
     | SkewClocks
     | RestartClients
     | StopReading

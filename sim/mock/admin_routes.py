@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sim.mock.requests import RequestRefusedError, body, require_local
+from sim.server.closing import CloseOrder
 from sim.server.deployment import Percent, Throttle, unknown_revision
 from sim.server.settings import Switches
 from sim.server.tokens import Key
@@ -58,6 +59,7 @@ class AdminRoutes:
         return [
             _put("switches", Switches, self._set_switches),
             _put("sockets", _HangUp, self._hang_up),
+            _put("closes", CloseOrder, self._close_connections),
             _put("window", _Shrink, self._shrink_window),
             _put("log", _Recreate, self._recreate_log),
             _put("keys", _Keys, self._set_keys),
@@ -93,6 +95,11 @@ class AdminRoutes:
 
     def _hang_up(self, asked: _HangUp) -> Any:
         closed = self._mock.runtime.hang_up(asked.devices)
+        self._mock.sockets.kick()
+        return {"sockets_closed": closed}
+
+    def _close_connections(self, asked: CloseOrder) -> Any:
+        closed = self._mock.runtime.closing.follow(asked)
         self._mock.sockets.kick()
         return {"sockets_closed": closed}
 

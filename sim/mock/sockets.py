@@ -6,6 +6,7 @@ for a client, its socket is not read, and TCP slows the client down.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
@@ -17,9 +18,11 @@ import msgspec
 from sim.base.errors import BrokenMessageError, MalformedFrameError
 from sim.mock.process_limits import MAX_CACHED_BATCHES, MAX_WAITING_FRAMES
 from sim.mock.revisions import Rollout
-from sim.protocols import events
+from sim.protocols import endings, events
+from sim.protocols.adapter import TransportEnd
 from sim.protocols.intents import Compatibility
 from sim.protocols.profile import ServerForms
+from sim.server.closing import UpgradeRefusedError
 from sim.server.runtime import DeliveryDownError, Runtime
 from sim.server.tokens import TokenRefusedError
 
@@ -32,9 +35,17 @@ Send = Callable[[Message], Awaitable[None]]
 class _Signals:
     """Signals between a socket's reader and its writer."""
 
+    reader: asyncio.Task[Any] | None
     something_to_send: asyncio.Event = field(default_factory=asyncio.Event)
     may_read: asyncio.Event = field(default_factory=asyncio.Event)
     is_over: bool = False  # nothing more is sent
+    is_cut: bool = False  # the connection ends without a close frame
+
+    def cut(self) -> None:
+        """End the connection without a close frame: the endpoint returns."""
+        self.is_cut = True
+        if self.reader is not None:
+            self.reader.cancel()
 
     def end(self) -> None:
         """Mark the end, and wake the reader and the writer for the last time."""
@@ -82,7 +93,10 @@ class Sockets:
         except DeliveryDownError:
             await self._deny(send, 503)
             return
-        line = self._lines[number] = _Signals()
+        except UpgradeRefusedError as error:
+            await self._deny(send, error.end.status or 503, retry_after_ms=error.retry_after_ms or None)
+            return
+        line = self._lines[number] = _Signals(asyncio.current_task())
         writer: asyncio.Task[None] | None = None
         try:
             await send({"type": "websocket.accept"})
@@ -90,6 +104,9 @@ class Sockets:
             await self._read(number, line, receive, send)
         except OSError:  # the client disconnected; uvicorn's ClientDisconnected is one
             pass
+        except asyncio.CancelledError:
+            if not line.is_cut:
+                raise
         finally:
             self._runtime.close(number)
             del self._lines[number]
@@ -97,11 +114,14 @@ class Sockets:
             if writer is not None:
                 writer.cancel()
 
-    async def _deny(self, send: Send, status: int, code: str = "", retry_after_ms: int | None = None) -> None:
-        """Refuse the upgrade. The body contains the code, if any, unless the protocol's refusals are bare."""
-        error = {"code": code} if retry_after_ms is None else {"code": code, "retry_after_ms": retry_after_ms}
-        body = msgspec.json.encode({"error": error} if code else {}) if self._forms.profile.states_refusals else b""
+    async def _deny(self, send: Send, status: int, code: str = "", retry_after_ms: float | None = None) -> None:
+        """Refuse the upgrade. The body contains the code and the hint, if any, unless the protocol's refusals are bare."""
+        error: dict[str, object] = {"code": code} if code else {}
+        error |= {} if retry_after_ms is None else {"retry_after_ms": retry_after_ms}
+        body = msgspec.json.encode({"error": error} if error else {}) if self._forms.profile.states_refusals else b""
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        if retry_after_ms is not None:
+            headers.append((b"retry-after", str(math.ceil(retry_after_ms / 1000)).encode()))
         await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
         await send({"type": "websocket.http.response.body", "body": body})
 
@@ -142,12 +162,19 @@ class Sockets:
                     await send({"type": "websocket.send", "text": self._text(message, self._runtime.channel(number))})
                     line.may_read.set()
                 if self._runtime.is_closing(number):
-                    await send({"type": "websocket.close", "code": self._forms.profile.close_code})
+                    await self._close(self._runtime.closing.end_of(number), line, send)
                     return
         except (OSError, KeyError, RuntimeError):  # the client disconnected
             return
         finally:
             line.end()
+
+    async def _close(self, end: TransportEnd, line: _Signals, send: Send) -> None:
+        if end.code is None:
+            line.cut()
+        else:  # uvicorn sends a close frame without a code for None
+            code = None if end.code == endings.NO_CODE else end.code
+            await send({"type": "websocket.close", "code": code, "reason": end.reason})
 
     def _text(self, message: events.Message, channel: str) -> str:
         if not isinstance(message[0], events.Batch):

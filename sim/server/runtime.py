@@ -26,6 +26,7 @@ from sim.protocols.intents import Beat, Compatibility, Intent, Join, Leave, Requ
 from sim.protocols.profile import ServerProfile
 from sim.server import misbehaviours
 from sim.server.admission import REVOKED, admitted, join_refusal, slow_consumer, subscribe_refusal
+from sim.server.closing import Closing
 from sim.server.delivery.connection import Connection, Replay
 from sim.server.delivery.disorder import client_key
 from sim.server.delivery.fanout import FROM_OLDEST
@@ -48,6 +49,7 @@ class Runtime(Outbound):
         super().__init__(settings, profile, switches or Switches())
         self.keyring = keyring
         self.mutations: list[msgspec.Raw] = []  # carried out by the defect `accept_mutation`
+        self.closing = Closing(self._connections, self.counters, self._expel_one, profile.close_code)
         self._deadlines: list[tuple[float, int]] = []
         self._opened = 0
         self._revoked: set[str] = set()  # ids of sessions and devices
@@ -64,7 +66,7 @@ class Runtime(Outbound):
         self.keyring = Keyring(keyring.primary) if "forget_fallback_key" in self.switches.defects else keyring
 
     def open(self, token: str | None, compatibility: Compatibility, now: float) -> int:
-        """Admit a socket; raises `TokenRefusedError`, counted, and `DeliveryDownError`."""
+        """Admit a socket; raises `TokenRefusedError`, counted, `DeliveryDownError` and `UpgradeRefusedError`."""
         if self.switches.delivery_down:
             self.counters.act("stop_delivery")
             raise DeliveryDownError("sockets are not served now")
@@ -76,6 +78,7 @@ class Runtime(Outbound):
                 raise TokenRefusedError("unauthorized", "no good token was given") from None
             raise
         number = self._opened = self._opened + 1
+        self.closing.admit(claims.device_id, number, now)
         self.counters.came(key := client_key(claims.device_id))
         beat_at = now + self.settings.heartbeat_interval_s
         self._connections[number] = Connection(number, claims, key, compatibility, now, beat_at)
@@ -107,36 +110,29 @@ class Runtime(Outbound):
         if "keep_revoked_sockets" in self.switches.defects:
             return 0
         is_everyone = "revoke_everyone" in self.switches.defects
-        return self._expel(lambda claims: is_everyone or not self._revoked.isdisjoint((claims.session_id, claims.device_id)))
+        return self._expel(
+            lambda claims: is_everyone or not self._revoked.isdisjoint((claims.session_id, claims.device_id)),
+            self.profile.expelled,
+        )
 
     def hang_up(self, devices: Collection[str]) -> int:
         """Close the sockets of these devices, as the replacement of an instance does; returns their number."""
         is_everyone = "deploy_cuts_everyone" in self.switches.defects
-        gone = [c for c in self._connections.values() if not c.closing and (is_everyone or c.claims.device_id in devices)]
-        for connection in gone:
-            self._expel_one(connection)
-        return len(gone)
+        return self._expel(lambda claims: is_everyone or claims.device_id in devices, ())
 
     def set_switches(self, switches: Switches) -> int:
         """Change faults and defects; returns how many sockets must authenticate again."""
         self.switches = switches
         self._fanout.set_switches(switches)
         self._disorder.set_switches(switches)
-        if switches.delivery_down:
-            self._close_all()
-        return self._expel(lambda claims: claims.issued_at < switches.tokens_void_before)
+        if switches.delivery_down and (gone := self._expel(lambda claims: True, ())):
+            self.counters.act("stop_delivery", gone)
+        return self._expel(lambda claims: claims.issued_at < switches.tokens_void_before, self.profile.expelled)
 
-    def _close_all(self) -> None:
-        """Close every socket without a reason."""
-        for connection in self._connections.values():
-            if not connection.closing:
-                self.counters.act("stop_delivery")
-                self._expel_one(connection)
-
-    def _expel(self, is_out: Callable[[Claims], bool]) -> int:
+    def _expel(self, is_out: Callable[[Claims], bool], last: Iterable[Event]) -> int:
         gone = [c for c in self._connections.values() if not c.closing and is_out(c.claims)]
         for connection in gone:
-            self._expel_one(connection, *self.profile.expelled)
+            self._expel_one(connection, *last)
         return len(gone)
 
     def _expel_one(self, connection: Connection, *last: Event) -> None:
@@ -306,7 +302,7 @@ class Runtime(Outbound):
     def wake_at(self) -> float:
         """Return when to call `wake` next."""
         beat_at = self._deadlines[0][0] if self._deadlines else float("inf")
-        return min(beat_at, self._disorder.due_at(), self._readers.tick_at())
+        return min(beat_at, self._disorder.due_at(), self._readers.tick_at(), self.closing.wake_at())
 
     def wake(self, now: float) -> None:
         """Send due heartbeats and late events, disconnect silent clients, and warn or evict slow ones."""
@@ -320,6 +316,7 @@ class Runtime(Outbound):
                 self._send(connection, *late)
         for connection in self._readers.due(now):
             self._judge_consumer(connection)
+        self.closing.wake(now)
 
     @property
     def _client_timeout_s(self) -> float:

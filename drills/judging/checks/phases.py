@@ -19,7 +19,7 @@ _LATE_SHARE = 0.05  # share of late samples from which the load generator counts
 _HIT_SHARE = 0.9  # [ours] share of the clients that a fault must disconnect
 _LOAD_SHARE = 0.9  # [ours] share of the events that the drill requests
 _HOLE_S = 1.0  # the longest gap between samples of the load generator's lateness
-_NAMING = ("drop_sockets", "restart_clients", "rolling_deploy")
+_NAMING = ("drop_sockets", "restart_clients", "rolling_deploy", "close_connections")
 # Faults on the open connections of the clients they name; each connection counts once.
 _ON_LINKS = ("slow_links", "stall_links", "half_open_links", "reset_links", "stop_reading")
 _SLOW_ENOUGH = 0.9  # share of the injected delay: a request that took at least this long was delayed by the fault

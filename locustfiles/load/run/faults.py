@@ -13,7 +13,7 @@ from locustfiles.load.workers.workers import Workers
 from sim.base.clocks import WallClock
 from sim.base.errors import UsageError
 from sim.drill.fault_bases import Fault, SwitchFault
-from sim.drill.fault_kinds import ConcurrentAppends, ExpireTokens, RecreateLog, RollingDeploy, ShrinkWindow
+from sim.drill.fault_kinds import CloseConnections, ConcurrentAppends, ExpireTokens, RecreateLog, RollingDeploy, ShrinkWindow
 from sim.drill.fault_lifecycle import Completion, Done
 from sim.drill.fault_schedule import PlannedFault, Timing
 from sim.drill.model import Drill
@@ -23,6 +23,7 @@ from sim.server.settings import Switches
 
 POSSIBLE: tuple[type[Fault], ...] = (
     *CLIENT_FAULTS,
+    CloseConnections,
     ConcurrentAppends,
     ExpireTokens,
     RecreateLog,

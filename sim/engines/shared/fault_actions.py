@@ -13,6 +13,7 @@ from sim.client.session import Session
 from sim.drill.fault_bases import SwitchFault
 from sim.drill.fault_kinds import (
     AnyFault,
+    CloseConnections,
     ConcurrentAppends,
     DropSockets,
     ExpireTokens,
@@ -34,7 +35,9 @@ from sim.drill.fault_schedule import PlannedFault, Timing, switches_during
 from sim.engines.shared import client_setup, service_api
 from sim.engines.shared.publishing import Publishing
 from sim.engines.shared.withholding import Withholding
+from sim.server.closing import CloseOrder
 from sim.server.settings import Switches
+from sim.server.tokens import device_id
 
 Steps = Generator[Any, Any, float]
 """Steps of an action. They return how often the fault took effect."""
@@ -48,6 +51,12 @@ def at_once(steps: Steps) -> float:
             outcome = steps.send(outcome)
         except StopIteration as end:
             return float(end.value)
+
+
+def close_order(planned: PlannedFault, fault: CloseConnections) -> CloseOrder:
+    """Return what the service does to each device of the affected clients."""
+    codes = {device_id(client): fault.code_of(place) for place, client in enumerate(sorted(planned.clients))}
+    return CloseOrder(planned.index, codes, fault.after_ms, float(fault.retry_after_ms))
 
 
 CLIENT_FAULTS = (DropSockets, RestartClients, SkewClocks, ForgetTokens)
@@ -84,6 +93,7 @@ class Service(Protocol):
     def shrink_window(self, topic: str, keep_events: int) -> Any: ...
     def recreate_log(self, topic: str) -> Any: ...
     def hang_up(self, clients: tuple[int, ...]) -> Any: ...
+    def close_connections(self, order: CloseOrder) -> Any: ...
 
 
 class WholeService(Service, Protocol):
@@ -122,6 +132,10 @@ class RequestedService:
     def hang_up(self, clients: tuple[int, ...]) -> Any:
         """See `Service`."""
         return self._ask(service_api.hang_up, clients)
+
+    def close_connections(self, order: CloseOrder) -> Any:
+        """See `Service`."""
+        return self._ask(service_api.close_connections, order)
 
     def change_keys(self, *, rotate: bool) -> Any:
         """See `WholeService`."""
@@ -215,6 +229,7 @@ class ServiceFaults:
         self._run_topics, self._other_topics = topics
         self._switched_on: dict[int, AnyFault] = {}
         self._acted_before: dict[int, int] = {}
+        self._closing: set[int] = set()  # indices of faults that close connections
         self._has_switched = False
 
     def inject(self, planned: PlannedFault) -> Steps:
@@ -225,6 +240,10 @@ class ServiceFaults:
                 self._switched_on[planned.index] = fault
                 yield self._switch()
                 return 0
+            case CloseConnections() as fault:
+                self._acted_before[planned.index] = yield self._service.acted(planned.kind)
+                self._closing.add(planned.index)
+                return float((yield self._service.close_connections(close_order(planned, fault))))
             case RollingDeploy():
                 return float((yield self._service.hang_up(planned.clients)))
             case ShrinkWindow() as fault:
@@ -244,17 +263,27 @@ class ServiceFaults:
         raise TypeError(f"nothing injects {planned.kind}")
 
     def revert(self, planned: PlannedFault) -> Steps:
-        """Revert a switch fault. Turn its switch off before counting its effects, so that no effect is missed."""
-        del self._switched_on[planned.index]
-        yield self._switch()
+        """Revert a switch fault, or one that closes connections. End it before counting its effects, so that none is missed."""
+        if planned.index in self._closing:
+            yield from self._end_closing(planned.index)
+        else:
+            del self._switched_on[planned.index]
+            yield self._switch()
         acted, before = (yield self._service.acted(planned.kind)), self._acted_before[planned.index]
         return float(acted - before if acted >= before else acted)  # a restarted service counts from zero
 
     def revert_all(self) -> Steps:
         """Revert all faults of the service."""
         self._switched_on.clear()
+        for index in sorted(self._closing):
+            yield from self._end_closing(index)
         if self._has_switched:
             yield self._switch()
+        return 0
+
+    def _end_closing(self, index: int) -> Steps:
+        self._closing.discard(index)
+        yield self._service.close_connections(CloseOrder(index))
         return 0
 
     def _switch(self) -> Any:

@@ -18,6 +18,7 @@ from sim.engines.shared.client_setup import unix_s
 from sim.engines.shared.endpoints import Endpoints
 from sim.protocols.payloads import canonical_json, payload_hash
 from sim.server.admission import is_final, may_be_taken
+from sim.server.closing import CloseOrder
 from sim.server.settings import Switches
 from sim.server.tokens import device_id
 from sim.service import templates
@@ -354,6 +355,11 @@ def hang_up(endpoints: Endpoints, clients: Iterable[int]) -> Request[int]:
     """Make the service close these clients' sockets; return how many it closed."""
     body = {"devices": [device_id(client) for client in clients]}
     return _mock(endpoints, "sockets", lambda answer: int(answer["sockets_closed"]), body)
+
+
+def close_connections(endpoints: Endpoints, order: CloseOrder) -> Request[int]:
+    """Make the service close connections, or refuse upgrades, as ordered; return how many it closed."""
+    return _mock(endpoints, "closes", lambda answer: int(answer["sockets_closed"]), order)
 
 
 def change(endpoints: Endpoints, name: str, body: object) -> Request[None]:

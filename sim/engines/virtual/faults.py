@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from sim.drill.fault_bases import SwitchFault
 from sim.drill.fault_kinds import (
+    CloseConnections,
     ConcurrentAppends,
     ExpireTokens,
     KillRuntime,
@@ -25,7 +26,7 @@ from sim.server.settings import Switches
 SIMULATED = (
     *CLIENT_FAULTS,
     ConcurrentAppends,
-    *(ExpireTokens, KillRuntime, RecreateLog, RevokeSessions, RollingDeploy, RotateKeys, ShrinkWindow),
+    *(CloseConnections, ExpireTokens, KillRuntime, RecreateLog, RevokeSessions, RollingDeploy, RotateKeys, ShrinkWindow),
     *(LinkFault, StopReading, SwitchFault),
 )
 
@@ -38,6 +39,7 @@ class SimulatedServiceControl:
         self._service = service
         self.revoke = service.revoke
         self.hang_up = service.hang_up
+        self.close_connections = service.close_connections
 
     def now(self) -> float:
         """See `Service`."""

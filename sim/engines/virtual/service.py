@@ -18,11 +18,12 @@ from sim.drill.system_model import SystemModel
 from sim.engines.shared import client_setup
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.queues import NO_LIMIT, Station, Turnstile
-from sim.protocols.events import Batch, Closed, Message
+from sim.protocols.events import Batch, Closed, Message, Refused
 from sim.protocols.intents import Intent, Raw
 from sim.protocols.payloads import canonical_json
 from sim.protocols.profile import Publication, ServerForms
 from sim.server.admission import Appends, PublishLimits, Refusal, failure, is_acknowledged_unwritten
+from sim.server.closing import CloseOrder, UpgradeRefusedError
 from sim.server.control import Control, ControlRefusedError, TokenRequest
 from sim.server.runtime import DeliveryDownError, Runtime
 from sim.server.settings import RuntimeSettings, Switches
@@ -70,7 +71,7 @@ class SimulatedService:
         self._slow_minting = Turnstile(env)
         self._publishing = Station(model.server.publish_workers)
         self._peers: dict[int, Peer] = {}
-        self._in_handshake: dict[Peer, Callable[[int | str], None]] = {}
+        self._in_handshake: dict[Peer, Callable[[int | str | Refused], None]] = {}
         self._waiting: deque[int] = deque()
         self._queued: set[int] = set()
         self._full: set[int] = set()  # connections whose link is full for now
@@ -133,8 +134,8 @@ class SimulatedService:
         inside = len(self._accept_queue) if self._is_one_loop else self._handshakes.inside(self._env.now)
         return inside < self._model.server.accept_backlog
 
-    def upgrade(self, asked: Connect, peer: Peer, answer: Callable[[int | str], None]) -> None:
-        """Do a handshake in its turn; answer with a connection's number or a refusal's code (`network`: the service died)."""
+    def upgrade(self, asked: Connect, peer: Peer, answer: Callable[[int | str | Refused], None]) -> None:
+        """Do a handshake in its turn; answer with a connection's number, or a refusal or its code (`network`: it died)."""
         self._in_handshake[peer] = answer
         if self._is_one_loop:
             self._accept_queue.append((asked, peer))
@@ -147,14 +148,18 @@ class SimulatedService:
         if answer := self._in_handshake.pop(peer, None):
             answer(self._open(asked, peer))
 
-    def _open(self, asked: Connect, peer: Peer) -> int | str:
+    def _open(self, asked: Connect, peer: Peer) -> int | str | Refused:
         try:
             number = self.runtime.open(asked.token.text, asked.metadata, self._env.now)
         except TokenRefusedError as refusal:
             return refusal.code
         except DeliveryDownError:
             return "protocol"
+        except UpgradeRefusedError as refusal:
+            body = refusal.end.body if self.profile.states_refusals else b""
+            return self.profile.refusals.upgrade(msgspec.structs.replace(refusal.end, body=body))
         self._peers[number] = peer
+        self._arm()
         return number
 
     def received(self, number: int, peer: Peer, intent: Intent) -> None:
@@ -309,7 +314,7 @@ class SimulatedService:
                 continue
             queued.discard(number)
             if runtime.is_closing(number):
-                self._hang_up(number, done_at)
+                self._hang_up(number, done_at, self.profile.refusals.closed(runtime.closing.end_of(number)))
         while self._accept_queue and done_at <= until:
             done_at += self._handshake_s
             self._env.call_at(done_at, self._shake, *self._accept_queue.popleft())
@@ -329,11 +334,11 @@ class SimulatedService:
             self._full.discard(number)
             self._line_up([number])
 
-    def _hang_up(self, number: int, moment: float, event: Closed | None = None) -> None:
+    def _hang_up(self, number: int, moment: float, event: Closed) -> None:
         peer = self._peers.pop(number, None)
         self.runtime.close(number)
         if peer is not None:
-            self._env.call_at(moment, peer.lost, event or Closed(code=self.profile.close_code))
+            self._env.call_at(moment, peer.lost, event)
 
     # --- the runtime's own deadlines ----------------------------------------------------------------
 
@@ -389,6 +394,12 @@ class SimulatedService:
         gone = self.runtime.recreate_log(topic)
         self.kick()
         return gone
+
+    def close_connections(self, order: CloseOrder) -> int:
+        """Close connections with chosen codes; return how many."""
+        closed = self.runtime.closing.follow(order)
+        self.kick()
+        return closed
 
     def kill(self) -> None:
         """End the runtime's process and every connection; acknowledged events stay in its log."""

@@ -3,6 +3,7 @@
 from collections import deque
 from dataclasses import dataclass, field
 
+from sim.protocols.adapter import TransportEnd
 from sim.protocols.events import Event, Message
 from sim.protocols.intents import Compatibility
 from sim.server.tokens import Claims
@@ -31,6 +32,7 @@ class Connection:
     channel: str = "1"
     joined: bool = False
     closing: bool = False
+    end: TransportEnd | None = None  # how it is closed; None: with the usual code
     positions: dict[str, int] = field(default_factory=dict)
     pending: dict[str, None] = field(default_factory=dict)  # topics with undelivered events, in fair order
     outbox: deque[Message | Replay] = field(default_factory=deque)
