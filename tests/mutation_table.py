@@ -233,7 +233,7 @@ MUTATIONS = (
         only=True,
         settings=LIVE_PERIOD,
     ),
-    policy("desktop", "slow_consumer", "reconnect.early_returns", only=True),
+    policy("desktop", "slow_consumer", "reconnect.early_returns", "ignored_hint", only=True),
     policy("desktop", "network_flap", "reconnect.backoff_unjittered", only=True),
     policy("desktop", "parity", "replay.parity"),
     # Clients that are wrong on purpose, and one that waits for longer than the server allows.
@@ -263,6 +263,12 @@ MUTATIONS = (
     ),
     policy("wrong_trusts_silence", "half_open_sockets", "reconnect.half_open_left", only=True, settings=IMPATIENT),
     policy("ably", "runtime_restart", "reconnect.backoff_bounded"),
+    # Clients that react wrongly to how their connection ended.
+    policy("wrong_retries_terminal", "close_codes", "retried_terminal", only=True, tested=EVERYWHERE),
+    policy("wrong_ignores_hints", "close_codes", "ignored_hint", only=True),
+    policy("wrong_resets_on_accept", "close_codes", "backoff_reset_by_accept", only=True),
+    policy("wrong_reconnects_at_once", "close_codes", "reconnected_too_fast"),
+    policy("desktop", "close_codes", "ignored_hint", only=True),
     # Settings of a drill's fleet, runtime or settings that it must not let pass.
     setting("fleet.token_ttl_s=900", "token_lifetime", "error.tokens_too_old", "error.websocket_auth_error_ratio", only=True),
     setting("runtime.publishes_per_s=1", "reconnect_storm", "delivery.failed_publish_ratio"),

@@ -63,6 +63,7 @@ SHORT: dict[str, tuple[str, ...]] = {
     # A client's patience with a silent connection is 10 s, whatever the size of a drill.
     "partition_heal": ("phases.fault_s=12.0", "faults.0.for_s=11.5", "phases.recovery_s=0.5"),
     "half_open_sockets": ("phases.fault_s=17.5", "faults.0.for_s=17.0", "faults.1.at_s=0.5", "faults.1.for_s=12.0"),
+    "close_codes": ("phases.fault_s=8.5", "faults.3.at_s=4.5", "faults.3.for_s=3.0", "phases.settle_s=20"),
     "slow_consumer": ("fleet.clients=20", "phases.recovery_s=1"),
     "latency_brownout": ("phases.fault_s=5.0", "faults.0.for_s=4.5", "phases.recovery_s=1.0"),
 }

@@ -16,6 +16,7 @@ from drills.judging.checks.thresholds import Threshold, Thresholds
 from drills.judging.checks.thresholds import load_thresholds as load_thresholds
 from drills.judging.checks.verdicts import CheckResult, DrillVerdict, ServerView, State
 from sim.analysis import invariants, metrics, samples, server_metrics
+from sim.analysis.endings import endings
 from sim.analysis.invariants import Violation
 from sim.analysis.metrics import Metric
 from sim.analysis.samples import Share
@@ -74,6 +75,7 @@ def judge(drill: Drill, history: History, thresholds: Thresholds, evidence: str)
         remarks=(*_remarks(history, paced), *fleet.remarks(case, (checked, *results)), *_not_required(results)),
         prediction=header.prediction,
         server=_server_view(history),
+        endings=endings(history),
     )
 
 

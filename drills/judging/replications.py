@@ -16,6 +16,7 @@ from drills.judging.checks.registry import OF_RUNS
 from drills.judging.checks.thresholds import Thresholds
 from drills.judging.checks.verdicts import GRAVEST_FIRST, CheckResult, DrillVerdict, Spread, State, merged_violations
 from sim.analysis import statistics
+from sim.analysis.endings import merged
 from sim.analysis.metrics import Metric, percentile
 from sim.analysis.statistics import Mean
 
@@ -45,6 +46,7 @@ def combine(verdicts: dict[int, DrillVerdict], thresholds: Thresholds) -> DrillV
         defects=named.defects,
         replications=len(verdicts),
         spreads=found,
+        endings=merged([verdict.endings for verdict in verdicts.values()]),
     )
 
 

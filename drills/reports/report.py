@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
@@ -27,6 +28,7 @@ SCHEMA = 1
 TEMPLATES = Path(__file__).with_name("templates")
 COLOURS = "colours.css"  # in that folder: the style of all pages, light and dark
 _MAX_REASONS = 3
+_MAX_ENDINGS = 6  # in the line on a terminal; the report has all
 
 _USERS_SAW = read_toml(TEMPLATES / "users_saw.toml")
 USERS_SAW: dict[str, str] = _USERS_SAW["invariants"]
@@ -63,6 +65,7 @@ def _drill_summary(drill: DrillVerdict) -> dict[str, Any]:
         **({"remarks": drill.remarks} if drill.remarks else {}),
         **({"prediction": _prediction_summary(drill, drill.prediction)} if drill.prediction else {}),
         **({"server": _server_summary(drill.server)} if drill.server else {}),
+        **({"endings": drill.endings} if drill.endings else {}),
     }
 
 
@@ -218,6 +221,8 @@ def print_verdict(verdict: RunVerdict, console: "Console") -> None:
                 console.print(f"  {escape(reason)}", soft_wrap=True)
         if drill.prediction is not None:
             console.print(_predicted_table(drill, drill.prediction))
+        if drill.endings:
+            console.print(escape(f"{drill.name}: {endings_line(drill)}"), style="dim", soft_wrap=True)
         for remark in drill.remarks:
             console.print(escape(f"{drill.name}: {remark}"), style="dim", soft_wrap=True)
     for note in verdict.notes:
@@ -226,6 +231,16 @@ def print_verdict(verdict: RunVerdict, console: "Console") -> None:
     left = f"   Not run: {verdict.not_run}" if verdict.not_run else ""
     colour = _COLOURS.get(verdict.status, "yellow")
     console.print(f"[bold {colour}]{verdict.decision.replace('_', '-')}[/]{because}   Failures: {verdict.failures}{left}")
+
+
+def endings_line(drill: DrillVerdict) -> str:
+    """How connections ended, in one line: who ended them, with which code, and how often."""
+    counts: Counter[str] = Counter()
+    for each in drill.endings:
+        counts[each.by if each.by == each.code else f"{each.by} {each.code}"] += each.count
+    shown = [f"{what} ({count})" for what, count in counts.most_common(_MAX_ENDINGS)]
+    more = f", and {len(counts) - _MAX_ENDINGS} more codes" if len(counts) > _MAX_ENDINGS else ""
+    return f"{counts.total()} connections ended or failed: {', '.join(shown)}{more}"
 
 
 def _predicted_table(drill: DrillVerdict, prediction: Prediction) -> "Table":

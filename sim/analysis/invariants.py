@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.analysis import corrupted, new_logs
+from sim.analysis.endings import ConnectHistory, Reactions, said_at
 from sim.analysis.samples import RECOVERIES, stale_loops
 from sim.record.history import History, Ints, Mask, Rows, at
 from sim.record.ledger import Ledger
@@ -145,6 +146,10 @@ class _Evidence:
     @cached_property
     def walk(self) -> _Walk:
         return _Walk(self.history, self.history.session_rows(*_MOVES))
+
+    @cached_property
+    def connects(self) -> ConnectHistory:
+        return ConnectHistory(self.history)
 
     def violated(self, invariant: str, rows: Rows) -> Iterator[Violation]:
         """One violation for all `rows`, which shows the earliest; no violation without rows."""
@@ -425,6 +430,17 @@ def _reached(moves: Rows, times: Rows) -> Ints:
     return np.where(reached >= 0, reached, _EPOCH_SPAN)
 
 
+def _reaction(evidence: _Evidence, name: str, found: Reactions) -> Iterator[Violation]:
+    """A violation by attempts to connect, which shows the earliest and what it should have heeded."""
+    if len(found.attempts):
+        history, end = evidence.history, found.ends
+        client, t = int(found.attempts.client[0]), float(found.attempts.t[0])
+        hint = f" with a hint of {end.value[0]:g} ms" if end.is_kind(Kind.ENDED)[0] and end.value[0] > 0 else ""
+        said = said_at(history, end)
+        first = f"{at(client, '', -1, t)}, {t - float(end.t[0]):.3f} s after {said}{hint}"
+        yield Violation(name, len(found.attempts), first)
+
+
 def _changes(codes: Ints) -> Mask:
     """Where a value differs from the previous one; true for the first."""
     return np.append(True, np.diff(codes) != 0) if len(codes) else np.zeros(0, np.bool_)
@@ -454,6 +470,14 @@ INVARIANTS: dict[str, Callable[[_Evidence], Rows | Iterator[Violation]]] = {
     "needless_loss": _needless_loss,
     "early_replay_complete": _early_replay_complete,
     "false_start": _false_start,
+    "retried_terminal": lambda evidence: _reaction(evidence, "retried_terminal", evidence.connects.retried_terminal()),
+    "ignored_hint": lambda evidence: _reaction(evidence, "ignored_hint", evidence.connects.ignored_hint()),
+    "backoff_reset_by_accept": lambda evidence: _reaction(
+        evidence, "backoff_reset_by_accept", evidence.connects.backoff_reset_by_accept()
+    ),
+    "reconnected_too_fast": lambda evidence: _reaction(
+        evidence, "reconnected_too_fast", evidence.connects.reconnected_too_fast()
+    ),
     "runtime_died": lambda evidence: evidence.history.of(Kind.RUNTIME_DIED),
 }
 _NEED_THE_END = ("stale_without_recovery", "acknowledged_lost", "phantom_event", "needless_loss", "false_start")

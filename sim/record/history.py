@@ -251,6 +251,10 @@ class History:
         wanted = set(texts)
         return np.isin(rows.detail, [code for code, text in enumerate(self.details) if text in wanted])
 
+    def is_stream(self, rows: Rows, stream: str) -> Mask:
+        """Where a row is of this stream; the empty text: of none."""
+        return np.isin(rows.stream, [code for code, text in enumerate(self.streams) if text == stream])
+
     def detail_counts(self, rows: Rows) -> dict[str, int]:
         """Number of rows per detail, the most frequent first."""
         counts = np.bincount(rows.detail, minlength=len(self.details))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
+from sim.analysis.endings import Ending
 from sim.analysis.invariants import Violation
 from sim.analysis.metrics import Metric
 from sim.analysis.server_metrics import ServerMetric
@@ -139,6 +140,7 @@ class DrillVerdict:
     prediction: Prediction | None = None  # by a fitted model, made before the run
     server: ServerView | None = None  # the runtime's own metrics, if they were polled
     not_run: str = ""  # why the target cannot run it; empty: it can
+    endings: tuple[Ending, ...] = ()  # how the fleet's connections ended
 
     @property
     def status(self) -> State:
