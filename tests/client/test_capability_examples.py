@@ -209,7 +209,7 @@ def test_restarted_process_resumes_its_stored_session():
     peer.tell(Resumed(fresh.ref)).tell(Batch("a", (item(1, Position("Q8")),), session="FDBj/Q8"))
     fault = RestartClients(at_s=0.0, checkpoint="kept")
     peer.session, rows = client_setup.restart(peer.session, fault)
-    assert [row[:3] for row in rows] == [("disconnected", "", -1), ("restarted", "a", -1)]
+    assert [row[:3] for row in rows] == [("disconnected", "", -1), ("ended", "", -1), ("restarted", "a", -1)]
     peer.session.start(peer.now)
     assert peer.connect().session == "FDBj/Q8"
 
