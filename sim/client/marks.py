@@ -9,26 +9,43 @@ from typing import NamedTuple
 
 import msgspec
 
+_IN_FLIGHT = 256  # [ours] events of one stream that may be in flight together
+
 
 class Acknowledged(msgspec.Struct):
     """The acknowledged events of a stream: all numbers up to `number` except the `open` ones.
 
     `position` is the highest position in an acknowledgement, 0 without any. `sent_at` is when number `number` was first sent.
+    `overtaking` has the positions of the events that are before an event with a lower number: they were in flight together.
     """
 
     number: int = 0
     open: set[int] = set()
     position: int = 0
     sent_at: float = 0.0
+    overtaking: dict[int, int] = {}
+    recent: dict[int, int] = {}  # the positions of the last `_IN_FLIGHT` acknowledged numbers
 
     def add(self, number: int, position: int, sent_at: float) -> None:
         """Take an acknowledgement; its position is -1 if it has none."""
+        if position > 0:
+            self._compare(number, position)
         self.position = max(self.position, position)
         if number <= self.number:
             self.open.discard(number)
             return
         self.open.update(range(self.number + 1, number))
         self.number, self.sent_at = number, sent_at
+
+    def _compare(self, number: int, position: int) -> None:
+        """Find the events that overtook one with a lower number."""
+        if number <= self.number or position <= self.position:
+            if any(other < number and at > position for other, at in self.recent.items()):
+                self.overtaking[number] = position
+            self.overtaking.update({n: at for n, at in self.recent.items() if n > number and at < position})
+        self.recent[number] = position
+        if len(self.recent) > _IN_FLIGHT:
+            del self.recent[next(iter(self.recent))]
 
     def count_above(self, number: int) -> int:
         """How many acknowledged events have a higher number."""
@@ -40,10 +57,11 @@ class Acknowledged(msgspec.Struct):
 class Marks:
     """The events of a stream that a client has since its start: all numbers up to `high` except the `missing` ones.
 
-    0: it has none. Numbers below the first are before its start.
+    0: it has none. Numbers below the first are before its start. So are events up to the position `after` that overtook it.
     """
 
     high: int = 0
+    after: int = 0
     missing: set[int] = field(default_factory=set)
 
     def take(self, numbers: Iterable[int]) -> None:
@@ -56,17 +74,20 @@ class Marks:
                 self.missing.update(range(self.high + 1, number))
             self.high = number
 
-    def restart(self) -> None:
-        """Start again at the next event: what lies before it is covered by a snapshot, or its loss is declared."""
-        self.high = 0
+    def restart(self, after: int = 0) -> None:
+        """Start again after a position (0: unknown): what lies before is covered by a snapshot, or its loss is declared."""
+        self.high, self.after = 0, after
         self.missing.clear()
 
     def lacked(self, acknowledged: Acknowledged) -> int:
         """How many acknowledged events since its start the client lacks."""
-        above = acknowledged.count_above(self.high)
-        if not self.missing:
-            return above
-        return above + sum(number <= acknowledged.number for number in self.missing - acknowledged.open)
+        lacked = acknowledged.count_above(self.high)
+        if self.missing:
+            lacked += sum(number <= acknowledged.number for number in self.missing - acknowledged.open)
+        if self.after and acknowledged.overtaking:
+            before = [number for number, position in acknowledged.overtaking.items() if position <= self.after]
+            lacked -= sum(number > self.high or number in self.missing for number in before)
+        return lacked
 
 
 class MarkRange(NamedTuple):

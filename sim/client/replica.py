@@ -265,7 +265,7 @@ class Replica:
         """Report where a cursor continues, and what it lost (NaN: an unknown number)."""
         at = cursor.shown(cursor.watermark)
         old = math.nan if start.old is None else float(start.old)
-        cursor.marks.restart()
+        cursor.marks.restart(max(at, 0))
         self._note("rebootstrapped", cursor.stream, at, value=old, detail=start.how)
         if start.lost:
             last = at if start.last is None else start.last
@@ -273,7 +273,7 @@ class Replica:
 
     def _rebase(self, cursor: Cursor, watermark: int) -> None:
         cursor.watermark = watermark
-        cursor.marks.restart()
+        cursor.marks.restart(watermark)
         self._note("rebootstrapped", cursor.stream, watermark, detail="fresh")
 
     # --- events -------------------------------------------------------------------------------------

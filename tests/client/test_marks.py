@@ -125,3 +125,21 @@ def test_a_client_without_an_event_lacks_only_what_was_sent_after_it_was_live() 
     assert behind(driver, Acknowledged(number=7, sent_at=live_at + 0.1))
     assert not behind(driver, Acknowledged())
     assert client_setup.lag_events(driver.session, {RUN: Acknowledged(number=7)}) is None, "it is unknown"
+
+
+@given(st.permutations(range(1, 9)), st.permutations(range(1, 9)), st.integers(0, 7), st.data())
+def test_events_that_overtook_others_before_a_clients_start_are_not_lacked(
+    log: list[int], acks: list[int], start: int, data: st.DataObject
+) -> None:
+    """`log` is the order of the numbers in the log, `acks` that of their acknowledgements."""
+    acknowledged, marks = Acknowledged(), Marks()
+    for number in acks:
+        acknowledged.add(number, log.index(number) + 1, 0.0)
+    marks.restart(start)
+    marks.take(log[start:])
+    assert marks.lacked(acknowledged) == 0
+    lost = data.draw(st.sampled_from(log[start:]))
+    if kept := [number for number in log[start:] if number != lost]:
+        marks.restart(start)
+        marks.take(kept)
+        assert marks.lacked(acknowledged) == (lost > kept[0])
