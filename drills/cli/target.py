@@ -23,7 +23,8 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the target in
 def target_new(
     name: Name,
     protocol: Annotated[
-        str | None, typer.Option(metavar="PROTOCOL", help="What the clients speak; by default as the mock.")
+        str | None,
+        typer.Option(metavar="PROTOCOL", help="A protocol that `target protocols` lists. Default: as the mock."),
     ] = None,
     targets: Targets = None,
 ) -> None:
@@ -71,6 +72,20 @@ def target_list(targets: Targets = None) -> None:
 
     rows = [(name, *facts) for name, facts in listed(targets or DEFAULT_FILE).items()]
     output.table(("target", "kind", "protocol", "runtime"), rows)
+
+
+@target_app.command("protocols")
+def target_protocols() -> None:
+    """List the protocols that clients can speak: those shipped, and those of installed packages."""
+    from sim.protocols import registry
+
+    rows = []
+    for spoken in map(registry.get, registry.names()):
+        can = spoken.capabilities
+        renewal = can.renewal.value.replace("_", " ")
+        simulated = "yes" if spoken.server is not None else "no"
+        rows.append((spoken.name, can.positions.value, can.resuming_by.value, renewal, simulated))
+    output.table(("protocol", "positions", "resumes by", "renews tokens", "simulated"), rows)
 
 
 @target_app.command("servers")
