@@ -1,9 +1,12 @@
 """Checks of the run itself: when it proves nothing, and what its kind of drill requires."""
 
+import msgspec
 import pytest
 
 from drills.judging.checks.verdicts import State
 from sim.drill.model import Drill
+from sim.protocols import registry
+from sim.protocols.adapter import FreshStart
 from sim.record.observations import Kind
 from tests.drills.asking import CASE, ERROR, FAIL, NAN, NO_DATA, PASS, ask, cases, judged, many, names, state
 from tests.histories import AUDITOR, STREAM, Story, good_storm, storm_drill
@@ -73,6 +76,19 @@ def test_audited() -> None:
     assert state("drill.audited", story.without(lambda row: row.client == AUDITOR)) is NO_DATA
     assert state("drill.audited", story.without(lambda row: row.client == AUDITOR and row.kind == Kind.SETTLED)) is NO_DATA
     assert state("drill.audited", story.tell(59.5, Kind.STILL_PENDING, AUDITOR, STREAM)) is FAIL
+
+
+def test_where_a_fresh_client_gets_new_events_only_the_streams_read_over_http_stand_in_for_it() -> None:
+    story = good_storm(2)
+    spoken = msgspec.structs.replace(registry.get(registry.DEFAULT).capabilities, fresh_start=FreshStart.FROM_NOW_ON)
+    story.header["capabilities"] = msgspec.to_builtins(spoken)
+    assert ask("drill.audited", story).reason.endswith(
+        "a new client gets only new events, and the target file has no [read_back]"
+    )
+    assert state("drill.audited", story) is NO_DATA
+    story.tell(59.6, Kind.READ_BACK_COMPLETED, stream=STREAM, value=330.0, detail="ok")
+    assert state("drill.audited", story) is PASS
+    assert state("drill.audited", story.publish(1, stream="another")) is NO_DATA, "which was not read"
 
 
 def test_declared_loss() -> None:

@@ -19,6 +19,7 @@ from sim.drill.model import Drill
 from sim.protocols.adapter import Capabilities, Refusals
 from sim.record.history import Floats, History
 from sim.record.ledger import Ledger
+from sim.record.observations import Kind
 from sim.server.settings import RuntimeSettings
 
 NAN = float("nan")
@@ -49,6 +50,8 @@ class Case:
         if why := self._unasked(spec):
             return why
         if spec.ability is None or not stated or spec.ability.holds(self._capabilities):
+            return ""
+        if spec.or_read_back and len(self.history.of(Kind.READ_BACK_COMPLETED)):
             return ""
         return f"protocol '{self.history.header.protocol}' cannot tell: {spec.ability.without}"
 

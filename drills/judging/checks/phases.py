@@ -299,7 +299,7 @@ def _audited(case: Case, threshold: Threshold | None) -> Answer:
     if len(pending):
         why = ", ".join(text or "no reason" for text in history.detail_counts(pending))
         return Answer(State.FAIL, 0, n, f"a fresh client could not read up to the head of {len(pending)} streams: {why}")
-    if not history.header.has_socket:
+    if not history.header.has_socket or (history.starts_from_now_on and len(history.of(Kind.READ_BACK_COMPLETED))):
         return _audited_over_http(history, n)
     if not case.ledger.audited or not bool((settled.client == auditor).any()):
         return Answer(State.NO_DATA, NAN, 0, "no fresh client read the retained events at the end, so a loss may be unseen")

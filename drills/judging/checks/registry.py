@@ -21,12 +21,16 @@ from drills.judging.checks.specs import (
     of_window,
     rule,
 )
-from sim.protocols.adapter import Positions, Refusals, StaleSign
+from sim.protocols.adapter import FreshStart, Positions, Refusals, StaleSign
 from sim.server.stream_log import REPLAY_BUDGET_EXCEEDED
 
 GATES = ("error", "replay", "reconnect", "delivery", "ux")
 _SAYS_STALE = Ability("its server does not say when it cannot resume", lambda it: it.stale is not StaleSign.SILENT)
 _HAS_CODES = Ability("its server states no codes when it refuses a connect", lambda it: it.refusals is not Refusals.BARE_STATUS)
+_STARTS_AT_RETAINED = Ability(
+    "a new client gets only new events, and the target file has no [read_back]",
+    lambda it: it.fresh_start is FreshStart.RETAINED,
+)
 _IS_DENSE = Ability("its positions do not show missing events", lambda it: it.positions is Positions.DENSE)
 _EVICTS = Ability("its server does not disconnect slow consumers", lambda it: it.evicts)
 _OUTSIDE_FAULT = "outside the fault phase"
@@ -223,6 +227,8 @@ _OF_RUNS = (
         *("drill.audited", "ok", "a fresh client reads everything that is retained", "it caught up"),
         window="settle",
         origin="synthetic",
+        ability=_STARTS_AT_RETAINED,
+        or_read_back=True,
     ),
     rule("drill.declared_loss", "events", "events that clients declared lost"),
     rule(

@@ -59,6 +59,7 @@ class CheckSpec:
     is_derived: bool = False  # decided from several runs or from whole files
     no_data: str = "no_data"  # in words: the result if no source has data
     ability: Ability | None = None  # without it the result is no_data, and a drill's decision does not require the check
+    or_read_back: bool = False  # the streams that were read back over HTTP stand in for that ability
 
     @property
     def gate(self) -> str:
