@@ -15,7 +15,8 @@ _IN_FLIGHT = 256  # [ours] events of one stream that may be in flight together
 class Acknowledged(msgspec.Struct):
     """The acknowledged events of a stream: all numbers up to `number` except the `open` ones.
 
-    `position` is the highest position in an acknowledgement, 0 without any. `sent_at` is when number `number` was first sent.
+    `position` is the highest position in an acknowledgement, 0 without any; after a log has started again, the highest of the
+    new one. `sent_at` is when number `number` was first sent.
     `overtaking` has the positions of the events that are before an event with a lower number: they were in flight together.
     """
 
@@ -25,12 +26,21 @@ class Acknowledged(msgspec.Struct):
     sent_at: float = 0.0
     overtaking: dict[int, int] = {}
     recent: dict[int, int] = {}  # the positions of the last `_IN_FLIGHT` acknowledged numbers
+    position_at: float = 0.0  # when `position` was acknowledged
 
-    def add(self, number: int, position: int, sent_at: float) -> None:
-        """Take an acknowledgement; its position is -1 if it has none."""
+    def add(self, number: int, position: int, sent_at: float, now: float) -> None:
+        """Take an acknowledgement; its position is -1 if it has none.
+
+        In one log, an event that was sent after an acknowledgement has a higher position.
+        """
+        if 0 < position <= self.position and sent_at > self.position_at:
+            self.position = 0
+            self.overtaking.clear()
+            self.recent.clear()
         if position > 0:
             self._compare(number, position)
-        self.position = max(self.position, position)
+        if position > self.position:
+            self.position, self.position_at = position, now
         if number <= self.number:
             self.open.discard(number)
             return

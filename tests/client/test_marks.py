@@ -24,7 +24,7 @@ MARKER_RUN = "5f0c9b1a77d2"
 def test_lacked_is_what_was_acknowledged_since_the_first_event_and_not_taken(acked: list[int], taken: list[int]) -> None:
     acknowledged, marks = Acknowledged(), Marks()
     for number in acked:
-        acknowledged.add(number, -1, float(number))
+        acknowledged.add(number, -1, float(number), 0.0)
     for number in taken:
         marks.take((number,))
     start = taken[0] if taken else 0
@@ -37,7 +37,7 @@ def test_lacked_is_what_was_acknowledged_since_the_first_event_and_not_taken(ack
 def test_ranges_are_the_same_as_single_events(messages: list[list[int]], acked: list[int]) -> None:
     one, other, acknowledged = Marks(), Marks(), Acknowledged()
     for number in acked:
-        acknowledged.add(number, number, 0.0)
+        acknowledged.add(number, number, 0.0, 0.0)
     for numbers in messages:
         one.take(numbers)
         if (found := mark_range("t", numbers)) is not None:
@@ -134,7 +134,7 @@ def test_events_that_overtook_others_before_a_clients_start_are_not_lacked(
     """`log` is the order of the numbers in the log, `acks` that of their acknowledgements."""
     acknowledged, marks = Acknowledged(), Marks()
     for number in acks:
-        acknowledged.add(number, log.index(number) + 1, 0.0)
+        acknowledged.add(number, log.index(number) + 1, 0.0, 0.0)
     marks.restart(start)
     marks.take(log[start:])
     assert marks.lacked(acknowledged) == 0
@@ -143,3 +143,20 @@ def test_events_that_overtook_others_before_a_clients_start_are_not_lacked(
         marks.restart(start)
         marks.take(kept)
         assert marks.lacked(acknowledged) == (lost > kept[0])
+
+
+def test_positions_of_a_log_that_has_started_again_replace_those_before() -> None:
+    head = Acknowledged()
+    for number, position, sent_at, now in ((1, 1, 0.0, 0.1), (2, 3, 0.2, 0.4), (3, 2, 0.3, 0.5)):
+        head.add(number, position, sent_at, now)
+    assert (head.number, head.position) == (3, 3), "numbers 2 and 3 were under way together"
+    head.add(4, 1, 0.6, 0.7)
+    assert (head.number, head.position) == (4, 1), "sent after position 3 was acknowledged, and yet below it"
+
+
+def test_a_client_that_has_the_events_of_a_new_log_is_not_behind_the_old_one() -> None:
+    driver = client()
+    head = Acknowledged(number=4, position=9)
+    receive(driver, (1, 3), (2, 4))
+    assert not behind(driver, head)
+    assert behind(driver, Acknowledged(number=5, position=9))

@@ -110,10 +110,10 @@ def behind(session: Session, heads: Mapping[str, Acknowledged], now: float) -> l
 def _lacks(session: Session, topic: str, head: Acknowledged) -> bool:
     """Whether a client lacks an acknowledged event since its start that it did not declare lost."""
     cursor = session.replica.cursors[topic]
-    if head.position and cursor.lacks(head.position):
-        return True
     if cursor.marks.high:
         return cursor.marks.lacked(head) > 0
+    if head.position and cursor.lacks(head.position):
+        return True
     # It has no event since its start: only one that was sent after it was live is surely missing.
     return not head.position and head.number > 0 and (head.sent_at > session.live_since or not session.is_live)
 

@@ -174,7 +174,7 @@ class Publishing:
             event.worst = UNKNOWN_OUTCOME
             return self._given_up(event, now)
         self.acknowledged += 1
-        self.heads[event.stream.topic].add(event.number, published.seq, event.first_sent_at)
+        self.heads[event.stream.topic].add(event.number, published.seq, event.first_sent_at, now)
         self.record("published", event, now, published.seq, short_hash(published.payload_hash))
         return self.drop(event, now)
 
