@@ -91,6 +91,16 @@ def begins_at_the_head(story: Story) -> Story:
     return story.tell(57.1, Kind.REBOOTSTRAPPED, 0, STREAM, 330, detail="fresh")
 
 
+def leaves_out_a_live_event(story: Story) -> Story:
+    """The service does not deliver event 50 to client 0, which notices with event 51 and asks again."""
+    story = story.without(
+        lambda row: row.client == 0 and row.seq in (50, 51) and row.kind in (Kind.APPLIED, Kind.CHECKPOINT_WRITTEN)
+    )
+    story.tell(5.59, Kind.GAP, 0, STREAM, 51, value=49.0, detail="live").tell(5.59, Kind.REPLAY_STARTED, 0, STREAM, 49)
+    story.apply(0, 50, 51, t=5.62)
+    return story.tell(5.63, Kind.REPLAYED, 0, STREAM, 2, value=2.0)
+
+
 def with_workers(story: Story) -> Story:
     """A stream without snapshots, of which a client may declare events lost."""
     story.publish(*range(1, 11), t=5.0, stream=WORKERS)
@@ -183,6 +193,7 @@ KNOWN_BAD = (
     known_bad("checkpoint_regressed", by=told(Kind.CHECKPOINT_WRITTEN, 3, t=57.0, stream=STREAM, seq=3)),
     known_bad("resumed_in_new_log", by=learns_another_epoch, prepare=with_epochs),
     known_bad("applied_out_of_order", "ux.integrity", by=applies_the_last_again),
+    known_bad("unexplained_gap", by=leaves_out_a_live_event),
     known_bad(
         "needless_loss",
         by=told(Kind.DECLARED_LOSS, 3, stream=WORKERS, seq=8, value=5.0),

@@ -5,7 +5,7 @@ a habit of the protocol's own server that the contract does not allow.
 """
 
 from sim.protocols import registry
-from tests.mutation_table import IMPATIENT, MUTATIONS, SHARED, Catch, defect
+from tests.mutation_table import EVERYWHERE, IMPATIENT, MUTATIONS, SHARED, Catch, defect
 from tests.storms import OF_TIME
 
 QUICK = ("reconnect_storm", "dropped_delivery", "runtime_restart")  # what the ordinary tests run on real sockets, too
@@ -67,6 +67,13 @@ DEFECTS: tuple[Catch, ...] = (
         *("announce_before_commit", "reconnect_storm", "silent_loss", "delivery.dropped_deliveries"),
         settings=(*IMPATIENT, *SHARED, "fleet.policy=desktop"),
         protocol="phoenix_sync",
+    ),
+    defect(  # the reference client closes each gap by itself
+        *("announce_before_commit", "rolling_deploy", "unexplained_gap"),
+        settings=("phases.steady_s=4", *SHARED),
+        protocol="phoenix_sync",
+        only=True,
+        tested=EVERYWHERE,
     ),
     defect(
         *("skip_delivery", "dropped_delivery", "delivery.dropped_deliveries"),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.analysis import corrupted, new_logs
+from sim.analysis import corrupted, live_gaps, new_logs
 from sim.analysis.endings import ConnectHistory, Reactions, said_at
 from sim.analysis.samples import RECOVERIES, stale_loops
 from sim.record.history import History, Ints, Mask, Rows, at
@@ -457,6 +457,7 @@ INVARIANTS: dict[str, Callable[[_Evidence], Rows | Iterator[Violation]]] = {
     "silent_loss": _silent_loss,
     "resumed_in_new_log": _resumed_in_new_log,
     "log_recreated": _log_recreated,
+    "unexplained_gap": lambda evidence: live_gaps.unexplained(evidence.history, evidence.ledger.published),
     "acknowledged_lost": _acknowledged_lost,
     "phantom_event": _phantom_event,
     "negative_clients": _negative_clients,
