@@ -50,6 +50,12 @@ def test_each_defect_of_a_further_protocol_is_found_by_name(tmp_path: Path, case
     assert case.missed(verdict, "virtual") == "", verdict
 
 
+@pytest.mark.parametrize("case", [case for case in table.DEFECTS if "sockets" in case.tested], ids=str)
+def test_some_defects_of_a_further_protocol_are_found_on_real_sockets(tmp_path: Path, case: Catch):
+    verdict = case.judged(tmp_path, "sockets")
+    assert case.missed(verdict, "sockets") == "", verdict
+
+
 @pytest.mark.parametrize("protocol", table.PROTOCOLS)
 def test_what_a_protocol_cannot_tell_is_stated_beside_the_decision(tmp_path: Path, protocol: str):
     verdict = storm(tmp_path, small("slow_consumer", *table.SHARED), engine="virtual", protocol=protocol)
