@@ -51,7 +51,9 @@ class _Gaps:
     def blamed(self) -> Rows:
         """See `unexplained`."""
         is_gap = self.rows.is_kind(Kind.GAP) & self.history.detail_is(self.rows, ["live"]) & ~self.in_replay
-        place = np.flatnonzero(is_gap & (self.event >= 0) & np.isfinite(self.rows.value))
+        # Where positions started over, the watermark before a gap may be of another log.
+        is_one_log = ~np.isin(self.history.base_stream[self.rows.stream], list(self.history.logs))
+        place = np.flatnonzero(is_gap & is_one_log & (self.event >= 0) & np.isfinite(self.rows.value))
         place, missing = self._missing(place)
         keep = self._came_in_one_replay(place, missing) & ~self._is_excused(place, missing)
         place, missing = place[keep], missing[keep]
