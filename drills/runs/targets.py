@@ -31,6 +31,7 @@ from sim.drill.target_rules import (
     TargetKind,
 )
 from sim.protocols import registry
+from sim.protocols.adapter import Publishing
 from sim.protocols.markers import PUBLISHED_AT
 from sim.server.settings import Positive, RuntimeSettings
 from sim.service.forms import PageForm, ReadBackForm, ServiceForms
@@ -174,6 +175,7 @@ def _target(path: Path, name: str, table: object, environment: Mapping[str, str]
     stop = _stop(table.get("stop", {}), where)
     streams = to_struct(_table(table, "streams", where), StreamRules, f"{where[:-1]}.streams]")
     forms = _forms(table, streams, where)
+    _require_publishing(entry, forms, where)
     _require_live(entry, stop, forms, where)
     _require_options(registry.get(entry.protocol), _table(table, "protocol_options", where), where)
     return Target(
@@ -229,6 +231,17 @@ def _require_live(entry: Entry, stop: Stop, forms: ServiceForms, where: str) -> 
         )
 
 
+def _require_publishing(entry: Entry, forms: ServiceForms, where: str) -> None:
+    """Raise `UsageError` if events are to be published over a protocol that cannot do it."""
+    if forms.publish.over == "protocol" and not entry.socket:
+        raise UsageError(f"{where}: key 'publish.over' is 'protocol', which needs a socket, but 'socket' is false.")
+    if forms.publish.over == "protocol" and registry.get(entry.protocol).capabilities.publishing is not Publishing.PROTOCOL:
+        raise UsageError(
+            f"{where[:-1]}.publish]: key 'over' is 'protocol', but clients of '{entry.protocol}' cannot publish. "
+            "Leave it out, and describe the HTTP request."
+        )
+
+
 def _table(tables: dict[str, object], key: str, where: str) -> dict[str, object]:
     table = tables.get(key, {})
     if not isinstance(table, dict):
@@ -244,8 +257,11 @@ def _forms(tables: dict[str, object], streams: StreamRules, where: str) -> Servi
         form = found[key] = to_struct(_table(tables, key, where), FORMS[key], at)
         if isinstance(form, PageForm):
             form.check(at)
-    if streams.names and "create" in tables:
-        raise UsageError(f"{where}: tables 'create' and 'streams' with 'names' are both given; expected one of them.")
+    for key in ("names", "created_by_publish"):
+        if getattr(streams, key) and "create" in tables:
+            raise UsageError(f"{where}: tables 'create' and 'streams' with '{key}' are both given; expected one of them.")
+    if streams.names and streams.created_by_publish:
+        raise UsageError(f"{where[:-1]}.streams]: keys 'names' and 'created_by_publish' are both given; expected one of them.")
     forms = ServiceForms(**found)  # type: ignore[arg-type]
     at = f"{where[:-1]}.token]"
     for command, name in ((forms.token.command, "command"), (forms.status.command, "status.command")):

@@ -10,6 +10,7 @@ import msgspec
 from drills.runs import catalog
 from drills.targets.asking import NO_ANSWER, FailedError, advice, ask, place_of
 from drills.targets.listener import TIMEOUT_S, Listener, known
+from sim.base.clocks import WallClock
 from sim.base.errors import TargetError
 from sim.base.redaction import Redactor
 from sim.client import policies
@@ -22,6 +23,7 @@ from sim.engines.shared.metrics_book import is_asked
 from sim.engines.shared.publishing import Stream, streams_of
 from sim.engines.shared.service_api import PublishedEvent
 from sim.engines.sockets.http import ServiceHttp
+from sim.engines.sockets.publisher import ProtocolPublisher
 from sim.protocols import markers
 from sim.server.tokens import device_id
 from sim.service import metrics
@@ -94,6 +96,7 @@ class _Check:
         self._items: list[Item] = []
         self._stream: Stream | None = None
         self._listener: Listener | None = None
+        self._publisher: ProtocolPublisher | None = None
         self._published: list[PublishedEvent] = []
 
     async def run(self) -> list[Item]:
@@ -103,8 +106,9 @@ class _Check:
                 for name, needs, attempt in self._plan():
                     await self._try(name, needs, attempt)
         finally:
-            if self._listener is not None:
-                self._listener.close()
+            for connection in (self._listener, self._publisher):
+                if connection is not None:
+                    connection.close()
         return self._items
 
     def _plan(self) -> Iterator[tuple[str, str, Callable[[], Coroutine[Any, Any, tuple[str, str]]]]]:
@@ -206,13 +210,31 @@ class _Check:
     async def _publish(self) -> tuple[str, str]:
         assert self._stream is not None
         payload = markers.marked({"text": "target check"}, self._run, self._stream.stream, len(self._published) + 1)
-        request = service_api.publish(
-            self._endpoints, self._stream.run_id, self._stream.event_type, payload, f"{self._run}-{len(self._published)}"
-        )
-        sent, answer, published = await self._ask(request, "[publish]")
+        key = f"{self._run}-{len(self._published)}"
+        if self._endpoints.forms.publish.over == "protocol":
+            sent, answer, published = await self._publish_over_protocol(self._stream.topic, payload, key)
+        else:
+            request = service_api.publish(self._endpoints, self._stream.run_id, self._stream.event_type, payload, key)
+            sent, answer, published = await self._ask(request, "[publish]")
         self._published.append(published)
         said = f"position {published.seq}" if published.seq >= 0 else "no position in the stream"
         return sent, f"{answer}: {said}"
+
+    async def _publish_over_protocol(self, topic: str, payload: object, key: str) -> tuple[str, str, PublishedEvent]:
+        sent = f"publish to {topic} over {self._endpoints.protocol}: {msgspec.json.encode(payload).decode()}"
+        try:
+            if self._publisher is None:
+                publisher = ProtocolPublisher(
+                    self._endpoints,
+                    self._settings,
+                    lambda session: self._http.ask(service_api.mint, session),
+                    WallClock(),
+                )
+                await publisher.connect()
+                self._publisher = publisher
+            return sent, "acknowledged", await self._publisher.publish(topic, payload, key)
+        except (TargetError, service_api.PublishFailedError) as error:
+            raise FailedError(sent, str(error), _CONNECT_ADVICE) from None
 
     async def _delivery(self) -> tuple[str, str]:
         return await self._await_event(1, "the published event")

@@ -101,6 +101,7 @@ class StreamRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """The streams that a drill publishes to: new ones, or those named here, which may have other publishers."""
 
     names: tuple[Word, ...] = ()  # existing streams; empty: each run creates its own
+    created_by_publish: bool = False  # a stream is created by its first event: each run takes new names, without [create]
     topic: Annotated[str, msgspec.Meta(max_length=200)] = (
         ""  # topic of a created stream, such as room:{run_id}; empty: the protocol's
     )

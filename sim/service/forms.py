@@ -60,8 +60,9 @@ class CreateForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class PublishForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Append one event."""
+    """Append one event: by a request, or over the protocol that the clients speak. The other keys are those of the request."""
 
+    over: Literal["http", "protocol"] = "http"  # protocol: on a connection of the publisher's own; the payload is sent as it is
     path: Path = paths.EVENTS_PATH
     body: Any = msgspec.field(
         default_factory=lambda: {"event_type": "{event_type}", "payload": "{payload}", "idempotency_key": "{key}"}

@@ -169,6 +169,16 @@ def test_a_file_in_the_working_directory_is_found(tmp_path: Path) -> None:
             before("hooks.kill_runtime = { inject = ['true'], revert = ['no-such-program-here'] }"),
             ["hooks.kill_runtime]", "'revert'", "'no-such-program-here'", "not an executable program"],
         ),
+        (before('publish = { over = "protocol" }'), ["publish]", "'over'", "'spacetime' cannot publish"]),
+        (
+            before('protocol = "nats_jetstream"\nsocket = false\npublish = { over = "protocol" }'),
+            ["'publish.over'", "'socket' is false"],
+        ),
+        (before('streams = { names = ["a"], created_by_publish = true }'), ["streams]", "'created_by_publish'", "both given"]),
+        (
+            before('streams = { created_by_publish = true }\ncreate = { path = "/x" }'),
+            ["'create'", "'created_by_publish'", "both given"],
+        ),
         (before("revisions = 3"), ["'revisions'", "'control' and 'runtime'"]),
         (before("revisions = { runtim = ['true'] }"), ["[targets.staging.revisions]", "'runtim'", "runtime"]),
         (before("revisions = { runtime = 'true' }"), ["[targets.staging.revisions]", "'runtime'", "array"]),

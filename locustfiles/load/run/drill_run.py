@@ -27,6 +27,7 @@ from sim.drill.phase_runner import PhaseRunner
 from sim.engines.greenlets.background import BackgroundGreenlets, LagMonitor
 from sim.engines.greenlets.driver import GreenletDriver
 from sim.engines.greenlets.http import GreenletHttp
+from sim.engines.greenlets.protocol_publisher import GreenletPublisher
 from sim.engines.shared import client_setup, service_api
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.fault_actions import PublishFaults, ServiceFaults
@@ -97,7 +98,8 @@ class DrillRun:
         self._publishing = LivePublishing(
             self._streams, load, self._recorder, self.clock.began, self.header.marker_run, self.live, self._others
         )
-        self.publisher = Publisher(self._endpoints, self._publishing, self.clock, self._guard.events)
+        over = self._protocol_publisher()
+        self.publisher = Publisher(self._endpoints, self._publishing, self.clock, self._guard.events, over)
         topics = [stream.topic for stream in self._streams]
         self._client_pool = ClientPool(
             self.plan.drill,
@@ -120,6 +122,16 @@ class DrillRun:
         )
         self._phases = PhaseRunner(self.plan.drill, self._faults, self)
         self._prepare_workers(topics)
+
+    def _protocol_publisher(self) -> GreenletPublisher | None:
+        """Connect the publisher, where the target wants events published over the protocol."""
+        endpoints = self._endpoints.endpoints
+        if endpoints.forms.publish.over != "protocol":
+            return None
+        settings = client_setup.target_settings(self.plan.drill, self.plan.seed, self.header.marker_run, endpoints)
+        over = GreenletPublisher(self._endpoints, settings, self.clock, self._guard.connects)
+        over.connect()
+        return over
 
     def _note_death(self) -> None:
         if self._mock is not None and self._mock.has_died:

@@ -8,10 +8,11 @@ from locustfiles.load.workers.workers import Workers
 from sim.base.clocks import WallClock
 from sim.drill.model import Load
 from sim.engines.greenlets.http import GreenletHttp
+from sim.engines.greenlets.protocol_publisher import GreenletPublisher
 from sim.engines.shared import service_api
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.publishing import DueEvent, Publishing, Stream, Try
-from sim.engines.shared.service_api import PublishFailedError
+from sim.engines.shared.service_api import PublishedEvent, PublishFailedError
 from sim.record.parquet import Recorder
 
 
@@ -43,11 +44,21 @@ class LivePublishing(Publishing):
 
 
 class Publisher:
-    """Sends what `publishing` makes due, one greenlet per event. `pacer` keeps to the target's cap."""
+    """Sends what `publishing` makes due, one greenlet per event. `pacer` keeps to the target's cap.
 
-    def __init__(self, http: GreenletHttp, publishing: Publishing, clock: WallClock, pacer: Pacer | None = None) -> None:
+    With `over`, it publishes over the clients' protocol, otherwise over HTTP.
+    """
+
+    def __init__(
+        self,
+        http: GreenletHttp,
+        publishing: Publishing,
+        clock: WallClock,
+        pacer: Pacer | None = None,
+        over: GreenletPublisher | None = None,
+    ) -> None:
         self.publishing = publishing
-        self._http, self._clock, self._pacer = http, clock, pacer
+        self._http, self._clock, self._pacer, self._over = http, clock, pacer, over
         self._under_way = Group()
 
     def run(self) -> None:
@@ -63,6 +74,8 @@ class Publisher:
         """Stop at once."""
         self.publishing.stop()
         self._under_way.kill()
+        if self._over is not None:
+            self._over.close()
 
     def _publish(self, due: Try | None) -> None:
         while due is not None:
@@ -77,7 +90,12 @@ class Publisher:
             return self.publishing.drop(event, now())
         self.publishing.sent(event, now())
         try:
-            published = self._http.ask(service_api.publish, *event.content, event.key)
+            published = self._append(event)
         except PublishFailedError as error:
             return self.publishing.failed(event, error, now())
         return self.publishing.succeeded(event, published, now())
+
+    def _append(self, event: DueEvent) -> PublishedEvent:
+        if self._over is not None:
+            return self._over.publish(event.stream.topic, event.payload, event.key)
+        return self._http.ask(service_api.publish, *event.content, event.key)

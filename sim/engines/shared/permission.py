@@ -38,9 +38,13 @@ def needs_server(fault: AnyFault) -> bool:
     return not isinstance(fault, ACTS_FROM_HERE)
 
 
-def connections(drill: Drill) -> int:
-    """Return the maximum of connections that a drill opens at once: the fleet, its negative clients, and the auditor."""
-    return drill.fleet.clients + len(drill.expect.negative_clients) + 1
+def connections(drill: Drill, endpoints: Endpoints) -> int:
+    """Return the maximum of connections that a drill opens at once.
+
+    The fleet, its negative clients, the auditor, and the publisher, if it publishes over the clients' protocol.
+    """
+    publisher = endpoints.forms.publish.over == "protocol"
+    return drill.fleet.clients + len(drill.expect.negative_clients) + 1 + publisher
 
 
 def require_allowed(drill: Drill, endpoints: Endpoints) -> None:
@@ -98,7 +102,7 @@ def _require_usual_tokens(drill: Drill) -> None:
 def _require_capped(drill: Drill, endpoints: Endpoints, caps: Caps) -> None:
     where = f"of target '{endpoints.name}', but drill '{drill.name}'"
     if endpoints.has_socket:
-        _require_connects_capped(drill, caps, where)
+        _require_connects_capped(drill, endpoints, caps, where)
     if drill.load.events_per_s > caps.events_per_s:
         raise UsageError(
             f"caps.events_per_s is {caps.events_per_s:g} {where} publishes {drill.load.events_per_s:g}/s. "
@@ -106,17 +110,17 @@ def _require_capped(drill: Drill, endpoints: Endpoints, caps: Caps) -> None:
         )
 
 
-def _require_connects_capped(drill: Drill, caps: Caps, where: str) -> None:
-    if (needed := connections(drill)) > caps.clients:
+def _require_connects_capped(drill: Drill, endpoints: Endpoints, caps: Caps, where: str) -> None:
+    if (needed := connections(drill, endpoints)) > caps.clients:
         spare = needed - drill.fleet.clients
         if caps.clients <= spare:
             raise UsageError(
-                f"caps.clients is {caps.clients} {where} needs {spare} connections for its negative clients and "
-                "auditor, and at least one client. Raise the cap."
+                f"caps.clients is {caps.clients} {where} needs {spare} connections for its negative clients, "
+                "auditor and publisher, and at least one client. Raise the cap."
             )
         raise UsageError(
             f"caps.clients is {caps.clients} {where} opens {needed} connections ({drill.fleet.clients} clients, {spare} for "
-            f"negative clients and auditor). Use --clients {caps.clients - spare}."
+            f"negative clients, auditor and publisher). Use --clients {caps.clients - spare}."
         )
     arrival_per_s = drill.fleet.clients / drill.fleet.arrival_s
     if arrival_per_s > caps.connects_per_s * (1 + _ROUNDING):

@@ -1,23 +1,47 @@
 """A drill's publishing without I/O: when each event is due, its retries with one idempotency key, and its records.
 
+`PublishingSession` publishes over the protocol that the clients speak, on one connection of the publisher's own.
+
 The engines wait until the times that this module returns, and send. Times are in seconds of the caller's clock.
 """
 
 import math
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
+from sim.base.errors import TargetError
+from sim.client import policies
+from sim.client.actions import ClientSettings, Send
+from sim.client.lifecycle import NEVER
 from sim.client.marks import Acknowledged
-from sim.client.notices import short_hash
+from sim.client.notices import Notice, short_hash
+from sim.client.session import Session
 from sim.drill.model import Load
 from sim.drill.target_rules import StreamRules
+from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.service_api import UNKNOWN_OUTCOME, PublishedEvent, PublishFailedError
 from sim.protocols import registry
-from sim.protocols.events import Outcome
+from sim.protocols.events import (
+    DisconnectReason,
+    Message,
+    Next,
+    Outcome,
+    Position,
+    Problem,
+    Published,
+    PublishFailed,
+    Refused,
+    Step,
+)
+from sim.protocols.intents import Publish
 from sim.protocols.markers import bytes_of, marked
+from sim.record.columns import Columns
 from sim.record.observations import NAN
-from sim.record.parquet import Recorder
+from sim.record.parquet import Collector, Recorder
 from sim.service import templates
 
 _OWN_STREAMS: Final = StreamRules()
@@ -212,3 +236,97 @@ class Publishing:
         value = (now - event.due) * 1000
         stream, marker = event.stream.stream, event.number
         self.recorder.add(now - self.began, kind, stream=stream, seq=seq, value=value, detail=detail, marker=marker)
+
+
+# --- over the clients' protocol ---------------------------------------------------------------------------
+
+PUBLISHER = 999_999  # the number of the publisher's session, beside those of the clients
+NOT_CONNECTED = "not_connected"  # code of an event that was not sent
+CONNECT_LIMIT_S = 10.0  # [ours] until the publisher must be connected for the first time
+
+Answered = Callable[[str, PublishedEvent | PublishFailedError], None]  # takes an event's key and what became of it
+
+
+class Unrecorded(Collector):
+    """Drops what the publisher's session reports: it is not one of the clients."""
+
+    def __init__(self) -> None:
+        super().__init__(max_rows=1000)
+
+    def _hand_on(self, columns: Columns) -> None:
+        """See `Collector`."""
+
+
+class PublishingSession(Session):
+    """A session without streams that publishes. It connects, renews its token and reconnects as every client does.
+
+    `answered` is called once for each event whose outcome the server stated, or that was in flight when the connection ended.
+    """
+
+    _in_flight: dict[str, None]  # by key
+    _report: Answered
+    last_code: str  # of a refusal
+
+    @classmethod
+    def make(cls, settings: ClientSettings, answered: Answered) -> "PublishingSession":
+        """Return a session that has not started."""
+        session = cls(PUBLISHER, (), policies.get("reference"), settings)
+        session._in_flight, session._report, session.last_code = {}, answered, ""
+        session._notices_silence = False  # nothing comes while nothing is published; a time-out of an event shows a dead link
+        return session
+
+    def publish(self, topic: str, payload: object, key: str) -> None:
+        """Send an event. Raises `PublishFailedError` without a connection."""
+        if not self.is_live:
+            raise PublishFailedError(NOT_CONNECTED)
+        self._in_flight[key] = None
+        self._actions.append(Send(Publish(self._next_ref(), topic, msgspec.Raw(msgspec.json.encode(payload)), key)))
+
+    def received(self, message: Message, now: float) -> None:
+        """See `Session`."""
+        for event in message:
+            if isinstance(event, Published) and event.key in self._in_flight:
+                self._end(event.key, PublishedEvent(_number_of(event.position)))
+            elif isinstance(event, PublishFailed) and event.key in self._in_flight:
+                code = UNKNOWN_OUTCOME if event.outcome is Outcome.UNKNOWN else event.code
+                is_final = event.next.step is Step.TERMINAL
+                self._end(event.key, PublishFailedError(code, event.next.wait_ms, is_final=is_final))
+            elif isinstance(event, Refused | Problem):
+                self.last_code = event.code
+        super().received(message, now)
+
+    def give_up(self, key: str, now: float) -> None:
+        """Take that an event was not answered in time: the connection may be dead, so open another one."""
+        self._in_flight.pop(key, None)
+        if self.is_live:
+            self._leave(DisconnectReason.NETWORK, now)
+
+    def _end(self, key: str, outcome: PublishedEvent | PublishFailedError) -> None:
+        del self._in_flight[key]
+        self._report(key, outcome)
+
+    def _subscribe(self, now: float, streams: Sequence[str] = ()) -> None:
+        """Be live at once: there is nothing to subscribe to."""
+        self._go_live(now)
+        self._reply_by = NEVER
+        self._schedule()
+
+    def _lost(self, reason: DisconnectReason, now: float, hint: Next, end: Notice) -> None:
+        super()._lost(reason, now, hint, end)
+        for key in list(self._in_flight):
+            self._end(key, PublishFailedError(UNKNOWN_OUTCOME))
+
+
+def not_connected(endpoints: Endpoints, session: PublishingSession) -> TargetError:
+    """Return the error for a publisher that cannot connect."""
+    code = session.end_code or session.last_code or f"no answer within {CONNECT_LIMIT_S:g} s"
+    return TargetError(
+        f"target {endpoints.name}: events are published over {endpoints.protocol}, but its publisher cannot connect to "
+        f"{endpoints.socket_url} ({code}). Check protocol, socket_path, [token] and [protocol_options]."
+    )
+
+
+def _number_of(position: Position | None) -> int:
+    """Return the number of an acknowledged position; -1 without one."""
+    offset = None if position is None else position.offset
+    return offset if isinstance(offset, int) and offset > 0 else -1

@@ -119,6 +119,10 @@ class SessionDriver(ABC):
             self._is_dead = False
             self.start()
 
+    def carry_on(self) -> None:
+        """Carry out what the session was asked for from outside."""
+        self._pump()
+
     # --- what a socket reports ------------------------------------------------------------------------
 
     def socket_open(self, wire: Wire, status: int, headers: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ from sim.engines.shared.service_api import MintFailedError
 from sim.engines.shared.session_driver import NEVER, NO_WAIT_S, SessionDriver
 from sim.engines.sockets.socket import ClientSocket, ClientStream, TcpEnd
 from sim.protocols.adapter import Open, Transport
-from sim.record.parquet import Recorder
+from sim.record.parquet import Collector
 
 _PROXY_HOST = "127.0.0.1"
 
@@ -36,7 +36,7 @@ class ClientDriver(SessionDriver):
         socket_url: str,
         mint: MintToken,
         clock: WallClock,
-        recorder: Recorder,
+        recorder: Collector,
         port: int | None = None,
         pacer: Pacer | None = None,
     ) -> None:

@@ -40,7 +40,7 @@ from sim.engines.sockets.faults import ServiceProcess, SocketsFaultActions
 from sim.engines.sockets.http import ServiceHttp
 from sim.engines.sockets.lag_and_routes import monitor_own_lag, monitor_retired_routes, sample_client_lag
 from sim.engines.sockets.links import LinkActions
-from sim.engines.sockets.publisher import Publisher, create_streams
+from sim.engines.sockets.publisher import ProtocolPublisher, Publisher, create_streams
 from sim.engines.sockets.read_back import read_back
 from sim.engines.sockets.target_monitor import TargetMonitor
 from sim.mock.process import MockProcess
@@ -227,7 +227,8 @@ class _SocketsRun:
         self._publishing = Publishing(
             self._streams, self._drill.load, self._recorder, self._clock.began, self._header.marker_run
         )
-        self._publisher = Publisher(http, self._publishing, self._clock, self._watch.events)
+        over = await self._protocol_publisher(http)
+        self._publisher = Publisher(http, self._publishing, self._clock, self._watch.events, over)
         links = await LinkActions.open(self._faults, endpoints.socket_url, self._options.seed, self._clients, self.record)
         self._make_clients(links)
         self.actions = self._fault_actions(http, healthy, links)
@@ -247,8 +248,25 @@ class _SocketsRun:
             self.end_load()
             for task in self._tasks:
                 task.cancel()
+            if over is not None:
+                over.close()
             await asyncio.sleep(_GOODBYE_S)
             await links.close()
+
+    async def _protocol_publisher(self, http: ServiceHttp) -> ProtocolPublisher | None:
+        """Connect the publisher, where the target wants events published over the protocol."""
+        endpoints = http.endpoints
+        if endpoints.forms.publish.over != "protocol":
+            return None
+        over = ProtocolPublisher(
+            endpoints,
+            self._client_settings,
+            lambda asking: http.ask(service_api.mint, asking),
+            self._clock,
+            self._watch.connects,
+        )
+        await over.connect()
+        return over
 
     def _fault_actions(self, http: ServiceHttp, healthy: Switches, links: LinkActions) -> SocketsFaultActions:
         topics, runs = [stream.topic for stream in self._streams], self._drill.load.run_streams
