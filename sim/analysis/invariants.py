@@ -235,7 +235,9 @@ def _conflicts(history: History, published: Rows) -> tuple[int, str]:
     rows = published.and_then(history.of(Kind.APPLIED))
     rows = rows.take((rows.seq >= 0) & (history.positions != "opaque"))
     hashed = rows.take(~history.detail_is(rows, [""]))
-    found = _differing(hashed, hashed.detail).and_then(_differing(rows, rows.marker))
+    found = _differing(hashed, hashed.detail)
+    if not history.has_no_markers:
+        found = found.and_then(_differing(rows, rows.marker))
     if len(found) == 0:
         return 0, ""
     earliest = int(np.argmin(found.t))
@@ -262,6 +264,8 @@ def _phantom_event(evidence: _Evidence) -> Rows:
     """
     history, published = evidence.history, evidence.ledger.published
     rows = history.session_rows(Kind.APPLIED)
+    if history.has_no_markers:
+        return rows.take(np.zeros(0, np.int64))
     index = published.find(rows)
     is_marked = published.is_marked[rows.stream]
     failed = history.of(Kind.PUBLISH_FAILED)

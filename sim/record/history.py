@@ -184,6 +184,12 @@ class History:
         """Whether a client without a position gets only events that are published from then on."""
         return self.header.capabilities.get("fresh_start") == "from_now_on"
 
+    @cached_property
+    def has_no_markers(self) -> bool:
+        """Whether markers were published, and not one was in an event that a client applied: identity is then unknown."""
+        published, applied = self.of(Kind.PUBLISHED).marker, self.of(Kind.APPLIED).marker
+        return bool(len(applied) and (applied < 0).all() and (published >= 0).any())
+
     def of(self, *kinds: Kind) -> Rows:
         """All rows of these kinds."""
         places = [self._places(kind) for kind in kinds]

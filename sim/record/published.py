@@ -113,7 +113,7 @@ def published_events(history: History) -> Published:
     streams = len(history.streams)
     is_marked = np.zeros(streams, np.bool_)
     of_marked = history.of(Kind.PUBLISHED, Kind.PUBLISH_FAILED)
-    is_marked[of_marked.stream[of_marked.marker >= 0]] = True
+    is_marked[of_marked.stream[of_marked.marker >= 0]] = not history.has_no_markers
     number = np.where(is_marked[rows.stream], rows.marker, rows.seq)
     rows, number = rows.take(number >= 0), number[number >= 0]
     _, first = np.unique(rows.stream * SPAN + number, return_index=True)

@@ -94,3 +94,13 @@ def test_acknowledged_event_is_shown_before_events_sent_later(
     for seq, marker in enumerate(applied, 1):
         story.tell(2.0 + seq, Kind.APPLIED, 0, STREAM, seq, marker=marker)
     assert broken(story) == expected
+
+
+def test_without_any_marker_in_what_was_applied_nobody_is_blamed_for_identity() -> None:
+    """As with a wrong `payload_at`: the steady state says so, and positions still show what they can."""
+    stripped = whole().marked().changed(lambda row: row.kind == Kind.APPLIED, marker=-1)
+    assert stripped.history().has_no_markers
+    assert broken(stripped) == {}
+    assert "silent_loss" in broken(stripped.without(lambda row: row.kind == Kind.APPLIED and row.seq == 3))
+    assert not whole().history().has_no_markers
+    assert not whole().marked().history().has_no_markers

@@ -23,6 +23,8 @@ def broken(*_: object) -> None:
 
 @pytest.mark.parametrize("name", gates.DECISIONS)
 def test_check_that_raises_is_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = good_storm(2).history()
+    monkeypatch.setattr(Story, "history", lambda story: history)
     monkeypatch.setattr(History, "of", broken)
     result = ask(name, good_storm(2))
     assert result.state is ERROR

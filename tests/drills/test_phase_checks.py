@@ -162,7 +162,10 @@ CASES = [
     *cases(
         "drill.steady_state",
         PASS=[good_storm(2)],
-        ERROR=[good_storm(2).changed(lambda row: row.kind == Kind.STEADY, value=value) for value in (0.0, NAN, 0.5)],
+        ERROR=[
+            *(good_storm(2).changed(lambda row: row.kind == Kind.STEADY, value=value) for value in (0.0, NAN, 0.5)),
+            good_storm(2).marked().changed(lambda row: row.kind == Kind.APPLIED, marker=-1),
+        ],
     ),
 ]
 

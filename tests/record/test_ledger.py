@@ -6,7 +6,7 @@ A server may lie: any marker may come under any position, twice, in any order, o
 from dataclasses import dataclass, field
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sim.analysis.invariants import violations
@@ -213,6 +213,7 @@ def cases(draw: st.DrawFn) -> Case:
 @given(cases())
 def test_ledger_finds_what_an_oracle_finds(case: Case) -> None:
     ledger = case.story().ledger()
+    assume(not ledger.history.has_no_markers)  # then nobody knows which events arrived
     found = {each.invariant: each.count for each in violations(ledger.history, ledger)}
     assert ledger.expected == sum(len(case.expected(reader)) for reader in case.readers)
     assert ledger.dropped.count == sum(len(case.dropped(reader)) for reader in case.readers)

@@ -57,6 +57,12 @@ def _steady_state(case: Case, threshold: Threshold | None) -> Answer:
     if len(unready):
         why = case.history.details[unready.detail[0]] or "no reason was given"
         return Answer(State.ERROR, 0.0, len(rows), f"the steady state did not hold before the fault: {why}")
+    if case.history.has_no_markers:
+        why = (
+            "no event that clients applied has a marker of this run, so nobody knows which events arrived: correct "
+            "'payload_at' of the target ('stormgate target check' finds it), or the service replaces payloads"
+        )
+        return Answer(State.ERROR, 0.0, len(rows), why)
     return Answer(State.PASS, 1.0, len(rows), "the steady state held before the fault")
 
 
