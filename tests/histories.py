@@ -141,6 +141,7 @@ def run_header(clients: int, **more: Any) -> RunHeader:
         "auditor": AUDITOR,
         "malformed_kinds": list(KINDS),
         "streams": LIMITS,
+        "own_streams": [name for name in LIMITS if name.startswith("runtime.run.")],
         "duration_s": 60.0,
         "plan": [{"kind": "drop_sockets", "at_s": 0.0}],
     }

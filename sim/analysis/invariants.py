@@ -293,7 +293,7 @@ def _positions(rows: Rows) -> Ints:
 
 
 def _is_ours(evidence: _Evidence, rows: Rows) -> Mask:
-    """Which rows without a marker of this run only this run can have published.
+    """Which rows without a marker of this run only this run can have published: on its own streams.
 
     On a live target, others publish to shared streams as well, a shared stream has events from before the run, and a service
     may write events of its own to a new stream. On the mock, only a socket can.
@@ -301,7 +301,8 @@ def _is_ours(evidence: _Evidence, rows: Rows) -> Mask:
     history, published = evidence.history, evidence.ledger.published
     first_seq = np.full(len(history.streams), np.iinfo(np.int64).max, np.int64)
     np.minimum.at(first_seq, published.stream, published.seq)
-    run_stream = np.array([name.startswith("runtime.run.") for name in history.streams], np.bool_)
+    own = set(history.header.own_streams)
+    run_stream = np.array([history.streams[base] in own for base in history.base_stream], np.bool_)
     published_to = first_seq < np.iinfo(np.int64).max
     is_mock = history.header.target_kind == "mock"
     exclusive = np.where(published.is_marked, run_stream & is_mock, run_stream | is_mock)

@@ -104,3 +104,13 @@ def test_without_any_marker_in_what_was_applied_nobody_is_blamed_for_identity() 
     assert "silent_loss" in broken(stripped.without(lambda row: row.kind == Kind.APPLIED and row.seq == 3))
     assert not whole().history().has_no_markers
     assert not whole().marked().history().has_no_markers
+
+
+def test_fleet_run_has_no_payloads_so_no_markers_to_judge() -> None:
+    from drills.judging.checks import fleet
+    from drills.judging.checks.registry import OF_RUNS
+
+    assert OF_RUNS.keys() >= set(fleet._BY_MARKERS)
+    for name in fleet._BY_MARKERS:
+        answer = fleet.decider(name, lambda case, threshold: pytest.fail("it reads deliveries"))(None, None)
+        assert (answer.state, "no markers to judge" in answer.reason) == ("no_data", True)

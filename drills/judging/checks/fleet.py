@@ -22,6 +22,11 @@ from sim.record.tally import Tally
 _UNANSWERED = (State.NO_DATA, State.NOT_RUN)
 _P95 = 0.95
 # Checks that need only the few observations that a fleet run records.
+# Checks that read the markers in payloads, which a fleet run does not have.
+_BY_MARKERS = (
+    *("delivery.dropped_deliveries", "delivery.one_order", "ux.integrity", "ux.publish_to_apply_ms"),
+    *("drill.invariants", "drill.audited", "drill.declared_loss"),
+)
 _BY_ROWS = ("drill.phases", "drill.steady_state", "drill.faults_observed", "drill.generator_lag_ms")
 
 
@@ -40,7 +45,9 @@ class _Answered(Protocol):
 def decider(name: str, decide: Decide) -> Decide:
     """Return how a check decides about a fleet run; `decide` is its decision about recorded deliveries."""
     by_tally = decide if name in _BY_ROWS else _DECISIONS.get(name)
-    return _within_model(by_tally) if by_tally else _no_data
+    if by_tally is None:
+        return _no_markers if name in _BY_MARKERS else _no_data
+    return _within_model(by_tally)
 
 
 def remarks(case: Case, results: Sequence[_Answered]) -> Iterator[str]:
@@ -58,6 +65,10 @@ def remarks(case: Case, results: Sequence[_Answered]) -> Iterator[str]:
             f"From {tally.overloaded_at_s:.1f} s on, delivery was so far behind that a server would have evicted slow clients. "
             "That is not simulated here, so this run may look better than a real one."
         )
+
+
+def _no_markers(case: Case, threshold: Threshold | None) -> Answer:
+    return Answer(State.NO_DATA, NAN, 0, "the fleet engine delivers no payloads, so there are no markers to judge")
 
 
 def _no_data(case: Case, threshold: Threshold | None) -> Answer:

@@ -31,7 +31,7 @@ from sim.engines.greenlets.protocol_publisher import GreenletPublisher
 from sim.engines.shared import client_setup, service_api
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.fault_actions import PublishFaults, ServiceFaults
-from sim.engines.shared.publishing import streams_of
+from sim.engines.shared.publishing import own_streams, streams_of
 from sim.mock.process import LOG_NAME, BlockingMockProcess
 from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
 from sim.record.observations import NAN
@@ -94,6 +94,7 @@ class DrillRun:
         runs = list(endpoints.streams.names[: load.run_streams])
         runs = runs or [self._endpoints.ask(service_api.create_run, name) for name in names]
         self._streams = streams_of(runs, load.worker_events, endpoints.protocol, endpoints.streams)
+        self.header.own_streams = own_streams(self._streams, endpoints.streams)
         client_setup.describe_streams(self.header, [stream.topic for stream in self._streams])
         self._publishing = LivePublishing(
             self._streams, load, self._recorder, self.clock.began, self.header.marker_run, self.live, self._others

@@ -7,7 +7,7 @@ The engines wait until the times that this module returns, and send. Times are i
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -69,6 +69,11 @@ def streams_of(
     if rules.names or rules.topic:
         found = [(templates.text(rules.topic or "{run_id}", {"run_id": run}), run, found[0][2]) for run in runs]
     return [Stream(*names, spoken.stream_id(names[0])) for names in found]
+
+
+def own_streams(streams: Iterable[Stream], rules: StreamRules = _OWN_STREAMS) -> list[str]:
+    """Return the ids of the streams that only this run publishes to: it created them, and their topics name its runs."""
+    return [] if rules.names else [each.stream for each in streams if each.run_id in each.topic]
 
 
 @dataclass(slots=True, eq=False)

@@ -31,7 +31,7 @@ from sim.drill.phase_runner import PhaseRunner
 from sim.engines.shared import client_setup, permission, service_api
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.fault_actions import ClientFaults, PublishFaults, WholeServiceFaults
-from sim.engines.shared.publishing import Publishing, Stream
+from sim.engines.shared.publishing import Publishing, Stream, own_streams
 from sim.engines.shared.withholding import is_withheld
 from sim.engines.sockets import target_monitor
 from sim.engines.sockets.client import ClientDriver
@@ -190,6 +190,7 @@ class _SocketsRun:
             healthy = await self._as_found(http, endpoints)
             load = self._drill.load
             self._streams = await create_streams(http, load.run_streams, load.worker_events)
+            self._header.own_streams = own_streams(self._streams, endpoints.streams)
             client_setup.describe_streams(self._header, [stream.topic for stream in self._streams])
             await self._run_phases(endpoints, http, healthy)
             await self._watch.after()

@@ -25,7 +25,7 @@ from sim.drill.phase_runner import PhaseRunner, latest_end_s
 from sim.engines.shared import client_setup
 from sim.engines.shared.fault_actions import ClientFaults, PublishFaults, WholeServiceFaults
 from sim.engines.shared.options import Options as Options
-from sim.engines.shared.publishing import streams_of
+from sim.engines.shared.publishing import own_streams, streams_of
 from sim.engines.shared.withholding import is_withheld
 from sim.engines.virtual.client import VirtualClient
 from sim.engines.virtual.clock import VirtualClock
@@ -95,6 +95,7 @@ class _VirtualRun:
         runs = [f"r{number + 1}" for number in range(drill.load.run_streams)]
         streams = streams_of(runs, drill.load.worker_events, options.protocol)
         parts = self._env, self._service, streams, drill.load, self._recorder
+        self._header.own_streams = own_streams(streams)
         client_setup.describe_streams(self._header, [stream.topic for stream in streams])
         self._publisher = VirtualPublisher(*parts, EPOCH, self._header.marker_run)
         self._heads = self._publisher.heads
