@@ -34,9 +34,7 @@ class Acknowledged(msgspec.Struct):
         In one log, an event that was sent after an acknowledgement has a higher position.
         """
         if 0 < position <= self.position and sent_at > self.position_at:
-            self.position = 0
-            self.overtaking.clear()
-            self.recent.clear()
+            self._start_again()
         if position > 0:
             self._compare(number, position)
         if position > self.position:
@@ -46,6 +44,17 @@ class Acknowledged(msgspec.Struct):
             return
         self.open.update(range(self.number + 1, number))
         self.number, self.sent_at = number, sent_at
+
+    def _start_again(self) -> None:
+        """Forget the log before: what was acknowledged after its highest position is of the new one."""
+        order = list(self.recent.items())
+        last = max((place for place, (_, at) in enumerate(order) if at == self.position), default=len(order) - 1)
+        self.position = 0
+        self.overtaking.clear()
+        self.recent.clear()
+        for number, position in order[last + 1 :]:
+            self._compare(number, position)
+            self.position = max(self.position, position)
 
     def _compare(self, number: int, position: int) -> None:
         """Find the events that overtook one with a lower number."""

@@ -147,9 +147,9 @@ def test_events_that_overtook_others_before_a_clients_start_are_not_lacked(
 
 def test_positions_of_a_log_that_has_started_again_replace_those_before() -> None:
     head = Acknowledged()
-    for number, position, sent_at, now in ((1, 1, 0.0, 0.1), (2, 3, 0.2, 0.4), (3, 2, 0.3, 0.5)):
+    for number, position, sent_at, now in ((1, 2, 0.0, 0.2), (2, 1, 0.1, 0.3), (3, 3, 0.4, 0.5)):
         head.add(number, position, sent_at, now)
-    assert (head.number, head.position) == (3, 3), "numbers 2 and 3 were under way together"
+    assert (head.number, head.position) == (3, 3), "numbers 1 and 2 were under way together"
     head.add(4, 1, 0.6, 0.7)
     assert (head.number, head.position) == (4, 1), "sent after position 3 was acknowledged, and yet below it"
 
@@ -160,3 +160,17 @@ def test_a_client_that_has_the_events_of_a_new_log_is_not_behind_the_old_one() -
     receive(driver, (1, 3), (2, 4))
     assert not behind(driver, head)
     assert behind(driver, Acknowledged(number=5, position=9))
+
+
+def test_events_that_overtook_others_in_a_new_log_are_known_although_that_log_was_noticed_late() -> None:
+    """Retries after a restart were first sent before it, so only an event that is first sent later shows the new log."""
+    head = Acknowledged()
+    head.add(1, 90, 0.0, 0.1)
+    for number, position in ((4, 1), (2, 2), (3, 3)):  # retried together
+        head.add(number, position, 0.05, 2.0)
+    head.add(5, 4, 2.1, 2.2)
+    assert (head.position, head.overtaking) == (4, {4: 1})
+    marks = Marks()
+    marks.restart(2)
+    marks.take((3, 5))
+    assert marks.lacked(head) == 0
