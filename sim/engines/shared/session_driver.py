@@ -178,7 +178,11 @@ class SessionDriver(ABC):
     # --- what the session wants ---------------------------------------------------------------------
 
     def _pump(self) -> None:
-        """Carry out the session's actions, record its notices, and schedule its next wake-up."""
+        """Record the session's notices, carry out its actions, and schedule its next wake-up.
+
+        Actions take time, so the notices that came before them are recorded first.
+        """
+        self._record()
         while actions := self.session.actions():
             for action in actions:
                 self._carry_out(action)
