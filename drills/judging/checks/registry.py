@@ -33,6 +33,10 @@ _STARTS_AT_RETAINED = Ability(
 )
 _IS_DENSE = Ability("its positions do not show missing events", lambda it: it.positions is Positions.DENSE)
 _EVICTS = Ability("its server does not disconnect slow consumers", lambda it: it.evicts)
+_ASKS_TO_WAIT = Ability(
+    "its server does not disconnect slow consumers, or does not say how long they should wait",
+    lambda it: it.evicts and it.refusals is Refusals.CODES_AND_HINTS,
+)
 _OUTSIDE_FAULT = "outside the fault phase"
 _MINIMUM_N = ("minimum_n",)
 _EXPECTS_NO_STALE = When(
@@ -198,7 +202,9 @@ _OF_RUNS = (
         window="each such fault",
     ),
     rule("reconnect.needless_disconnects", "connections", "connections lost in a drill that cuts none"),
-    rule("reconnect.early_returns", "clients", "evicted clients that returned before reconnect_after_ms", ability=_EVICTS),
+    rule(
+        "reconnect.early_returns", "clients", "evicted clients that returned before reconnect_after_ms", ability=_ASKS_TO_WAIT
+    ),
     rule(
         *("delivery.slow_consumers_kept", "clients", "clients that stopped reading and were not evicted"),
         window="each such fault",

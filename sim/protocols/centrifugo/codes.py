@@ -1,5 +1,6 @@
 """Error codes, close codes and unsubscribe codes of Centrifugo, and what a client does after each."""
 
+from sim.protocols import endings
 from sim.protocols.adapter import TransportEnd
 from sim.protocols.centrifugo.codec import Error
 from sim.protocols.events import (
@@ -13,7 +14,6 @@ from sim.protocols.events import (
     Refused,
     Step,
     StreamEnded,
-    retry_after,
 )
 
 TERMINAL = Next(Step.TERMINAL)
@@ -43,7 +43,7 @@ _NO_TOKEN = {_INVALID_TOKEN: "invalid_token", _EXPIRED: TOKEN_EXPIRED, _BAD_REQU
 _FINAL = ((3500, 4000), (4500, 5000))  # ranges of close codes after which a client must not reconnect
 _LATE_UNSUBSCRIBE = 2500  # from here on, a client may subscribe again
 _SUBSCRIPTION_EXPIRED = 2501
-_SERVER_ERROR = 500
+_FORBIDDEN, _SERVER_ERROR, _OVERLOADED = 403, 500, 503  # HTTP statuses
 
 
 def name_of(error: Error) -> str:
@@ -94,18 +94,14 @@ def is_final(code: int) -> bool:
 
 
 def connect_refused(end: TransportEnd) -> Refused:
-    """Return the refusal of an upgrade, or a failed connection."""
+    """Return the refusal of an upgrade, or a failed connection. Hints are a proxy's; the server itself states none."""
     if end.status is None:
         return Refused("", "protocol" if end.is_broken else "network", DisconnectReason.NETWORK, is_open=False)
-    if end.status == 403:
-        return Refused("", "forbidden", DisconnectReason.FORBIDDEN, TERMINAL, is_open=False)
-    if end.status == 503:
-        return Refused("", "rate_limited", DisconnectReason.NETWORK, _hint(end), is_open=False)
-    following = RETRY if end.status >= _SERVER_ERROR else TERMINAL
-    return Refused("", "protocol", DisconnectReason.NETWORK, following, is_open=False)
-
-
-def _hint(end: TransportEnd) -> Next:
-    """Return the wait that a proxy before the server may ask for; the server itself states none."""
-    seconds = end.headers.get("retry-after", "")
-    return retry_after(float(seconds) * 1000 if seconds.isascii() and seconds.isdigit() else None)
+    if end.status == _FORBIDDEN:
+        refused = Refused("", "forbidden", DisconnectReason.FORBIDDEN, TERMINAL, is_open=False)
+    elif end.status == _OVERLOADED:
+        refused = Refused("", "rate_limited", DisconnectReason.NETWORK, is_open=False)
+    else:
+        following = RETRY if end.status >= _SERVER_ERROR else TERMINAL
+        refused = Refused("", "protocol", DisconnectReason.NETWORK, following, is_open=False)
+    return endings.answered(refused, end)
