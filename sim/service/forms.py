@@ -55,7 +55,7 @@ class CreateForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     path: Path = paths.RUNS_PATH
     body: Any = msgspec.field(default_factory=lambda: {"worker_id": "{name}", "metadata": {"by": "stormgate"}})
-    run_id: Pointer = "/run/id"  # the id of the new stream in the answer
+    run_id: Pointer = "/run/id"  # the id of the new stream in the answer; none: it is {name}, which is new in every run
     NAMES: ClassVar = ("name",)
 
 
@@ -68,6 +68,7 @@ class PublishForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=
         default_factory=lambda: {"event_type": "{event_type}", "payload": "{payload}", "idempotency_key": "{key}"}
     )
     position: Pointer = "/event/seq"  # the event's position in the answer
+    position_header: str = ""  # the header with it, in place of `position`; a duplicate may be acknowledged without one
     position_of: Literal["stream", "publisher"] = "stream"  # whose position it is; a publisher's says nothing of the stream
     payload_hash: Pointer = "/event/payload_hash"  # the hash in the answer
     NAMES: ClassVar = ("run_id", "stream", "event_type", "payload", "key")

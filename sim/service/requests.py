@@ -38,6 +38,7 @@ class Answer:
     status_code: int
     content_type: str
     content: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)  # names in lower case
 
     @property
     def value(self) -> Any:

@@ -96,7 +96,8 @@ class GreenletHttp:
             answer = self._pools[key].request(request.method, path, request.body, request.all_headers)
             content = bytes(answer.read())
             kind = str(answer.get("content-type", "no content type")).partition(";")[0]
-            return Answer(answer.status_code, kind, content)
+            headers = {name.lower(): value for name, value in answer.items()}
+            return Answer(answer.status_code, kind, content, headers)
         except ssl.SSLCertVerificationError as error:
             raise UntrustedError(str(error)) from None
         except ConnectionRefusedError as error:

@@ -20,6 +20,7 @@ from sim.drill.fault_kinds import (
 from sim.drill.model import Drill
 from sim.drill.target_rules import Caps
 from sim.engines.shared.endpoints import Endpoints
+from sim.protocols import registry
 from sim.server.settings import RuntimeSettings
 
 # Faults of the drill's own clients, their links and its publisher. They work on any target. Other faults need the server.
@@ -43,8 +44,17 @@ def connections(drill: Drill, endpoints: Endpoints) -> int:
 
     The fleet, its negative clients, the auditor, and the publisher, if it publishes over the clients' protocol.
     """
-    publisher = endpoints.forms.publish.over == "protocol"
-    return drill.fleet.clients + len(drill.expect.negative_clients) + 1 + publisher
+    clients = drill.fleet.clients + len(drill.expect.negative_clients)
+    has_one = registry.get(endpoints.protocol).capabilities.is_one_connection
+    auditor = 1 if has_one else drill.load.run_streams + drill.load.worker_events
+    return clients * _of_each(drill, endpoints) + auditor + (endpoints.forms.publish.over == "protocol")
+
+
+def _of_each(drill: Drill, endpoints: Endpoints) -> int:
+    """Return the connections of one client."""
+    if registry.get(endpoints.protocol).capabilities.is_one_connection:
+        return 1
+    return min(drill.fleet.topics_per_client, drill.load.run_streams) + drill.load.worker_events
 
 
 def require_allowed(drill: Drill, endpoints: Endpoints) -> None:
@@ -111,22 +121,24 @@ def _require_capped(drill: Drill, endpoints: Endpoints, caps: Caps) -> None:
 
 
 def _require_connects_capped(drill: Drill, endpoints: Endpoints, caps: Caps, where: str) -> None:
+    of_each = _of_each(drill, endpoints)
     if (needed := connections(drill, endpoints)) > caps.clients:
-        spare = needed - drill.fleet.clients
-        if caps.clients <= spare:
+        spare = needed - drill.fleet.clients * of_each
+        if caps.clients < spare + of_each:
             raise UsageError(
                 f"caps.clients is {caps.clients} {where} needs {spare} connections for its negative clients, "
                 "auditor and publisher, and at least one client. Raise the cap."
             )
+        each = f" with {of_each} connections each" if of_each > 1 else ""
         raise UsageError(
-            f"caps.clients is {caps.clients} {where} opens {needed} connections ({drill.fleet.clients} clients, {spare} for "
-            f"negative clients, auditor and publisher). Use --clients {caps.clients - spare}."
+            f"caps.clients is {caps.clients} {where} opens {needed} connections ({drill.fleet.clients} clients{each}, {spare} "
+            f"for negative clients, auditor and publisher). Use --clients {(caps.clients - spare) // of_each}."
         )
-    arrival_per_s = drill.fleet.clients / drill.fleet.arrival_s
+    arrival_per_s = drill.fleet.clients * of_each / drill.fleet.arrival_s
     if arrival_per_s > caps.connects_per_s * (1 + _ROUNDING):
         raise UsageError(
             f"caps.connects_per_s is {caps.connects_per_s:g} {where} lets clients arrive at {arrival_per_s:g}/s. "
-            f"Use --set fleet.connects_per_s={caps.connects_per_s:g}."
+            f"Use --set fleet.connects_per_s={caps.connects_per_s / of_each:g}."
         )
 
 

@@ -36,6 +36,7 @@ REQUEST_TIMEOUT_S: Final = 10.0
 MAX_CONNECTIONS: Final[dict[Pool, int]] = {"mint": 32, "publish": 32, "other": 16}
 UNKNOWN_OUTCOME = "unknown_outcome"  # code of a publish without an answer: the event may have been appended
 _MAX_CODE_CHARS, _MAX_RETRY_AFTER_MS = 200, 86_400_000.0  # more counts as malformed
+_MAX_DIGITS = 18  # of a position that is a number
 _UPGRADE = {
     "Connection": "Upgrade",
     "Upgrade": "websocket",
@@ -190,6 +191,9 @@ def create_run(endpoints: Endpoints, name: str) -> Request[str]:
     if endpoints.streams.created_by_publish:
         return Request("", "", lambda _: f"{name}-{uuid.uuid4().hex[:12]}")
     form = endpoints.forms.create or CreateForm()
+    if form.run_id == templates.NOWHERE:  # the service takes our name, and a stream of an earlier run may have the usual one
+        unique = f"{name}-{uuid.uuid4().hex[:12]}"
+        return _wanted(endpoints, form, {"name": unique}, lambda answer: unique, "a new stream was expected")
     return _wanted(endpoints, form, {"name": name}, lambda answer: find(answer, form.run_id), "a new run was expected")
 
 
@@ -203,7 +207,9 @@ def publish(endpoints: Endpoints, run_id: str, event_type: str, payload: object,
             problem = _problem(endpoints, answer)
             raise PublishFailedError.by_status(answer.status_code, problem.code, problem.retry_after_ms)
         said, seq = answer.value, -1
-        if form.position_of == "stream" and form.position != templates.NOWHERE:
+        if form.position_of == "stream" and form.position_header:
+            seq = _number_of(answer.headers.get(form.position_header.lower(), ""))
+        elif form.position_of == "stream" and form.position != templates.NOWHERE:
             found = find(said, form.position, values)
             if found is None or (isinstance(found, int) and found < 1):
                 raise PublishFailedError(UNKNOWN_OUTCOME)
@@ -214,6 +220,11 @@ def publish(endpoints: Endpoints, run_id: str, event_type: str, payload: object,
         return PublishedEvent(seq, stored if isinstance(stored, str) else "")
 
     return request(endpoints, form, read, values, "publish", _publish_unanswered)
+
+
+def _number_of(position: str) -> int:
+    """Return a position in a header; -1 without one, or for one that only the service can read."""
+    return int(position) if position.isascii() and position.isdigit() and len(position) <= _MAX_DIGITS else -1
 
 
 def sent_hash(run_id: str, event_type: str, payload: object) -> str:

@@ -266,8 +266,13 @@ class SessionDriver(ABC):
         """Yield seconds to sleep until the target's cap allows a request its own TCP connection."""
         if self._pacer is not None and self._paces_requests:
             asked_at = self._clock.now()
-            yield from self._pacer.waits(self._clock.now)
-            self._note_wait(asked_at, self._clock.now())
+            waited = False
+            for wait_s in self._pacer.waits(self._clock.now):
+                if wait_s > NO_WAIT_S:
+                    waited = True
+                    yield wait_s
+            if waited:
+                self._note_wait(asked_at, self._clock.now())
 
     def _note_wait(self, asked_at: float, now: float) -> None:
         if (waited_s := now - asked_at) > NO_WAIT_S:

@@ -71,7 +71,8 @@ class ServiceHttp:
                 request.method, request.url, headers=request.all_headers, data=request.body, allow_redirects=False
             ) as answer:
                 kind = answer.headers.get("Content-Type", "no content type").partition(";")[0]
-                return Answer(answer.status, kind, await answer.read())
+                headers = {name.lower(): value for name, value in answer.headers.items()}
+                return Answer(answer.status, kind, await answer.read(), headers)
         except aiohttp.ClientConnectorCertificateError as error:
             raise UntrustedError(str(error.certificate_error)) from None
         except aiohttp.ClientSSLError as error:
