@@ -204,7 +204,8 @@ class Lifecycle(ABC):
     def _connect(self, now: float) -> None:
         assert self.token is not None
         self._reply_by = now + self.settings.reply_timeout_s
-        self._note("connect_attempted")
+        if self.settings.capabilities.is_one_connection:  # otherwise each stream's request is a connect
+            self._note("connect_attempted")
         self._actions.append(Connect(self.token, self._metadata()))
 
     def _metadata(self) -> Compatibility:
@@ -340,7 +341,9 @@ class Lifecycle(ABC):
 
     def _note_stream_end(self, stream: str, code: str, hint: Next) -> None:
         """Note the end of a single stream's subscription; the code `TIMEOUT` is the client's own."""
-        self._note(*ending(EndedBy.CLIENT if code == TIMEOUT else EndedBy.SERVER, code, hint, stream))
+        said = EndedBy.NETWORK if code == DisconnectReason.NETWORK else EndedBy.SERVER
+        said = EndedBy.CLIENT if code == TIMEOUT else EndedBy.FAULT if self.is_cut_by_fault else said
+        self._note(*ending(said, code, hint, stream))
 
     def _back_off(self, reason: DisconnectReason, now: float, hint: Next) -> None:
         """Count a disconnect or a failed connect, draw a delay, and wait for it.

@@ -2,9 +2,10 @@
 
 import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from sim.client.actions import ClientSettings
 from sim.client.policies import Policy, Retries
 from sim.protocols.events import DisconnectReason, Message, Next, Step
 
@@ -88,28 +89,33 @@ class Feed:
     silent_at: float = NEVER
     asked_at: float = -NEVER
     live_since: float = NEVER
+    was_live: bool = False
     is_down: bool = False  # its subscription was lost, and not only a poll ended
     is_polled: bool = False  # only a poll ended: the next one may wait for events, so it has no reply time-out
     end_code: str = ""  # the code with which the server ended it for good
 
 
 class Feeds:
-    """The streams of one client that were asked for, or ended, one by one. `has_own_connections`: one per stream."""
+    """The streams of one client that were asked for, or ended, one by one. `note` takes the fields of a `Notice`.
 
-    __slots__ = ("_client", "_feeds", "_has_own_connections", "_policy", "_seed")
+    Where each stream has its own connection, a request is a connect, and a client is live again when its last lost stream is.
+    """
 
-    def __init__(self, client: int, policy: Policy, seed: int, *, has_own_connections: bool) -> None:
+    __slots__ = ("_client", "_feeds", "_has_own_connections", "_note", "_policy", "_settings")
+
+    def __init__(self, client: int, policy: Policy, settings: ClientSettings, note: Callable[..., None]) -> None:
         self._client = client
         self._policy = policy
-        self._seed = seed
-        self._has_own_connections = has_own_connections
+        self._settings = settings
+        self._note = note
+        self._has_own_connections = not settings.capabilities.is_one_connection
         self._feeds: dict[str, Feed] = {}
 
     def __getitem__(self, stream: str) -> Feed:
         """A stream's feed, which is made when it is first needed."""
         feed = self._feeds.get(stream)
         if feed is None:
-            seed = self._seed ^ zlib.crc32(stream.encode())  # so that a client's streams do not retry together
+            seed = self._settings.seed ^ zlib.crc32(stream.encode())  # so that a client's streams do not retry together
             feed = self._feeds[stream] = Feed(Retries(self._client, self._policy, seed))
         return feed
 
@@ -134,9 +140,10 @@ class Feeds:
                 self._feeds[stream].retry_at = NEVER
             if self._has_own_connections:
                 feed = self[stream]
+                if not feed.is_polled:
+                    self._note("connect_attempted", self._settings.stream_id(stream))
                 feed.asked_at, feed.silent_at = now, now + silence_s
-                feed.reply_by = NEVER if feed.is_polled else now + timeout_s
-                feed.is_polled = False
+                feed.reply_by, feed.is_polled = (NEVER if feed.is_polled else now + timeout_s), False
 
     def hear(self, message: Message, now: float, silence_s: float) -> None:
         """Take the signs of life in a message."""
@@ -148,16 +155,22 @@ class Feeds:
     def goes_on(self, stream: str, now: float) -> None:
         """Take the answer to a stream's subscribe."""
         if (feed := self._feeds.get(stream)) is not None:
-            feed.is_down = False
-            feed.live_since = min(feed.live_since, now)
+            is_again, feed.is_down = feed.is_down and feed.was_live and self._has_own_connections, False
+            feed.live_since, feed.was_live = min(feed.live_since, now), True
+            if is_again and not self.is_down:
+                self._note("subscribed", value=(now - feed.asked_at) * 1000)
 
-    def end(self, stream: str, hint: Next, now: float) -> float | None:
+    def end(self, stream: str, hint: Next, now: float, code: str) -> float | None:
         """Plan the next subscribe of a stream that ended; returns the delay (ms), None if only a poll ended."""
-        feed = self[stream]
+        feed, name = self[stream], self._settings.stream_id(stream)
         feed.reply_by = feed.silent_at = NEVER
         if self._has_own_connections and hint.step is Step.RESUBSCRIBE:
             feed.retry_at, feed.is_polled = max(now, feed.asked_at + MIN_POLL_S), True
             return None
+        if self._has_own_connections and feed.live_since == NEVER:
+            self._note("connect_failed", name, value=(now - feed.asked_at) * 1000, detail=code)
+        else:
+            self._note("disconnected", name, detail=DisconnectReason.STREAM_CLOSED)
         feed.retries.count(live_for_s=now - feed.live_since)
         feed.live_since = NEVER
         delay_ms, _ = feed.retries.delay_ms(DisconnectReason.STREAM_CLOSED, hint.wait_ms)

@@ -363,7 +363,10 @@ class Replica:
         if "applies_duplicates" in self._policy.defects:
             self._note_applied(cursor, shown, item, item.payload_hash)
         else:
-            self._note("duplicate_dropped", cursor.stream, shown, marker=self._number(cursor, item))
+            marker = self._number(cursor, item)
+            if item.position is None and marker > 0:  # recognized by its payload: after a new start, the client still has it
+                cursor.marks.take((marker,))
+            self._note("duplicate_dropped", cursor.stream, shown, marker=marker)
 
     def _count_replayed(self, cursor: Cursor, seq: int, first_replay: bool) -> None:
         # Later on a connection, this may be a legal duplicate of the live tail.

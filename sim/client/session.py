@@ -87,7 +87,7 @@ class Session(Lifecycle):
         super().__init__(client, topics, policy, settings, checkpoints)
         capabilities = self._capabilities = settings.capabilities
         self._replays = Replays()
-        self._feeds = Feeds(client, policy, settings.seed, has_own_connections=not capabilities.is_one_connection)
+        self._feeds = Feeds(client, policy, settings, self._note)
         self._names_all = capabilities.subscribing is Subscribing.WHOLE_SET
         self._joins_resume = capabilities.resuming_by is ResumingBy.JOIN
         self._can_resubscribe = not self._joins_resume and (capabilities.can_resubscribe or not capabilities.is_one_connection)
@@ -370,10 +370,12 @@ class Session(Lifecycle):
         reason = DisconnectReason.STREAM_CLOSED
         if topic not in self.replica.cursors or hint.step is Step.NOTHING:
             return
+        stream = self.replica.cursors[topic].stream
         if hint.step is Step.MINT or not self._can_resubscribe:
+            if not self._capabilities.is_one_connection:
+                self._note("subscribe_refused", stream, detail=code)
             self._leave(reason, now, hint, code)
             return
-        stream = self.replica.cursors[topic].stream
         self._replays.drop(topic)
         if hint.step is Step.TERMINAL:
             self._note_stream_end(stream, code, hint)
@@ -382,10 +384,10 @@ class Session(Lifecycle):
             if self._feeds.has_only_ended(self.replica.topics):
                 self._leave(reason, now, hint, code)
                 return
-        elif (delay_ms := self._feeds.end(topic, hint, now)) is not None:
+        elif (delay_ms := self._feeds.end(topic, hint, now, code)) is not None:
+            self.is_caught_up, self._due = False, now + delay_ms / 1000
             if hint.step is Step.REFETCH:
                 self.replica.refetch(topic)
-            self._note("disconnected", stream, detail=reason)
             self._note_stream_end(stream, code, hint)
             self._note("backoff", stream, attempt=self._feeds[topic].retries.attempt, value=delay_ms, detail=reason)
         self._answered((), now, ends=False)
@@ -405,11 +407,10 @@ class Session(Lifecycle):
 
     def _retry_streams(self, due: Sequence[str], now: float) -> None:
         lost = [topic for topic in due if self._feeds[topic].is_down]
-        for topic in due:
-            if topic not in lost:  # a poll ended, which is no disconnect
-                ref = self._next_ref()
-                self._replays.poll(ref, topic)
-                self._send_subscribe(ref, {topic: self.replica.cursors[topic].position}, now)
+        for topic in [topic for topic in due if topic not in lost]:  # a poll ended, which is no disconnect
+            ref = self._next_ref()
+            self._replays.poll(ref, topic)
+            self._send_subscribe(ref, {topic: self.replica.cursors[topic].position}, now)
         if lost:
             self._subscribe(now, lost)
 

@@ -82,6 +82,7 @@ CAPABILITIES = Capabilities(
 )
 START = "-1"  # the offset before the first message
 _NEXT_OFFSET, _UP_TO_DATE, _CURSOR, _IS_CLOSED = "stream-next-offset", "stream-up-to-date", "stream-cursor", "stream-closed"
+_CODES = {401: "unauthorized", 403: "forbidden"}  # of a proxy before the server
 _ENDED_FOR_GOOD = frozenset({400, 405, 410})
 _REFETCH, _TERMINAL, _ASK_AGAIN = Next(Step.REFETCH), Next(Step.TERMINAL), Next(Step.RESUBSCRIBE)
 _MESSAGES = msgspec.json.Decoder(list[msgspec.Raw])
@@ -211,7 +212,8 @@ class DurableStreamsConnection:
         if end.status is None or 200 <= end.status < 300:
             self._ends.pop(stream, None)
             return (StreamEnded(stream, "protocol" if end.is_broken else "network" if end.status is None else "body_ended"),)
-        return (Refused("", f"status_{end.status}", next=_next(end), streams=(stream,)),)
+        code = _CODES.get(end.status, f"status_{end.status}")
+        return (Refused("", code, next=_next(end), streams=(stream,)),)
 
     # --- whole answers ------------------------------------------------------------------------------
 
@@ -300,7 +302,7 @@ def _next(end: TransportEnd) -> Next:
     """Return what a client does after a refusal. A missing stream may be created again, but then from its start."""
     if end.status == 404:
         return _REFETCH
-    if end.status in (401, 403):  # of a proxy before the server
+    if end.status in _CODES:
         return MINT
     if end.status in _ENDED_FOR_GOOD:
         return _TERMINAL

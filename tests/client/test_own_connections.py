@@ -1,0 +1,87 @@
+"""Streams that each have a connection of their own: what a client notes of its requests, and when it is live again."""
+
+import msgspec
+
+from sim.client import policies
+from sim.client.actions import ClientSettings
+from sim.client.notices import Notice
+from sim.client.replica import Replica
+from sim.protocols.durable_streams.adapter import CAPABILITIES
+from sim.protocols.events import Batch, Item, Next, Position, PositionUnknown, Resumed, Step, StreamEnded
+from sim.protocols.intents import Compatibility, Subscribe
+from sim.protocols.markers import marked
+from sim.protocols.payloads import canonical_json
+from tests.client.peer import DURABLE, Peer
+
+MARKER_RUN = "5f0c9b1a77d2"
+
+
+def test_each_request_is_a_connect_and_the_last_lost_stream_makes_the_client_live_again():
+    peer = Peer(DURABLE, "a", "b")
+    fresh = peer.join()
+    peer.tell(Resumed(fresh.ref, "a"), Resumed(fresh.ref, "b"))
+    assert [stream for stream, _, _ in peer.of("connect_attempted")] == ["a", "b"]
+    assert len(peer.of("subscribed")) == 1
+    peer.tell(StreamEnded("a", "network"), StreamEnded("b", "network"))
+    assert [stream for stream, _, _ in peer.of("disconnected")] == ["a", "b"]
+    again = {stream: each.ref for each in peer.wait(0.3).sent() if isinstance(each, Subscribe) for stream in each.after}
+    peer.tell(Resumed(again["a"], "a"))
+    assert not peer.session.is_live
+    assert len(peer.of("subscribed")) == 1
+    peer.tell(Resumed(again["b"], "b"))
+    assert peer.session.is_live
+    assert len(peer.of("subscribed")) == 2
+
+
+def test_request_that_brought_no_answer_is_a_failed_connect_and_no_disconnect():
+    peer = Peer(DURABLE)
+    fresh = peer.join()
+    peer.tell(Resumed(fresh.ref, "a"), StreamEnded("a", "network"))
+    peer.wait(0.3).tell(StreamEnded("a", "refused"))
+    assert len(peer.of("disconnected")) == 1
+    assert peer.details("connect_failed") == ["refused"]
+    assert len(peer.of("connect_attempted")) == 2
+
+
+def test_poll_may_be_answered_late():
+    """A poll waits for events at the server, which is no missing reply."""
+    peer = Peer(DURABLE)
+    fresh = peer.join()
+    peer.tell(Resumed(fresh.ref, "a"), StreamEnded("a", "poll", Next(Step.RESUBSCRIBE)))
+    peer.wait(2.0)
+    assert len(peer.sent()) == 1
+    peer.wait(30.0)
+    assert peer.of("heartbeat_timeout", "disconnected") == []
+    peer.wait(30.0)
+    assert peer.of("heartbeat_timeout") != []
+
+
+def test_unknown_position_in_a_live_stream_is_asked_again_without_one():
+    peer = Peer(DURABLE, "a", "b")
+    fresh = peer.join()
+    peer.tell(Resumed(fresh.ref, "a"), Resumed(fresh.ref, "b"))
+    peer.tell(Batch("a", (), Position("0_9")))
+    peer.tell(PositionUnknown("a", Position("0_9"), Position("0_3"), "above_head"))
+    assert peer.subscribe().after == {"a": None}
+    assert peer.of("disconnected") == []
+
+
+def test_client_that_reads_a_log_again_still_has_what_it_had():
+    """Overlapping publishes are not in the order of their numbers: 3 came before 2, and only 4 is new."""
+    notes: list[Notice] = []
+    settings = ClientSettings(
+        1, Compatibility(), CAPABILITIES, protocol="durable_streams", marker_run=MARKER_RUN, payload_pointer=""
+    )
+    replica = Replica(["a"], policies.get("reference"), lambda *args, **kw: notes.append(Notice(*args, **kw)), {}, settings)
+
+    def read(*numbers: int) -> None:
+        payloads = [canonical_json(marked({}, MARKER_RUN, "a", number)) for number in numbers]
+        items = tuple(Item(None, msgspec.Raw(payload)) for payload in payloads)
+        replica.take_batches((Batch("a", items, Position(f"{numbers[-1]}")),), (), True)
+
+    read(1, 3, 2)
+    replica.take_unknown(PositionUnknown("a", Position("3"), Position("2"), "above_head"))
+    read(1, 4, 3, 2)
+    assert [note.marker for note in notes if note.kind == "applied"] == [1, 3, 2, 4]
+    assert [note.marker for note in notes if note.kind == "duplicate_dropped"] == [1, 3, 2]
+    assert (replica.cursors["a"].marks.high, replica.cursors["a"].marks.missing) == (4, set())
