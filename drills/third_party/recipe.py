@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+PREFIX = "stormgate-server-"  # of the temporary folders of servers
 SANE = "sane"  # the variant in which the server is set up well
 
 
@@ -56,6 +57,7 @@ class Recipe:
     ports: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)  # for the drill's process: keys that are no secrets here
     prepare: Callable[[Place], None] = lambda place: None
+    clean_up: Callable[[Place], None] = lambda place: None  # removes what is not in the folder
     actions: Mapping[str, Callable[[Place], None]] = field(default_factory=dict)
 
     def settings_of(self, variant: str) -> Mapping[str, object]:

@@ -20,13 +20,12 @@ from pathlib import Path
 import httpx
 
 from drills.third_party import control, installed, recipes
-from drills.third_party.recipe import SANE, Place, Recipe
+from drills.third_party.recipe import PREFIX, SANE, Place, Recipe
 from sim.base.errors import StormgateError, TargetError
 from sim.base.ownership import OwnedFolder
 
 START_LIMIT_S = 30.0  # [ours] until a started server must be ready
 STOP_LIMIT_S = 10.0  # [ours] for a server to end by itself
-PREFIX = "stormgate-server-"  # of the temporary folders of servers
 TARGETS = "targets.toml"
 _LOOK_EVERY_S = 0.02
 
@@ -111,6 +110,7 @@ class Server:
         self._listener.shutdown()
         self._listener.server_close()
         self.kill()
+        self.recipe.clean_up(self.place)
         self._folder.cleanup()
 
     def _end(self, how: bytes) -> None:
