@@ -4,6 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEV := .venv/.dev
 LOAD := .venv/.load
+BENCH := .venv/.bench
 NOTEBOOKS := .venv/.notebooks
 DOCS := .venv/.docs
 PEERS := tests/peers/node_modules/.ready
@@ -56,7 +57,7 @@ servers: $(SERVERS)  ## install the third-party servers that drills run against:
 browser:  ## find or install the browser that looks at the reports
 	@bash tests/peers/chromium.sh > /dev/null
 
-bench: $(LOAD)  ## measure mock, engine and load tests side by side with plain clients
+bench: $(BENCH) $(SERVERS)  ## measure mock, engine and load tests side by side with plain clients
 	$(BIN)/python -m tests.bench
 
 $(READY): pyproject.toml constraints.txt
@@ -80,6 +81,10 @@ $(DOCS): $(READY)
 $(LOAD): $(READY)
 	$(INSTALL) '.[load]'
 	@touch $(LOAD)
+
+$(BENCH): $(READY)
+	$(INSTALL) '.[load,bench]'
+	@touch $(BENCH) $(LOAD)
 
 # Exact versions of packages that need no others stand in the package.json: that is lock enough.
 $(PEERS): tests/peers/package.json
