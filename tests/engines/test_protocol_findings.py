@@ -70,3 +70,11 @@ def test_the_fleet_engine_does_not_run_a_server_that_it_does_not_simulate(tmp_pa
     verdict = storm(tmp_path, small("reconnect_storm"), engine="fleet", protocol=protocol)
     assert verdict.status == "not_run"
     assert f"--protocol {protocol}: the fleet engine does not simulate its server" in verdict.not_run
+
+
+@pytest.mark.parametrize("protocol", table.PROTOCOLS)
+def test_narrow_links_drain_after_the_fault_at_the_drills_own_rate(tmp_path: Path, protocol: str):
+    """One shared topic with all events fills the narrow links; what waits passes as soon as they are wide again."""
+    verdict = storm(tmp_path, small("latency_brownout"), engine="virtual", protocol=protocol)
+    (converged,) = (check for check in verdict.checks if check.name == "drill.converged")
+    assert converged.state == "pass", converged.reason

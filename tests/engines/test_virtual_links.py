@@ -88,6 +88,34 @@ def test_a_narrow_way_lets_so_many_bytes_a_second_through():
     assert [t for t, _ in bench.arrived] == pytest.approx([0.5 + DELAY_S, 1.0 + DELAY_S, 1.5 + DELAY_S, 2.0 + DELAY_S])
 
 
+def test_what_waits_on_a_narrow_way_passes_when_it_is_wide_again():
+    bench, wire = Bench(), Wire()
+    bench.be(bytes_per_s=100.0)
+    for number in range(12):
+        bench.send(wire, number, 100.0)
+    assert bench.full == [True, True]
+    bench.run(1.5)
+    bench.be()
+    assert bench.full[-1] is False
+    bench.run(0.1)
+    assert bench.order == list(range(12))
+    assert [t for t, _ in bench.arrived[1:]] == pytest.approx([1.5 + DELAY_S] * 11)
+
+
+def test_a_narrow_way_that_is_shut_holds_what_has_not_passed_yet():
+    bench, wire = Bench(), Wire()
+    bench.be(bytes_per_s=100.0)
+    for number in range(4):
+        bench.send(wire, number, 100.0)
+    bench.run(1.5)
+    bench.be(stalled=True)
+    bench.run(60)
+    assert bench.order == [0]
+    bench.be()
+    bench.run(1)
+    assert bench.order == [0, 1, 2, 3]
+
+
 def test_a_narrow_way_is_full_while_more_is_on_it_than_the_buffers_hold():
     bench, wire = Bench(), Wire()
     bench.be(bytes_per_s=100.0)

@@ -140,6 +140,8 @@ class RoughWay:
         self._held: deque[Carried] = deque()
         self._held_bytes = 0.0
         self._free_at = 0.0  # when all bytes so far have passed the rate limit
+        self._limited: deque[tuple[float, Carried]] = deque()  # put on the link, but not yet past the rate limit
+        self._changes = 0  # so that what was scheduled under earlier conditions does not happen
         self._passed: dict[Connection, float] = {}  # bytes by connection since the start of the fault that counts them
 
     def change(self, way: Way, *, reads: bool) -> None:
@@ -147,12 +149,19 @@ class RoughWay:
         if way.cut_after_bytes != self._way.cut_after_bytes:
             self._passed.clear()
         self._way, self._reads = way, reads
-        if not self._is_shut:
-            held, self._held, self._held_bytes = self._held, deque(), 0.0
-            for each in held:
-                self._pass(self._clock.now, each)
-            for connection in dict.fromkeys(each[0] for each in held):
-                self._let_go(connection)
+        now, limited, self._limited = self._clock.now, self._limited, deque()
+        self._free_at, self._changes = min(self._free_at, now), self._changes + 1
+        if self._is_shut:
+            self._held.extendleft(each for _, each in reversed(limited))
+            self._held_bytes += sum(each[1] for _, each in limited)
+            return
+        held, self._held, self._held_bytes = self._held, deque(), 0.0
+        for moment, each in limited:
+            self._send(max(moment, now), each)
+        for each in held:
+            self._pass(now, each)
+        for connection in dict.fromkeys(each[0] for each in (*(each for _, each in limited), *held)):
+            self._let_go(connection)
 
     @property
     def _is_shut(self) -> bool:
@@ -177,14 +186,29 @@ class RoughWay:
             self._line.hold(carried[0].number)
 
     def _pass(self, moment: float, carried: Carried) -> None:
-        connection, size, do, arguments, is_end = carried
-        way = self._way
-        if self._is_cut(connection, size):
+        if not self._is_cut(carried[0], carried[1]):
+            self._send(moment, carried)
+
+    def _send(self, moment: float, carried: Carried) -> None:
+        """Send bytes at `moment`, or when the rate limit lets them pass."""
+        if self._way.bytes_per_s == math.inf:
+            self._depart(moment, moment, carried)
             return
-        departs = moment
-        if way.bytes_per_s < math.inf:
-            departs = self._free_at = max(moment, self._free_at) + size / way.bytes_per_s
-            self._hold_back(connection)
+        self._free_at = max(moment, self._free_at) + carried[1] / self._way.bytes_per_s
+        self._limited.append((moment, carried))
+        self._clock.call_at(self._free_at, self._let_pass, self._changes)
+        self._hold_back(carried[0])
+
+    def _let_pass(self, changes: int) -> None:
+        """Send the next bytes that the rate limit held, unless the conditions changed in the meantime."""
+        if changes == self._changes:
+            moment, carried = self._limited.popleft()
+            self._depart(moment, self._clock.now, carried)
+
+    def _depart(self, moment: float, departs: float, carried: Carried) -> None:
+        """Let bytes arrive that were put on the link at `moment` and leave it at `departs`."""
+        connection, _, do, arguments, is_end = carried
+        way = self._way
         arrives = departs + self._delay_s + way.latency_s
         if way.jitter_s:
             arrives += way.jitter_s * self._chance.next()
