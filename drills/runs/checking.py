@@ -92,7 +92,7 @@ def _require_runnable(drill: Drill, request: Request, endpoints: "Endpoints | No
 
         permission.require_allowed(drill, endpoints)
     else:
-        _require_simulated(request.protocol)
+        _require_served(request)
     if drill.variants:
         _check_variants(drill, request)
     elif not runs_on(drill, request.engine):
@@ -104,9 +104,11 @@ def _require_runnable(drill: Drill, request: Request, endpoints: "Endpoints | No
         simulations.check(request.engine, drill, model_of(request), on, request.protocol)
 
 
-def _require_simulated(protocol: str) -> None:
+def _require_served(request: Request) -> None:
+    """Raise `NotRunnableError` for a protocol that nothing of stormgate serves, or that it can only simulate."""
+    find = registry.server_forms if request.engine in SIMULATED else registry.wire_forms
     try:
-        registry.server_forms(protocol)
+        find(request.protocol)
     except UsageError as error:
         raise NotRunnableError(str(error)) from None
 

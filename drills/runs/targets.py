@@ -123,7 +123,7 @@ class Target:
     def socket_path(self) -> str:
         """The path of the WebSocket below the runtime."""
         forms = registry.get(self.entry.protocol).server
-        return self.entry.socket_path or (forms.socket_path if forms else SOCKET_PATH)
+        return self.entry.socket_path or (forms.wire.socket_path if forms and forms.wire else SOCKET_PATH)
 
     def __repr__(self) -> str:
         return f"Target({self.name}, {self.entry.kind}, {self.runtime_url}, {self.control_url})"

@@ -75,11 +75,11 @@ class Mock:
 
     def __init__(self, options: MockOptions, store: Store) -> None:
         keyring = Keyring(store.signing_key())
-        forms = registry.server_forms(options.protocol)
+        wire = registry.wire_forms(options.protocol)
         self.options = options
-        self.socket_path = forms.socket_path
-        self.has_workers = forms.has_workers
-        self.profile = forms.profile
+        self.socket_path = wire.socket_path
+        self.has_workers = wire.has_workers
+        self.profile = registry.server_forms(options.protocol).profile
         self.store = store
         self.rollout = Rollout(options.deployment, options.switches, store)
         self.runtime = Runtime(options.settings, keyring, self.profile, self.rollout.switches)
@@ -88,7 +88,7 @@ class Mock:
         self.runtime.streams.logs.update(store.load(options.settings.window_events, self.profile))
         self.control = Control(options.settings, keyring, self.profile)
         self.authority = Authority(self.runtime, store, self.rollout)
-        self.sockets = Sockets(self.runtime, self.rollout, forms)
+        self.sockets = Sockets(self.runtime, self.rollout, wire)
         self.authority.committed = self.sockets.kick
         self._minting: asyncio.Semaphore | None = None
         self._minting_limit = 0

@@ -21,7 +21,7 @@ from sim.mock.revisions import Rollout
 from sim.protocols import endings, events
 from sim.protocols.adapter import TransportEnd
 from sim.protocols.intents import Compatibility
-from sim.protocols.profile import ServerForms
+from sim.protocols.profile import WireForms
 from sim.server.closing import UpgradeRefusedError
 from sim.server.runtime import DeliveryDownError, Runtime
 from sim.server.tokens import TokenRefusedError
@@ -57,7 +57,7 @@ class _Signals:
 class Sockets:
     """All open sockets of a mock."""
 
-    def __init__(self, runtime: Runtime, rollout: Rollout, forms: ServerForms) -> None:
+    def __init__(self, runtime: Runtime, rollout: Rollout, forms: WireForms) -> None:
         self._runtime = runtime
         self._rollout = rollout
         self._forms = forms
@@ -118,7 +118,7 @@ class Sockets:
         """Refuse the upgrade. The body contains the code and the hint, if any, unless the protocol's refusals are bare."""
         error: dict[str, object] = {"code": code} if code else {}
         error |= {} if retry_after_ms is None else {"retry_after_ms": retry_after_ms}
-        body = msgspec.json.encode({"error": error} if error else {}) if self._forms.profile.states_refusals else b""
+        body = msgspec.json.encode({"error": error} if error else {}) if self._runtime.profile.states_refusals else b""
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         if retry_after_ms is not None:
             headers.append((b"retry-after", str(math.ceil(retry_after_ms / 1000)).encode()))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from sim.protocols import endings
 from sim.protocols.adapter import TransportEnd
 from sim.protocols.events import Closed, Event, Message, Problem, Refused, StreamEnded, Whose
+from sim.protocols.habits import StreamHabits
 from sim.protocols.intents import Intent, Request
 
 
@@ -82,6 +83,8 @@ class ServerProfile:
     has_token_leeway: bool = True  # for the end of a token
     states_refusals: bool = True  # a refused upgrade has a body
     evicts: bool = True  # slow consumers
+    streams: StreamHabits | None = None  # of a server that answers the subscribe of each stream by itself
+    pings: bool = False  # the server's heartbeats are pings, which clients answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +99,24 @@ class Publication:
 
 
 @dataclass(frozen=True, slots=True)
-class ServerForms:
-    """All that a simulated server needs of a protocol: its habits, and its forms on the wire."""
+class WireForms:
+    """A server's forms on the wire. Only the mock needs them."""
 
-    profile: ServerProfile
     read: Callable[[bytes, bool, int], Intent]  # bytes, is text, most bytes; raises as a codec does
     write: Callable[[Message, str], str]  # addressed to the channel of this name
-    intent_bytes: Callable[[Intent], int]  # the length of an intent on the wire
     socket_path: str
     has_workers: bool = False  # the mock serves the HTTP routes of workers with shared topics, not those of runs
     service_forms: Mapping[str, object] = field(default_factory=dict)  # where the mock's requests and answers differ
+
+
+@dataclass(frozen=True, slots=True)
+class ServerForms:
+    """All that a simulated server needs of a protocol: its habits, and the lengths of its messages.
+
+    Without `wire`, the server can be simulated, but the mock cannot serve it.
+    """
+
+    profile: ServerProfile
+    intent_bytes: Callable[[Intent], int]  # the length of an intent on the wire
+    message_bytes: Callable[[Message], int]
+    wire: WireForms | None = None

@@ -12,7 +12,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from sim.base.errors import UsageError
 from sim.protocols.adapter import Capabilities, Connection, NegativeForms
-from sim.protocols.profile import ServerForms
+from sim.protocols.profile import ServerForms, WireForms
 
 DEFAULT = "spacetime"
 GROUP = "stormgate.protocols"
@@ -41,7 +41,7 @@ class Protocol:
     stream_id: Callable[[str], str]  # the name of a topic in observations
     streams_of: Callable[[Sequence[str], bool], list[tuple[str, str, str]]]
     negative_forms: NegativeForms | None = None
-    server: ServerForms | None = None  # what the mock needs to serve it
+    server: ServerForms | None = None  # what a simulated server needs
     # What it supports with the options of a target file, where that depends on them.
     capabilities_with: Callable[[Mapping[str, object]], Capabilities] | None = None
 
@@ -87,3 +87,11 @@ def server_forms(name: str) -> ServerForms:
         served = ", ".join(each for each in names() if get(each).server is not None)
         raise UsageError(f"protocol '{name}': no simulated server speaks it; these can be simulated: {served}.")
     return forms
+
+
+def wire_forms(name: str) -> WireForms:
+    """Return what the mock needs to serve this protocol. Raises `UsageError` for one that it cannot serve."""
+    wire = server_forms(name).wire
+    if wire is None:
+        raise UsageError(f"protocol '{name}' can be simulated, but the mock cannot serve it; use --engine virtual or a target.")
+    return wire

@@ -11,12 +11,14 @@ What a connection gets next is in `sim.server.delivery`.
 
 import heapq
 from collections.abc import Callable, Collection, Iterable
+from typing import Literal
 
 import msgspec
 
 from sim.base.errors import PeerError
 from sim.protocols.events import (
     Answer,
+    Closed,
     Event,
     Joined,
     Stale,
@@ -34,6 +36,9 @@ from sim.server.delivery.outbound import Outbound
 from sim.server.settings import Defect, RuntimeSettings, Switches
 from sim.server.streams import answering
 from sim.server.tokens import Claims, Keyring, TokenRefusedError
+
+Cause = Literal["revoked", "expired", "slow_consumer", "silent", "malformed", "stopped"]
+"""Why a runtime closes a connection."""
 
 
 class DeliveryDownError(PeerError):
@@ -71,7 +76,7 @@ class Runtime(Outbound):
             self.counters.act("stop_delivery")
             raise DeliveryDownError("sockets are not served now")
         try:
-            claims = admitted(token, self.keyring, now, self.settings, self.switches, self._revoked, self.profile)
+            claims = self._admit(token, now)
         except TokenRefusedError as refusal:
             self.counters.refused(refusal.code)
             if "vague_refusals" in self.switches.defects:
@@ -84,6 +89,10 @@ class Runtime(Outbound):
         self._connections[number] = Connection(number, claims, key, compatibility, now, beat_at)
         heapq.heappush(self._deadlines, (self._deadline(self._connections[number]), number))
         return number
+
+    def _admit(self, token: str | None, now: float) -> Claims:
+        """Return the claims of a token; raises `TokenRefusedError`."""
+        return admitted(token, self.keyring, now, self.settings, self.switches, self._revoked, self.profile)
 
     def close(self, number: int) -> None:
         """Remove a closed socket."""
@@ -100,6 +109,10 @@ class Runtime(Outbound):
         connection = self._connections.get(number)
         return connection is None or connection.closing
 
+    def end_of(self, number: int) -> Closed:
+        """Return the end that the client of a closing connection gets."""
+        return self.profile.refusals.closed(self.closing.end_of(number))
+
     def channel(self, number: int) -> str:
         """Return the client's name for the channel that it joined."""
         return self._connections[number].channel
@@ -110,34 +123,35 @@ class Runtime(Outbound):
         if "keep_revoked_sockets" in self.switches.defects:
             return 0
         is_everyone = "revoke_everyone" in self.switches.defects
-        return self._expel(
-            lambda claims: is_everyone or not self._revoked.isdisjoint((claims.session_id, claims.device_id)),
-            self.profile.expelled,
-        )
+        revoked = self._revoked
+        return self._expel(lambda has: is_everyone or not revoked.isdisjoint((has.session_id, has.device_id)), "revoked")
 
     def hang_up(self, devices: Collection[str]) -> int:
         """Close the sockets of these devices, as the replacement of an instance does; returns their number."""
         is_everyone = "deploy_cuts_everyone" in self.switches.defects
-        return self._expel(lambda claims: is_everyone or claims.device_id in devices, ())
+        return self._expel(lambda claims: is_everyone or claims.device_id in devices, "stopped")
 
     def set_switches(self, switches: Switches) -> int:
         """Change faults and defects; returns how many sockets must authenticate again."""
         self.switches = switches
         self._fanout.set_switches(switches)
         self._disorder.set_switches(switches)
-        if switches.delivery_down and (gone := self._expel(lambda claims: True, ())):
+        if switches.delivery_down and (gone := self._expel(lambda claims: True, "stopped")):
             self.counters.act("stop_delivery", gone)
-        return self._expel(lambda claims: claims.issued_at < switches.tokens_void_before, self.profile.expelled)
+        return self._expel(lambda claims: claims.issued_at < switches.tokens_void_before, "expired")
 
-    def _expel(self, is_out: Callable[[Claims], bool], last: Iterable[Event]) -> int:
+    def _expel(self, is_out: Callable[[Claims], bool], cause: Cause) -> int:
         gone = [c for c in self._connections.values() if not c.closing and is_out(c.claims)]
         for connection in gone:
-            self._expel_one(connection, *last)
+            self._close_for(connection, cause)
         return len(gone)
 
+    def _close_for(self, connection: Connection, cause: Cause) -> None:
+        """Close a connection, and tell its client the cause as the protocol does."""
+        self._expel_one(connection, *(self.profile.expelled if cause in ("revoked", "expired") else ()))
+
     def _expel_one(self, connection: Connection, *last: Event) -> None:
-        for topic in list(connection.positions):
-            self._readers.remove(connection, topic)
+        self._end_reading(connection)
         connection.close_with(*last)
         self._ready.add(connection.number)
 
@@ -194,9 +208,12 @@ class Runtime(Outbound):
     def _end_channel(self, connection: Connection) -> None:
         """End the channel but keep the socket: a client may join again over it, under another name."""
         connection.joined = False
+        self._end_reading(connection)
+        connection.drop_replays()
+
+    def _end_reading(self, connection: Connection) -> None:
         for topic in list(connection.positions):
             self._readers.remove(connection, topic)
-        connection.drop_replays()
 
     def _mutate(self, payload: msgspec.Raw, defect: Defect) -> bool:
         acts = defect in self.switches.defects and bytes(payload) != b"{}"
@@ -212,7 +229,7 @@ class Runtime(Outbound):
         if "accept_malformed" in self.switches.defects:
             self._send(connection, Answer("", True))
         elif self.profile.malformed is None:
-            self._expel_one(connection)
+            self._close_for(connection, "malformed")
         else:
             self._send(connection, self.profile.malformed(code))
         if "malformed_cuts_everyone" in self.switches.defects:

@@ -19,6 +19,8 @@ class Streams:
         self.hash_of = profile.payload_hash
         self._class_of = profile.topics.topic_class
         self._snapshots: dict[str, dict[str, object]] = {}
+        self.life = 1  # of the process that has lost no log since
+        self._recreated: dict[str, int] = {}  # how often, by topic
 
     def log(self, topic: str) -> StreamLog:
         """Return the topic's log, which is created on first use."""
@@ -31,7 +33,20 @@ class Streams:
         old = self.logs.pop(topic, None)
         self._snapshots.pop(topic, None)
         self.log(topic)
+        self._recreated[topic] = self._recreated.get(topic, 0) + 1
         return old.head if old else 0
+
+    def follow(self, before: "Streams", *, is_kept: bool) -> None:
+        """Follow the streams of the process before; `is_kept`: with their logs."""
+        self.life, self._recreated = before.life, before._recreated
+        if is_kept:
+            self.logs.update(before.logs)
+        else:
+            self.life += 1
+
+    def epoch(self, topic: str) -> str:
+        """Return what identifies the topic's log, in protocols with epochs."""
+        return f"log-{self.life}.{self._recreated.get(topic, 0)}"
 
     def head(self, topic: str) -> int:
         """Return the topic's last seq; 0 without events."""
@@ -80,6 +95,6 @@ class Streams:
         return {**kept, "watermark": log.oldest // 2} if "old_snapshots" in switches.defects else kept
 
 
-def answering(stale: tuple[Stale, ...], ref: str) -> Message:
+def answering(stale: Message, ref: str) -> Message:
     """Return the stale signals as the answer to a subscribe."""
-    return tuple(msgspec.structs.replace(each, ref=ref) for each in stale)
+    return tuple(msgspec.structs.replace(each, ref=ref) for each in stale if isinstance(each, Stale))

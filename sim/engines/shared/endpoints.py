@@ -46,7 +46,7 @@ class Endpoints:
     @classmethod
     def of_embedded_mock(cls, url: str, admin_token: str, protocol: str = registry.DEFAULT) -> "Endpoints":
         """Return the endpoints of a mock that this process started."""
-        spoken = registry.server_forms(protocol)
+        spoken = registry.wire_forms(protocol)
         own = msgspec.convert(spoken.service_forms, ServiceForms)
         return cls(
             *(EMBEDDED_MOCK, "mock", url, url),

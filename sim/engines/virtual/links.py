@@ -35,7 +35,6 @@ class Line(Protocol):
         """Resume sending to this connection: its link has room again."""
 
 
-_CHANNEL = "1"  # a client's name for its channel, as sessions choose it
 _MAX_KNOWN = 10_000  # entries in the cache of recent messages' lengths
 Carried = tuple[Connection, float, Callable[..., None], tuple[object, ...], bool]
 """Data in flight: its connection, its bytes, the call on arrival with its arguments, and whether it ends the connection."""
@@ -49,7 +48,7 @@ class MessageSizes:
 
     def __init__(self, forms: ServerForms) -> None:
         self.of_intent = forms.intent_bytes
-        self._write = forms.write
+        self._of_message = forms.message_bytes
         self._known: dict[int, tuple[Message, int]] = {}
 
     def __call__(self, message: Message) -> int:
@@ -58,7 +57,7 @@ class MessageSizes:
         if known is None:
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
-            known = self._known[id(message)] = (message, len(self._write(message, _CHANNEL)))
+            known = self._known[id(message)] = (message, self._of_message(message))
         return known[1]
 
 

@@ -25,9 +25,9 @@ from sim.protocols.profile import Publication, ServerForms
 from sim.server.admission import Appends, PublishLimits, Refusal, failure, is_acknowledged_unwritten
 from sim.server.closing import CloseOrder, UpgradeRefusedError
 from sim.server.control import Control, ControlRefusedError, TokenRequest
-from sim.server.runtime import DeliveryDownError, Runtime
+from sim.server.runtime import DeliveryDownError
+from sim.server.runtimes import runtime_of
 from sim.server.settings import RuntimeSettings, Switches
-from sim.server.stream_log import StreamLog
 from sim.server.tokens import Key, Keyring, TokenRefusedError, device_id
 
 _LOST = Closed()
@@ -57,7 +57,7 @@ class SimulatedService:
         self._settings = settings
         self._model = model
         self.control = Control(settings, Keyring(_KEY), self.profile)
-        self.runtime = Runtime(settings, Keyring(_KEY), self.profile, switches)
+        self.runtime = runtime_of(settings, Keyring(_KEY), self.profile, switches)
         self._appends = Appends()
         self._limits = PublishLimits(settings, self.profile)
         self._rotations = 0
@@ -177,9 +177,12 @@ class SimulatedService:
         self.kick()
 
     def _read(self, number: int, sent: Raw) -> None:
-        """Read bytes as a WebSocket server does."""
+        """Read bytes as a WebSocket server does. Without forms on the wire, they are malformed."""
+        if self.forms.wire is None:
+            self.runtime.malformed(number, "malformed_frame", self._env.now)
+            return
         try:
-            intent = self.forms.read(sent.data, sent.is_text, self._settings.longest_frame_kib * 1024)
+            intent = self.forms.wire.read(sent.data, sent.is_text, self._settings.longest_frame_kib * 1024)
         except BrokenMessageError as error:
             self._hang_up(number, self._env.now, Closed(code=error.status))
         except MalformedFrameError as error:
@@ -314,7 +317,7 @@ class SimulatedService:
                 continue
             queued.discard(number)
             if runtime.is_closing(number):
-                self._hang_up(number, done_at, self.profile.refusals.closed(runtime.closing.end_of(number)))
+                self._hang_up(number, done_at, runtime.end_of(number))
         while self._accept_queue and done_at <= until:
             done_at += self._handshake_s
             self._env.call_at(done_at, self._shake, *self._accept_queue.popleft())
@@ -421,10 +424,10 @@ class SimulatedService:
 
     def restart(self) -> None:
         """Start the runtime again, with only its log."""
-        logs: dict[str, StreamLog] = {} if "lose_log_on_restart" in self.switches.defects else self.runtime.streams.logs
-        switches, counters = self.runtime.switches, self.runtime.counters
-        self.runtime = Runtime(self._settings, self.control.keyring, self.profile, switches)
-        self.runtime.counters = counters
-        self.runtime.streams.logs.update(logs)
+        before, habits = self.runtime, self.profile.streams
+        is_kept = (habits is None or habits.keeps_log) and "lose_log_on_restart" not in before.switches.defects
+        self.runtime = runtime_of(self._settings, self.control.keyring, self.profile, before.switches)
+        self.runtime.counters = before.counters
+        self.runtime.streams.follow(before.streams, is_kept=is_kept)
         self._limits = PublishLimits(self._settings, self.profile)
         self.is_up = True

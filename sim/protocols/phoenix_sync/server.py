@@ -9,7 +9,7 @@ from sim.base.errors import MalformedFrameError
 from sim.protocols.events import Answer, Batch, Joined, Message, Refused, Repeated, Resumed, StreamEnded
 from sim.protocols.intents import Beat, Intent, Raw, Request
 from sim.protocols.phoenix_sync.profile import PROFILE, UNMATCHED
-from sim.protocols.profile import ServerForms
+from sim.protocols.profile import ServerForms, WireForms
 from sim.protocols.spacetime import frames
 from sim.protocols.spacetime import server as spacetime
 from sim.protocols.spacetime.adapter import frame_of as client_frame_of
@@ -140,4 +140,11 @@ SERVICE_FORMS = {
     "ready": {"path": "/api/status"},  # the runtime has no route for it; any cheap request serves
     "health": {"path": "/api/status", "revision": "/data/revision"},
 }
-SERVER = ServerForms(PROFILE, read, write, _intent_bytes, SOCKET_PATH, has_workers=True, service_forms=SERVICE_FORMS)
+
+
+def _message_bytes(message: Message) -> int:
+    return len(write(message, spacetime.CLIENTS_CHANNEL))
+
+
+WIRE = WireForms(read, write, SOCKET_PATH, has_workers=True, service_forms=SERVICE_FORMS)
+SERVER = ServerForms(PROFILE, _intent_bytes, _message_bytes, WIRE)

@@ -18,7 +18,7 @@ from sim.protocols.events import (
     StreamEnded,
 )
 from sim.protocols.intents import Beat, Intent, Join, Leave, Raw, Request, Subscribe, Unsubscribe
-from sim.protocols.profile import ServerForms
+from sim.protocols.profile import ServerForms, WireForms
 from sim.protocols.spacetime import codes, frames
 from sim.protocols.spacetime.adapter import frame_of as client_frame_of
 from sim.protocols.spacetime.codec import decode_message, encode_client, encode_server
@@ -40,6 +40,8 @@ from sim.protocols.spacetime.profile import PROFILE
 from sim.protocols.spacetime.streams import topic_class
 
 _STALE = "a replay no longer covers the cursor; take the snapshot and subscribe without one"
+
+CLIENTS_CHANNEL = "1"  # a client's name for its channel, as sessions choose it
 
 
 def read(data: bytes, is_text: bool, max_bytes: int) -> Intent:
@@ -144,4 +146,8 @@ def _intent_bytes(intent: Intent) -> int:
     return len(intent.data if isinstance(intent, Raw) else encode_client(client_frame_of(intent)))
 
 
-SERVER = ServerForms(PROFILE, read, write, _intent_bytes, "/sync/socket/websocket")
+def _message_bytes(message: Message) -> int:
+    return len(write(message, CLIENTS_CHANNEL))
+
+
+SERVER = ServerForms(PROFILE, _intent_bytes, _message_bytes, WireForms(read, write, "/sync/socket/websocket"))

@@ -17,6 +17,7 @@ class Replay:
     topics: list[str]
     batch_size: int
     next_topic: int = 0
+    answer: Message = ()  # where it is made before the replay
 
 
 @dataclass(slots=True)
@@ -30,6 +31,8 @@ class Connection:
     last_heard: float
     beat_at: float
     channel: str = "1"
+    session: str = ""  # that a join may resume
+    is_deaf: bool = False  # by a defect of the protocol's server, it gets no events any more
     joined: bool = False
     closing: bool = False
     end: TransportEnd | None = None  # how it is closed; None: with the usual code

@@ -4,7 +4,7 @@ Messages that were not pulled yet are the outbound queue. A replay is read from 
 a connection needs no memory for events that it has not got yet.
 """
 
-from sim.protocols.events import Batch, Event, Item, Message, Resumed, Stale
+from sim.protocols.events import Batch, Event, Item, Message, Resumed
 from sim.protocols.profile import ServerProfile
 from sim.server.counters import Counters
 from sim.server.delivery.connection import Connection, Replay
@@ -131,7 +131,7 @@ class Outbound:
             connection.outbox.append(stale)
         return bool(stale)
 
-    def _fall_off(self, connection: Connection, topic: str, now: float) -> tuple[Stale, ...]:
+    def _fall_off(self, connection: Connection, topic: str, now: float) -> Message:
         """Unsubscribe a connection whose next event is no longer retained, and return its stale signal; otherwise empty."""
         if not self._fanout.has_fallen_off(connection, topic):
             return ()

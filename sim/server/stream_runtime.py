@@ -1,0 +1,308 @@
+"""A runtime whose server answers the subscribe of each stream by itself, in positions of the protocol's own form.
+
+The core counts the events of each stream from 1, as in every runtime. What a connection pulls is converted when it is sent.
+`sim.protocols.habits` has what differs from protocol to protocol.
+"""
+
+import math
+
+import msgspec
+
+from sim.protocols.events import (
+    Activity,
+    Answer,
+    Batch,
+    Closed,
+    Head,
+    Item,
+    Joined,
+    Message,
+    PositionUnknown,
+    Renewed,
+    Resumed,
+    Stale,
+)
+from sim.protocols.habits import Asked, LogState, StreamHabits
+from sim.protocols.intents import AskHead, Beat, Intent, Join, Leave, Renew, Subscribe, Unsubscribe
+from sim.protocols.profile import ServerProfile
+from sim.server import misbehaviours
+from sim.server.admission import subscribe_refusal
+from sim.server.delivery.connection import Connection, Replay
+from sim.server.delivery.fanout import NO_LIMIT
+from sim.server.delivery.forms import Forms
+from sim.server.runtime import Cause, Runtime
+from sim.server.sessions import SessionStore
+from sim.server.settings import RuntimeSettings, Switches
+from sim.server.stream_log import effective_budget
+from sim.server.tokens import Claims, Keyring, TokenRefusedError, of_nobody, unverified
+
+
+class StreamRuntime(Runtime):
+    """See `Runtime`. `habits` are the profile's."""
+
+    def __init__(
+        self,
+        settings: RuntimeSettings,
+        keyring: Keyring,
+        profile: ServerProfile,
+        habits: StreamHabits,
+        switches: Switches | None = None,
+    ) -> None:
+        super().__init__(settings, keyring, profile, switches)
+        self._habits = habits
+        self._sessions = SessionStore(habits.sessions) if habits.sessions else None
+        self._forms = Forms(habits, self.streams, self._sessions)
+        self._ends: dict[int, Closed] = {}  # by connection that is closing
+        self._now = -math.inf
+
+    # --- connections --------------------------------------------------------------------------------
+
+    def _admit(self, token: str | None, now: float) -> Claims:
+        if self._habits.reads_tokens and not self._habits.checks_token_at_join:
+            return super()._admit(token, now)
+        try:
+            return unverified(token or "")
+        except TokenRefusedError:
+            return of_nobody()
+
+    def close(self, number: int) -> None:
+        """See `Runtime`. A client that was lost may resume its session; another connection of it is deaf from now on."""
+        connection = self._connections.get(number)
+        if connection is not None and connection.joined and self._sessions is not None:
+            self._sessions.keep(connection, self._now)
+            for other in self._connections.values():
+                if other is not connection and other.session == connection.session:
+                    self._end_reading(other)
+                    other.is_deaf = True
+        super().close(number)
+        self._ends.pop(number, None)
+
+    def end_of(self, number: int) -> Closed:
+        """See `Runtime`."""
+        return self._ends.get(number) or super().end_of(number)
+
+    def _close_for(self, connection: Connection, cause: Cause) -> None:
+        self._end(connection, self._habits.endings[cause])
+
+    def _end(self, connection: Connection, ending: Message) -> None:
+        """Send the events of an ending; if the last is the end of the connection, close it."""
+        *last, end = ending
+        if not isinstance(end, Closed):
+            self._send(connection, *ending)
+            return
+        connection.joined = False  # its session is not kept
+        self._ends[connection.number] = end
+        self._expel_one(connection, *last)
+
+    # --- intents ------------------------------------------------------------------------------------
+
+    def received(self, number: int, intent: Intent, now: float) -> None:
+        """See `Runtime`. A beat answers a ping."""
+        self._now = now
+        connection = self._connections.get(number)
+        if connection is None or connection.closing:
+            return
+        connection.last_heard = now
+        if isinstance(intent, Join):
+            self._take_join(connection, intent, now)
+        elif not connection.joined:
+            self._send(connection, self.profile.not_joined(getattr(intent, "ref", ""), isinstance(intent, Subscribe)))
+        else:
+            self._take(connection, intent, now)
+
+    def _take(self, connection: Connection, intent: Intent, now: float) -> None:
+        match intent:
+            case Subscribe():
+                self._subscribe(connection, intent, now)
+            case Unsubscribe(streams=streams):
+                for topic in streams:
+                    self._readers.remove(connection, topic)
+            case Renew():
+                self._renew(connection, intent, now)
+            case AskHead(stream=stream):
+                self._send(connection, Head(stream, self._forms.position(stream, self.streams.head(stream))))
+            case Leave(ref=ref):
+                self._end_channel(connection)
+                self._send(connection, Answer(ref, True))
+            case Beat():
+                pass
+            case _:
+                self._close_for(connection, "malformed")
+
+    def _take_join(self, connection: Connection, intent: Join, now: float) -> None:
+        self._end_channel(connection)
+        if self._habits.checks_token_at_join:
+            try:
+                connection.claims = super()._admit(intent.token, now)
+            except TokenRefusedError as refusal:
+                self._refuse_token(connection, intent.ref, refusal)
+                return
+        connection.joined = True
+        joined = Joined(intent.ref, token_ttl_s=self._ttl_s(connection, now), ping_s=self.settings.heartbeat_interval_s)
+        if self._sessions is None:
+            self._send(connection, joined)
+        else:
+            self._open_session(connection, intent, joined, self._sessions, now)
+
+    def _open_session(self, connection: Connection, intent: Join, joined: Joined, sessions: SessionStore, now: float) -> None:
+        """Resume the session that the join names, with what its client missed before the answer, or make a new one."""
+        found = sessions.resume(intent.session, now) if intent.session else None
+        if found is None:
+            connection.session = sessions.new()
+            self._send(connection, msgspec.structs.replace(joined, session=sessions.written(connection)))
+            return
+        connection.session = found.name
+        for topic, seq in found.after.items():
+            self._readers.add(connection, topic, seq)
+        session = intent.session or ""
+        answer = msgspec.structs.replace(joined, session=session, resumed=True)
+        connection.outbox.append(Replay(intent.ref, list(found.after), self.settings.replay_batch_size, answer=(answer,)))
+        self._ready.add(connection.number)
+
+    def _renew(self, connection: Connection, intent: Renew, now: float) -> None:
+        try:
+            connection.claims = super()._admit(intent.token, now)
+        except TokenRefusedError as refusal:
+            self._refuse_token(connection, intent.ref, refusal)
+        else:
+            self._send(connection, Renewed(intent.ref, self._ttl_s(connection, now)))
+
+    def _refuse_token(self, connection: Connection, ref: str, refusal: TokenRefusedError) -> None:
+        self.counters.refused(refusal.code)
+        self._end(connection, self._habits.refused_token(ref, refusal.code))
+
+    def _ttl_s(self, connection: Connection, now: float) -> float | None:
+        """Return how long the token is still good for the connection; None: for ever."""
+        return None if self._habits.expiry_grace_s is None else max(connection.claims.expires_at - now, 0.0)
+
+    # --- subscribing --------------------------------------------------------------------------------
+
+    def _subscribe(self, connection: Connection, intent: Subscribe, now: float) -> None:
+        refused: tuple[str, ...] = ()
+        if self._habits.reads_tokens:
+            refusal = subscribe_refusal(connection.claims, intent, self.switches.defects, self.profile)
+            if refusal is not None:
+                self.counters.refused("forbidden_topic")
+                self._send(connection, refusal)
+                refused = refusal.streams or tuple(intent.after)
+        size = min(intent.batch_size or self.settings.replay_batch_size, self.settings.replay_batch_size)
+        for topic, after in intent.after.items():
+            if topic not in refused:
+                self._start(connection, Asked(intent.ref, topic, after, self._state(topic)), size)
+
+    def _state(self, topic: str) -> LogState:
+        """Return a stream's log as far as this server replays it."""
+        log, limit = self.streams.log(topic), self._habits.max_replayed
+        floor = log.oldest - 1
+        if limit:
+            shrunk = self.switches.shrunk_budget_events
+            self.counters.act("shrink_replay_budget", int(shrunk > 0))
+            floor = max(floor, log.head - effective_budget(shrunk or limit))
+        return LogState(self.streams.epoch(topic), floor, log.head)
+
+    def _start(self, connection: Connection, asked: Asked, size: int) -> None:
+        after, answer = self._habits.start(asked)
+        self.counters.stale_cursors += any(isinstance(event, Stale | PositionUnknown) for event in answer)
+        if asked.after is not None and any(isinstance(event, Resumed) for event in answer):
+            after = misbehaviours.first_position(self.switches, after, asked.log.floor + 1)
+        if not connection.is_deaf:
+            self._readers.add(connection, asked.stream, after)
+        if self._habits.answers_first:
+            self._send(connection, *answer)
+            answer = ()
+        connection.outbox.append(Replay(asked.ref, [asked.stream], size, answer=answer))
+        self._ready.add(connection.number)
+
+    # --- messages out -------------------------------------------------------------------------------
+
+    def announce(self, topic: str, now: float) -> None:
+        """See `Runtime`."""
+        self._now = now
+        if self._sessions is not None:
+            self._sessions.number(topic, self.streams.logs[topic], now)
+        super().announce(topic, now)
+
+    def pull(self, number: int, now: float) -> Message | None:
+        """See `Runtime`."""
+        message = super().pull(number, now)
+        if message is None or not any(isinstance(event, Batch) for event in message):
+            return message
+        return self._forms.converted(message, self._connections[number])
+
+    def _replay_batch(self, connection: Connection, replay: Replay, now: float) -> Message | None:
+        items: tuple[Item, ...] = ()
+        topic = ""
+        while replay.next_topic < len(replay.topics) and not items:
+            topic = replay.topics[replay.next_topic]
+            if ended := self._fall_off(connection, topic, now):
+                connection.outbox[0] = ended
+                return None
+            items = self._fanout.replay(connection, topic, replay.batch_size)
+            if self._fanout.is_current(connection, topic):
+                replay.next_topic += 1
+        is_complete = replay.next_topic == len(replay.topics)
+        if is_complete:
+            connection.outbox.popleft()
+            if replay.answer:
+                connection.outbox.appendleft(self._answer(connection, replay))
+        if not items and not (is_complete and topic and self._habits.says_caught_up):
+            return None
+        return self._fanout.replay_message(topic, items, is_complete, ())
+
+    def _answer(self, connection: Connection, replay: Replay) -> Message:
+        """Return the answer after a replay. Its head is what was sent meanwhile, too."""
+        (answer,) = replay.answer
+        if isinstance(answer, Resumed) and answer.head is not None and answer.stream in connection.positions:
+            head = self._forms.position(answer.stream, connection.positions[answer.stream])
+            return (msgspec.structs.replace(answer, head=head),)
+        return replay.answer
+
+    def _fall_off(self, connection: Connection, topic: str, now: float) -> Message:
+        if not self._fanout.has_fallen_off(connection, topic):
+            return ()
+        if self._habits.fell_off is None:
+            connection.positions[topic] = self.streams.logs[topic].oldest - 1
+            return ()
+        self._readers.remove(connection, topic)
+        self.counters.stale_cursors += 1
+        return (self._habits.fell_off(topic),)
+
+    # --- time ---------------------------------------------------------------------------------------
+
+    def wake(self, now: float) -> None:
+        """See `Runtime`."""
+        self._now = now
+        super().wake(now)
+
+    def _expires_at(self, connection: Connection) -> float:
+        grace_s = self._habits.expiry_grace_s
+        return math.inf if grace_s is None or not connection.joined else connection.claims.expires_at + grace_s
+
+    def _deadline(self, connection: Connection) -> float:
+        if connection.closing:
+            return math.inf
+        return min(super()._deadline(connection), self._expires_at(connection))
+
+    def _beat(self, connection: Connection, now: float) -> None:
+        """Send a ping, or close the connection of a silent client, or after its token's end."""
+        if connection.closing:
+            return
+        if now >= connection.last_heard + self._client_timeout_s:
+            self.counters.silent_clients += 1
+            self._close_for(connection, "silent")
+        elif now >= self._expires_at(connection):
+            self._close_for(connection, "expired")
+        elif now >= connection.beat_at:
+            connection.beat_at = now + self.settings.heartbeat_interval_s
+            self._send(connection, Activity())
+
+    def _judge_consumer(self, connection: Connection) -> None:
+        """Disconnect a client with too many bytes that were not sent yet."""
+        limit = self._habits.max_unsent_bytes
+        if not limit or connection.is_replaying or {"keep_slow_consumers"} & self.switches.defects:
+            return
+        logs = self.streams.logs
+        unsent = (logs[topic].after(connection.positions[topic], NO_LIMIT) for topic in connection.pending)
+        if sum(len(entry.payload) for entries in unsent for entry in entries) > limit:
+            self.counters.evicted += 1
+            self._close_for(connection, "slow_consumer")
