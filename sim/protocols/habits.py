@@ -31,9 +31,9 @@ class Asked(NamedTuple):
 
 
 class Started(NamedTuple):
-    """Where a server starts a stream: after the event of this number. `answer` is what it says."""
+    """Where a server starts a stream: after the event of this number; None: nowhere. `answer` is what it says."""
 
-    after: int
+    after: int | None
     answer: Message
 
 
@@ -71,6 +71,7 @@ class StreamHabits:
     checks_token_at_join: bool = False  # otherwise at the upgrade
     reads_tokens: bool = True
     expiry_grace_s: float | None = None  # after a token's end, until the connection is closed; None: it stays open
+    states_expiry: bool = True  # in the answer to a join or a renewal, if connections end with their tokens
     keeps_log: bool = True  # after the process was killed
 
 

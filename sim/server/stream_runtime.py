@@ -120,7 +120,9 @@ class StreamRuntime(Runtime):
             case Renew():
                 self._renew(connection, intent, now)
             case AskHead(stream=stream):
-                self._send(connection, Head(stream, self._forms.position(stream, self.streams.head(stream))))
+                # It follows all events before it, so for a reader it is what was sent.
+                at = connection.positions.get(stream, self.streams.head(stream))
+                self._send(connection, Head(stream, self._forms.position(stream, at)))
             case Leave(ref=ref):
                 self._end_channel(connection)
                 self._send(connection, Answer(ref, True))
@@ -173,7 +175,8 @@ class StreamRuntime(Runtime):
 
     def _ttl_s(self, connection: Connection, now: float) -> float | None:
         """Return how long the token is still good for the connection; None: for ever."""
-        return None if self._habits.expiry_grace_s is None else max(connection.claims.expires_at - now, 0.0)
+        is_stated = self._habits.states_expiry and self._habits.expiry_grace_s is not None
+        return None if not is_stated else max(connection.claims.expires_at - now, 0.0)
 
     # --- subscribing --------------------------------------------------------------------------------
 
@@ -203,6 +206,9 @@ class StreamRuntime(Runtime):
     def _start(self, connection: Connection, asked: Asked, size: int) -> None:
         after, answer = self._habits.start(asked)
         self.counters.stale_cursors += any(isinstance(event, Stale | PositionUnknown) for event in answer)
+        if after is None:
+            self._send(connection, *answer)
+            return
         if asked.after is not None and any(isinstance(event, Resumed) for event in answer):
             after = misbehaviours.first_position(self.switches, after, asked.log.floor + 1)
         if not connection.is_deaf:

@@ -16,7 +16,7 @@ from sim.analysis.samples import Share
 from sim.analysis.statistics import Bounds
 from sim.base.errors import IllegalMoveError
 from sim.drill.model import Drill
-from sim.protocols.adapter import Capabilities, Refusals
+from sim.protocols.adapter import Capabilities, Refusals, StaleSign
 from sim.record.history import Floats, History
 from sim.record.ledger import Ledger
 from sim.record.observations import Kind
@@ -69,6 +69,11 @@ class Case:
     def states_codes(self) -> bool:
         """Whether every refused connect has the server's code."""
         return not self.history.header.capabilities or self._capabilities.refusals is not Refusals.BARE_STATUS
+
+    @property
+    def states_stale_reasons(self) -> bool:
+        """Whether the server says why a position cannot be resumed."""
+        return not self.history.header.capabilities or self._capabilities.stale is StaleSign.EXPLICIT
 
     @cached_property
     def _capabilities(self) -> Capabilities:

@@ -189,7 +189,7 @@ def new_header(
 def describe_streams(header: RunHeader, topics: Iterable[str]) -> None:
     """State in the header what the simulated service of the protocol promises of these topics."""
     protocol = registry.get(header.protocol)
-    if protocol.server is not None:
+    if protocol.server is not None and protocol.server.profile.streams is None:
         class_of = protocol.server.profile.topics.topic_class
         limits = {topic: class_of(topic) for topic in topics}
         header.streams = {

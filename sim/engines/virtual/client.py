@@ -22,11 +22,12 @@ from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.inbox import Link
 from sim.engines.virtual.links import RoughLink
 from sim.engines.virtual.service import SimulatedService
-from sim.protocols.events import Closed, Message, Opened, Refused
-from sim.protocols.intents import Intent
+from sim.protocols.events import Activity, Closed, Message, Opened, Refused
+from sim.protocols.intents import Beat, Intent
 from sim.record.parquet import Recorder
 
 NEVER = math.inf
+_PING = (Activity(),)
 
 
 class VirtualClient:
@@ -187,6 +188,8 @@ class VirtualClient:
             self._recorder.extend(self._env.now - self._began, self.session.client, rows)
         self.session.received(message, self._env.now)
         self._pump()
+        if link.pongs and message == _PING:
+            self._send(Beat(""))
         if link is self._link and link.may_be_foreseen and self._withholding is None:
             link.foresee(self.session)
 
@@ -279,7 +282,8 @@ class VirtualClient:
     # --- connecting ---------------------------------------------------------------------------------
 
     def _connect(self, asked: Connect) -> None:
-        link = self._link = Link(self, self._env, self.delay_s, self.session.settings.run_of)
+        run_of, pongs = self.session.settings.run_of, self._service.profile.pings
+        link = self._link = Link(self, self._env, self.delay_s, run_of, pongs=pongs)
         if self._env.now < self._offline_until:
             self._env.call_at(self._env.now, self._refused, "network", link)
         else:

@@ -41,14 +41,23 @@ class Link:
 
     __slots__ = (
         *("_client", "_delay_s", "_env", "_run_of", "called", "down_free", "follows", "inbox", "is_foreseen", "number"),
-        *("taken", "up_free"),
+        *("pongs", "taken", "up_free"),
     )
 
-    def __init__(self, client: Reader, env: VirtualClock, delay_s: float, run_of: Callable[[Message], Run | None]) -> None:
+    def __init__(
+        self,
+        client: Reader,
+        env: VirtualClock,
+        delay_s: float,
+        run_of: Callable[[Message], Run | None],
+        *,
+        pongs: bool = False,
+    ) -> None:
         self._client = client
         self._env = env
         self._delay_s = delay_s
         self._run_of = run_of
+        self.pongs = pongs  # whether the client answers pings
         self.number = 0  # the service's number of the connection, once open
         self.up_free = self.down_free = 0.0  # when the last bytes each way arrive
         self.inbox: deque[tuple[float, Message, Run | None]] = deque()  # with the moment of arrival, earliest first
@@ -74,7 +83,7 @@ class Link:
         if (follows := self.follows) is not None:
             first = message[0].__class__
             run = self._run_of(message) if first is Batch else None
-            if go_on(run.spans, follows) if run is not None else _says_nothing(message, follows):
+            if go_on(run.spans, follows) if run is not None else not self.pongs and _says_nothing(message, follows):
                 self.inbox.append((arrives, message, run))
                 return
             if first not in _ALIVE:

@@ -269,12 +269,12 @@ class CentrifugoConnection:
             return [Refused(ref, "no_history", next=codes.TERMINAL, message=_NO_HISTORY, streams=(channel,))]
         self._learn(channel, answer.epoch)
         missed = [self._batch(channel, answer.publications, answer.epoch)] if answer.publications else []
-        return [*missed, _start(ref, asked, answer)]
+        return [*missed, started(ref, channel, asked.after, answer)]
 
 
-def _start(ref: str, asked: _Asked, answer: Subscription) -> Event:
+def started(ref: str, channel: str, after: Position | None, answer: Subscription) -> Event:
     """Return where the server starts a stream. It does not say why it could not recover; the positions show it."""
-    channel, after, last = asked.channel, asked.after, answer.offset
+    last = answer.offset
     if answer.publications:
         last = answer.publications[-1].offset
     if not answer.epoch:

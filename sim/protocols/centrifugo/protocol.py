@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from sim.protocols.adapter import Capabilities
 from sim.protocols.centrifugo.adapter import CAPABILITIES, WITHOUT_HISTORY, CentrifugoConnection
+from sim.protocols.centrifugo.profile import SERVER
 from sim.protocols.registry import ConnectionOptions, Protocol
 
 _EVENT = "event"
@@ -32,5 +33,6 @@ PROTOCOL = Protocol(
     new_connection=_new_connection,
     stream_id=str,
     streams_of=_streams_of,
+    server=SERVER,
     capabilities_with=_capabilities,
 )

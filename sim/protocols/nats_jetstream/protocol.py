@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from sim.protocols.nats_jetstream.adapter import CAPABILITIES, JetStreamConnection
+from sim.protocols.nats_jetstream.profile import SERVER
 from sim.protocols.registry import Protocol
 
 
@@ -16,4 +17,5 @@ PROTOCOL = Protocol(
     new_connection=JetStreamConnection,
     stream_id=str,
     streams_of=_streams_of,
+    server=SERVER,
 )
