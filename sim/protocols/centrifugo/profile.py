@@ -5,7 +5,7 @@ from sim.protocols.adapter import TransportEnd
 from sim.protocols.centrifugo import codes
 from sim.protocols.centrifugo.adapter import started
 from sim.protocols.centrifugo.codec import Error, Subscription
-from sim.protocols.events import Answer, Event, Message, Position, Problem, Refused
+from sim.protocols.events import Answer, Closed, Event, Message, Position, Problem, Refused
 from sim.protocols.habits import Asked, Started, StreamHabits
 from sim.protocols.intents import Request
 from sim.protocols.profile import Refusals, ServerForms, ServerProfile
@@ -21,8 +21,9 @@ def _closed(code: int, join_ref: str = "") -> Message:
 
 
 def _ending(code: int) -> Message:
-    """Return what a client gets when the server closes the connection."""
-    return _closed(code)
+    """Return what a client gets when the server closes the connection. After a problem, the client itself leaves."""
+    events = _closed(code)
+    return events if isinstance(events[-1], Closed) else (*events, Closed(code=code))
 
 
 def _start(asked: Asked) -> Started:

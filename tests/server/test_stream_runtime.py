@@ -1,0 +1,326 @@
+"""Servers that answer the subscribe of each stream by itself: where they start, what they say, and how they end connections."""
+
+import pytest
+
+from sim.protocols import registry
+from sim.protocols.events import (
+    Activity,
+    Batch,
+    CaughtUp,
+    Closed,
+    Event,
+    Head,
+    Joined,
+    Message,
+    Position,
+    PositionUnknown,
+    Problem,
+    Refused,
+    Renewed,
+    Resumed,
+    Stale,
+    Step,
+    StreamEnded,
+)
+from sim.protocols.intents import AskHead, Beat, Compatibility, Intent, Join, Renew, Subscribe, Unsubscribe
+from sim.protocols.payloads import canonical_json
+from sim.server.runtimes import runtime_of
+from sim.server.settings import RuntimeSettings, Switches
+from sim.server.tokens import AUDIENCE, ISSUER, Claims, mint
+from tests.client.server_double import KEYRING, START
+
+TTL_S = 300
+
+
+def token(at: float = START, device: str = "d") -> str:
+    times = at, at, at + TTL_S
+    return mint(Claims(ISSUER, AUDIENCE, "user:u", *times, "id", "u", "org", "session-u", device, ("read",)), KEYRING.primary)
+
+
+class Driver:
+    """A runtime of a protocol, with its clock."""
+
+    def __init__(self, protocol: str, switches: Switches | None = None, **settings: object) -> None:
+        forms = registry.server_forms(protocol)
+        chosen = RuntimeSettings(**settings)  # type: ignore[arg-type]
+        self.runtime = runtime_of(chosen, KEYRING, forms.profile, switches or Switches())
+        self.now = START
+
+    def publish(self, stream: str, count: int = 1) -> None:
+        for _ in range(count):
+            log = self.runtime.streams.log(stream)
+            log.append(f"{stream}{log.next_seq}", canonical_json({"n": log.next_seq}), self.now)
+            self.runtime.announce(stream, self.now)
+
+    def open(self, device: str = "d") -> int:
+        return self.runtime.open(token(self.now, device), Compatibility(), self.now)
+
+    def joined(self, session: str | None = None, device: str = "d") -> int:
+        number = self.open(device)
+        assert any(isinstance(each, Joined) for each in self.ask(number, self.join(session)))
+        return number
+
+    def join(self, session: str | None = None) -> Join:
+        return Join("1", Compatibility(), token(self.now), session)
+
+    def reading(self, *streams: str) -> int:
+        number = self.joined()
+        self.ask(number, Subscribe("2", dict.fromkeys(streams)))
+        return number
+
+    def ask(self, number: int, intent: Intent) -> list[Event]:
+        self.runtime.received(number, intent, self.now)
+        return self.pull(number)
+
+    def pull(self, number: int) -> list[Event]:
+        found: list[Message] = list(iter(lambda: self.runtime.pull(number, self.now), None))
+        return [event for message in found for event in message]
+
+    def wait(self, seconds: float) -> None:
+        until = self.now + seconds
+        while self.runtime.wake_at() <= until:
+            self.now = max(self.now, self.runtime.wake_at())
+            self.runtime.wake(self.now)
+        self.now = until
+
+    def position(self, stream: str, number: int) -> Position:
+        return Position(number, self.runtime.streams.epoch(stream))
+
+
+def numbers(events: list[Event]) -> list[int | str | None]:
+    items = [item for event in events if isinstance(event, Batch) for item in event.items]
+    return [item.position.offset if item.position else None for item in items]
+
+
+@pytest.fixture
+def centrifugo() -> Driver:
+    driver = Driver("centrifugo")
+    driver.publish("a", 5)
+    return driver
+
+
+@pytest.fixture
+def nats() -> Driver:
+    driver = Driver("nats_jetstream")
+    driver.publish("a", 5)
+    return driver
+
+
+# --- positions, an epoch, and a flag for what was not recovered ------------------------------------------
+
+
+def test_a_client_without_a_position_goes_on_from_now(centrifugo: Driver) -> None:
+    head = centrifugo.position("a", 5)
+    number = centrifugo.joined()
+    assert centrifugo.ask(number, Subscribe("2", {"a": None})) == [Resumed("2", "a", head, head)]
+    centrifugo.publish("a", 2)
+    (batch,) = centrifugo.pull(number)
+    assert isinstance(batch, Batch)
+    assert [item.position for item in batch.items] == [centrifugo.position("a", 6), centrifugo.position("a", 7)]
+
+
+def test_missed_events_come_before_the_answer(centrifugo: Driver) -> None:
+    asked = centrifugo.position("a", 2)
+    events = centrifugo.ask(centrifugo.joined(), Subscribe("2", {"a": asked}))
+    assert numbers(events) == [3, 4, 5]
+    assert events[-1] == Resumed("2", "a", asked, centrifugo.position("a", 5))
+
+
+def test_each_stream_of_a_subscribe_has_its_own_answer(centrifugo: Driver) -> None:
+    centrifugo.publish("b", 1)
+    both = {"a": centrifugo.position("a", 5), "b": centrifugo.position("b", 1)}
+    answers = centrifugo.ask(centrifugo.joined(), Subscribe("2", both))
+    assert [(each.stream, each.ref) for each in answers if isinstance(each, Resumed)] == [("a", "2"), ("b", "2")]
+
+
+def test_a_gap_above_the_limit_is_not_recovered(centrifugo: Driver) -> None:
+    centrifugo.publish("a", 400)
+    asked, head = centrifugo.position("a", 104), centrifugo.position("a", 405)
+    (answer,) = centrifugo.ask(centrifugo.joined(), Subscribe("2", {"a": asked}))
+    assert answer == Stale("a", asked, None, head, ("not_recovered",), 301, subscribed_at=head, ref="2")
+    assert centrifugo.runtime.counters.stale_cursors == 1
+    assert len(numbers(centrifugo.ask(centrifugo.joined(), Subscribe("2", {"a": centrifugo.position("a", 105)})))) == 300
+
+
+def test_trimmed_events_are_not_recovered(centrifugo: Driver) -> None:
+    centrifugo.runtime.shrink_window("a", 2)
+    (answer,) = centrifugo.ask(centrifugo.joined(), Subscribe("2", {"a": centrifugo.position("a", 2)}))
+    assert isinstance(answer, Stale)
+    assert numbers(centrifugo.ask(centrifugo.joined(), Subscribe("2", {"a": centrifugo.position("a", 3)}))) == [4, 5]
+
+
+@pytest.mark.parametrize(("offset", "epoch", "reason"), [(2, "another log", "other_log"), (9, "", "above_head")])
+def test_an_unknown_position_goes_on_from_the_head(centrifugo: Driver, offset: int, epoch: str, reason: str) -> None:
+    asked, head = Position(offset, epoch or centrifugo.position("a", 1).epoch), centrifugo.position("a", 5)
+    number = centrifugo.joined()
+    assert centrifugo.ask(number, Subscribe("2", {"a": asked})) == [PositionUnknown("a", asked, head, reason, head, "2")]
+    centrifugo.publish("a")
+    assert numbers(centrifugo.pull(number)) == [6]
+
+
+def test_a_reader_whose_next_event_is_gone_loses_its_stream(centrifugo: Driver) -> None:
+    number = centrifugo.reading("a")
+    centrifugo.publish("a", 3)
+    centrifugo.runtime.shrink_window("a", 1)
+    (ended,) = centrifugo.pull(number)
+    assert isinstance(ended, StreamEnded)
+    assert (ended.stream, ended.next.step) == ("a", Step.RESUBSCRIBE)
+
+
+def test_a_head_is_what_was_sent_before(centrifugo: Driver) -> None:
+    number = centrifugo.reading("a")
+    assert centrifugo.ask(number, AskHead("3", "a")) == [Head("a", centrifugo.position("a", 5))]
+    centrifugo.publish("a")
+    centrifugo.runtime.received(number, AskHead("4", "a"), centrifugo.now)
+    head, batch = centrifugo.pull(number)
+    assert head == Head("a", centrifugo.position("a", 5))
+    assert numbers([batch]) == [6]
+
+
+def test_an_unsubscribed_stream_is_not_sent(centrifugo: Driver) -> None:
+    number = centrifugo.reading("a", "b")
+    centrifugo.ask(number, Unsubscribe("3", ("a",)))
+    centrifugo.publish("a")
+    centrifugo.publish("b")
+    assert [event.stream for event in centrifugo.pull(number) if isinstance(event, Batch)] == ["b"]
+
+
+# --- tokens on the connection ---------------------------------------------------------------------------
+
+
+def test_a_join_states_the_lifetime_of_its_token(centrifugo: Driver) -> None:
+    (joined,) = centrifugo.ask(centrifugo.open(), centrifugo.join())
+    assert isinstance(joined, Joined)
+    assert (joined.token_ttl_s, joined.ping_s) == (TTL_S, RuntimeSettings().heartbeat_interval_s)
+
+
+def test_an_expired_token_is_refused_on_an_open_socket(centrifugo: Driver) -> None:
+    number = centrifugo.open()
+    late = Join("1", Compatibility(), token(centrifugo.now - TTL_S))
+    (refused,) = centrifugo.ask(number, late)
+    assert isinstance(refused, Refused)
+    assert (refused.ref, refused.code, refused.next.step, refused.is_open) == ("1", "token_expired", Step.MINT, True)
+    assert not centrifugo.runtime.is_closing(number)
+    assert isinstance(centrifugo.ask(number, centrifugo.join())[0], Joined)
+
+
+def test_an_invalid_token_closes_the_socket(centrifugo: Driver) -> None:
+    number = centrifugo.open()
+    (refused,) = centrifugo.ask(number, Join("1", Compatibility(), "no token"))
+    assert isinstance(refused, Refused)
+    assert refused.code == "invalid_token"
+    assert centrifugo.runtime.is_closing(number)
+    end = centrifugo.runtime.end_of(number)
+    assert (end.code, end.next.step) == (3500, Step.TERMINAL)
+
+
+def pinged(driver: Driver, number: int, seconds: float) -> None:
+    """Let time pass for a client that answers its pings."""
+    for _ in range(int(seconds / 10)):
+        driver.wait(10)
+        driver.ask(number, Beat(""))
+
+
+def test_a_connection_ends_after_its_token(centrifugo: Driver) -> None:
+    number = centrifugo.joined()
+    pinged(centrifugo, number, TTL_S + 20)
+    assert not centrifugo.runtime.is_closing(number)
+    pinged(centrifugo, number, 30)
+    assert centrifugo.runtime.is_closing(number)
+    assert centrifugo.runtime.end_of(number).code == 3005
+
+
+def test_a_renewed_token_keeps_the_connection(centrifugo: Driver) -> None:
+    number = centrifugo.joined()
+    pinged(centrifugo, number, 200)
+    assert centrifugo.ask(number, Renew("5", token(centrifugo.now))) == [Renewed("5", TTL_S)]
+    pinged(centrifugo, number, 200)
+    assert not centrifugo.runtime.is_closing(number)
+
+
+def test_a_stream_that_the_token_does_not_grant_is_refused_alone(centrifugo: Driver) -> None:
+    times = START, START, START + TTL_S
+    own = Claims(ISSUER, AUDIENCE, "user:u", *times, "id", "u", "org", "session-u", "d", ("read",), ("a",))
+    number = centrifugo.open()
+    centrifugo.ask(number, Join("1", Compatibility(), mint(own, KEYRING.primary)))
+    refused, resumed = centrifugo.ask(number, Subscribe("2", {"b": None, "a": None}))
+    assert isinstance(refused, Refused)
+    assert (refused.streams, refused.next.step) == (("b",), Step.TERMINAL)
+    assert isinstance(resumed, Resumed)
+    assert resumed.stream == "a"
+
+
+def test_a_revoked_session_is_told_not_to_come_back(centrifugo: Driver) -> None:
+    number = centrifugo.joined()
+    assert centrifugo.runtime.revoke(["session-u"]) == 1
+    end = centrifugo.runtime.end_of(number)
+    assert (end.code, end.next.step) == (3503, Step.TERMINAL)
+
+
+# --- pings, silence and full queues ---------------------------------------------------------------------
+
+
+def test_pings_are_sent_and_a_client_that_answers_none_is_dropped(centrifugo: Driver) -> None:
+    settings = RuntimeSettings()
+    number = centrifugo.joined()
+    centrifugo.wait(settings.heartbeat_interval_s)
+    assert centrifugo.pull(number) == [Activity()]
+    centrifugo.wait(settings.client_timeout_s)
+    assert centrifugo.runtime.is_closing(number)
+    assert centrifugo.runtime.end_of(number).code == 3012
+
+
+def test_a_client_with_too_many_unsent_bytes_is_disconnected() -> None:
+    driver = Driver("centrifugo", window_events=100_000)
+    number = driver.reading("a")
+    log = driver.runtime.streams.log("a")
+    for each in range(1100):
+        log.append(f"a{each}", b'"' + 1000 * b"x" + b'"', driver.now)
+    driver.runtime.announce("a", driver.now)
+    driver.wait(1)
+    (problem,) = driver.pull(number)
+    assert isinstance(problem, Problem)
+    assert (problem.code, driver.runtime.is_closing(number), driver.runtime.counters.evicted) == ("slow_consumer", True, 1)
+
+
+# --- a server that starts silently where it can ---------------------------------------------------------
+
+
+def test_an_answer_comes_before_the_retained_events(nats: Driver) -> None:
+    events = nats.ask(nats.joined(), Subscribe("2", {"a": None}))
+    assert events[0] == Resumed("2", "a", nats.position("a", 0), nats.position("a", 5))
+    assert numbers(events) == [1, 2, 3, 4, 5]
+    assert events[-1] == CaughtUp("a")
+
+
+def test_trimmed_events_are_skipped_silently(nats: Driver) -> None:
+    nats.runtime.shrink_window("a", 2)
+    events = nats.ask(nats.joined(), Subscribe("2", {"a": nats.position("a", 1)}))
+    assert events[0] == Resumed("2", "a", nats.position("a", 3), nats.position("a", 5))
+    assert numbers(events) == [4, 5]
+
+
+def test_a_reader_that_falls_behind_the_log_goes_on_at_its_first_event(nats: Driver) -> None:
+    number = nats.reading("a")
+    nats.publish("a", 4)
+    nats.runtime.shrink_window("a", 1)
+    assert numbers(nats.pull(number)) == [9]
+
+
+@pytest.mark.parametrize(("offset", "epoch", "reason"), [(2, "another log", "other_log"), (9, "", "above_head")])
+def test_an_unknown_position_is_not_read_from(nats: Driver, offset: int, epoch: str, reason: str) -> None:
+    asked = Position(offset, epoch or nats.position("a", 1).epoch)
+    number = nats.joined()
+    (unknown,) = nats.ask(number, Subscribe("2", {"a": asked}))
+    assert unknown == PositionUnknown("a", asked, nats.position("a", 5), reason, ref="2")
+    nats.publish("a")
+    assert nats.pull(number) == []
+
+
+def test_refused_credentials_close_the_socket_with_an_error_before(nats: Driver) -> None:
+    number = nats.open()
+    (problem,) = nats.ask(number, Join("1", Compatibility(), "no token"))
+    assert isinstance(problem, Problem)
+    assert problem.code == "authorization_violation"
+    assert nats.runtime.end_of(number) == Closed(problem.reason, 1008, nats.runtime.end_of(number).next)
+    assert nats.runtime.end_of(number).next.step is Step.TERMINAL
