@@ -2,7 +2,8 @@
 
 import msgspec
 
-from sim.protocols.events import Batch, DisconnectReason, Message, Refused
+from sim.protocols.adapter import TransportEnd
+from sim.protocols.events import Batch, Closed, DisconnectReason, Message, Refused
 from sim.protocols.intents import Intent, Raw, Subscribe
 from sim.protocols.profile import Publication, TopicClass, Topics
 
@@ -35,6 +36,12 @@ def not_connected(code: str) -> Refused:
     """Return the refusal of a connection that could not be opened, by the simulation's code."""
     is_network = code in ("network", "refused", "timeout")
     return Refused("", "network" if is_network else "protocol", DisconnectReason.NETWORK, is_open=False)
+
+
+def end_in(events: Message, end: TransportEnd) -> Closed:
+    """Return the end of the connection in the events that an adapter makes of its close; a plain one, if there is none."""
+    found = [event for event in events if isinstance(event, Closed)]
+    return found[-1] if found else Closed(code=end.code)
 
 
 def no_hash(payload: bytes) -> str:

@@ -30,8 +30,8 @@ from sim.server.admission import subscribe_refusal
 from sim.server.delivery.connection import Connection, Replay
 from sim.server.delivery.fanout import NO_LIMIT
 from sim.server.delivery.forms import Forms
+from sim.server.delivery.sessions import SessionStore
 from sim.server.runtime import Cause, Runtime
-from sim.server.sessions import SessionStore
 from sim.server.settings import RuntimeSettings, Switches
 from sim.server.stream_log import effective_budget
 from sim.server.tokens import Claims, Keyring, TokenRefusedError, of_nobody, unverified

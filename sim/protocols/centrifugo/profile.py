@@ -5,7 +5,7 @@ from sim.protocols.adapter import TransportEnd
 from sim.protocols.centrifugo import codes
 from sim.protocols.centrifugo.adapter import started
 from sim.protocols.centrifugo.codec import Error, Subscription
-from sim.protocols.events import Answer, Closed, Event, Message, Position, Problem, Refused
+from sim.protocols.events import Answer, Event, Message, Position, Problem, Refused
 from sim.protocols.habits import Asked, Started, StreamHabits
 from sim.protocols.intents import Request
 from sim.protocols.profile import Refusals, ServerForms, ServerProfile
@@ -23,7 +23,8 @@ def _closed(code: int, join_ref: str = "") -> Message:
 def _ending(code: int) -> Message:
     """Return what a client gets when the server closes the connection. After a problem, the client itself leaves."""
     events = _closed(code)
-    return events if isinstance(events[-1], Closed) else (*events, Closed(code=code))
+    end = plain_streams.end_in(events, TransportEnd(code=code))
+    return events if end is events[-1] else (*events, end)
 
 
 def _start(asked: Asked) -> Started:
@@ -66,7 +67,13 @@ HABITS = StreamHabits(
 PROFILE = ServerProfile(
     transport="centrifugo",
     topics=plain_streams.TOPICS,
-    refusals=Refusals(plain_streams.not_connected, _refused_request, lambda *_: Problem(codes.SLOW_CONSUMER)),
+    refusals=Refusals(
+        plain_streams.not_connected,
+        _refused_request,
+        lambda *_: Problem(codes.SLOW_CONSUMER),
+        upgrade=codes.connect_refused,
+        closed=lambda end: plain_streams.end_in(codes.closed(end, ""), end),
+    ),
     payload_hash=plain_streams.no_hash,
     content=plain_streams.content,
     unknown_request=_unknown,

@@ -65,7 +65,13 @@ HABITS = StreamHabits(
 PROFILE = ServerProfile(
     transport="nats_jetstream",
     topics=plain_streams.TOPICS,
-    refusals=Refusals(plain_streams.not_connected, _refused_request, lambda *_: Problem("slow_consumer")),
+    refusals=Refusals(
+        plain_streams.not_connected,
+        _refused_request,
+        lambda *_: Problem("slow_consumer"),
+        upgrade=endings.not_opened,
+        closed=lambda end: endings.closed(end, None),
+    ),
     payload_hash=plain_streams.no_hash,
     content=plain_streams.content,
     unknown_request=_unknown,

@@ -5,8 +5,8 @@ import msgspec
 from sim.protocols.events import Batch, CaughtUp, Event, Head, Message, Position
 from sim.protocols.habits import StreamHabits, as_delivered
 from sim.server.delivery.connection import Connection
+from sim.server.delivery.sessions import SessionStore
 from sim.server.misbehaviours import seq_of
-from sim.server.sessions import SessionStore
 from sim.server.streams import Streams
 
 _MAX_KNOWN = 4096
