@@ -59,7 +59,7 @@ def check(engine: str, drill: Drill, model: SystemModel, switches: Switches, pro
     else:
         from sim.engines.virtual import engine as virtual
 
-        virtual.check(drill)
+        virtual.check(drill, protocol)
 
 
 def run(jobs: Sequence[Job], show: Callable[[Sequence[Standing]], None], workers: int | None = None) -> Outcome[str]:

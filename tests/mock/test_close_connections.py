@@ -20,9 +20,8 @@ LIMIT_S = 20.0
 class Mock:
     def __init__(self, url: str, protocol: str) -> None:
         self.http = httpx.Client(base_url=url, timeout=LIMIT_S, trust_env=False)
-        forms = registry.server_forms(protocol)
-        self.states_refusals = forms.profile.states_refusals
-        self.socket = f"{url.replace('http', 'ws')}{forms.socket_path}"
+        self.states_refusals = registry.server_forms(protocol).profile.states_refusals
+        self.socket = f"{url.replace('http', 'ws')}{registry.wire_forms(protocol).socket_path}"
 
     def connect(self, device: str = DEVICE) -> ClientConnection:
         asked = {"topics": ["runtime.codex_worker_events"], "device_id": device}

@@ -14,10 +14,11 @@ from types import FrameType
 
 import simpy
 
-from sim.base.errors import UsageError
+from sim.base.errors import NotRunnableError, UsageError
 from sim.base.gc_tuning import relaxed_gc
 from sim.client import policies
 from sim.client.negative.registry import session_class
+from sim.drill.fault_kinds import ShrinkReplayBudget
 from sim.drill.fault_lifecycle import Record
 from sim.drill.fault_schedule import plan
 from sim.drill.model import Drill, expected_duration_s
@@ -51,13 +52,21 @@ def run(drill: Drill, options: Options) -> RunHeader:
     Raises `UsageError` for what has no meaning in simulation and for a simulation that comes to a standstill, and
     `StorageError`.
     """
-    check(drill)
+    check(drill, options.protocol)
     with relaxed_gc():
         return _VirtualRun(drill, options).run()
 
 
-def check(drill: Drill) -> None:
-    """Raise `UsageError` for a drill that contains something the simulation cannot represent."""
+def check(drill: Drill, protocol: str = registry.DEFAULT) -> None:
+    """Raise `UsageError` for a drill that contains something the simulation cannot represent.
+
+    Raises `NotRunnableError` for a fault that the protocol's server cannot have.
+    """
+    habits = registry.server_forms(protocol).profile.streams
+    if habits is not None and not habits.max_replayed and any(isinstance(each, ShrinkReplayBudget) for each in drill.faults):
+        raise NotRunnableError(
+            f"drill '{drill.name}': a server of protocol '{protocol}' has no replay budget, which the drill shrinks."
+        )
     for index, fault in enumerate(drill.faults):
         if not isinstance(fault, SIMULATED):
             raise UsageError(
