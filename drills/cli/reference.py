@@ -302,7 +302,10 @@ _FINDINGS = (
 def _real_servers() -> Iterator[str]:
     for recipe in map(recipes.get, recipes.NAMES):
         rows = [
-            (_code(row.variant), _code(row.drill), row.expects.replace("_", "-"), ", ".join(map(_code, row.names)), row.says)
+            (
+                *(_code(row.variant), _code(row.drill), row.expects.replace("_", "-")),
+                *(", ".join(map(_code, row.names)) or "nothing", row.says or "every check passes"),
+            )
             for row in findings.of(recipe.name)
         ]
         variants = [(_code(name), each.says) for name, each in recipe.variants.items()]

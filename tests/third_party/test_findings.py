@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from drills import CATALOG
 from drills.judging.checks.verdicts import DrillVerdict, State
-from drills.runs import results, running
+from drills.runs import catalog, results, running
 from drills.runs.request import Request
 from drills.third_party import findings, recipes
 from drills.third_party.findings import Finding
@@ -28,7 +27,7 @@ def called(row: object) -> str:
 
 def judged(folder: Path, server: str, found: Finding) -> DrillVerdict:
     """The verdict on one drill of a server that is started for it."""
-    drill = drills.load(CATALOG / f"{found.drill}.toml", found.overrides())
+    drill = drills.load(catalog.path_of(found.drill), found.overrides())
     with server_running(server, found.variant, log=folder / "server.log") as up:
         request = Request(
             drills=(drill,),

@@ -90,7 +90,7 @@ class Emitted(NamedTuple):
     offset: str | None
 
     def named(self, key: str) -> str:
-        """Return the text under `key` in the first argument. Raises `MalformedFrameError` if there is none."""
+        """Return the text under `key` in the first argument. Raises `MalformedFrameError` without one."""
         found = json_in(bytes(self.arguments[0]), dict[str, object]).get(key) if self.arguments else None
         if not isinstance(found, str) or not found:
             raise MalformedFrameError("event_without_stream", f"no text under {key}")
