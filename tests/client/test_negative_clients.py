@@ -91,8 +91,9 @@ def test_accepted_old_token_is_recorded():
     driver = reauthenticating()
     assert old_token(driver) == "t1"
     driver.open()
-    assert answers(driver) == ["expired_token:accepted"]
+    assert answers(driver) == [], "some servers refuse it at the join only"
     assert isinstance(driver.join(), Subscribe)
+    assert answers(driver) == ["expired_token:accepted"]
 
 
 @pytest.mark.parametrize("code", ["network", "timeout"])

@@ -10,7 +10,7 @@ from sim.client.actions import Send, Token, TokenRequest
 from sim.client.lifecycle import NEVER
 from sim.client.negative.base import NegativeClient, OneQuestion, verdict
 from sim.client.transitions import State, Trigger
-from sim.protocols.events import NETWORK_CODES, DisconnectReason, Opened, Problem, Refused, Reply
+from sim.protocols.events import NETWORK_CODES, DisconnectReason, Problem, Refused, Reply
 from sim.protocols.intents import Subscribe
 from sim.server import tokens
 
@@ -48,16 +48,17 @@ class ExpiredToken(NegativeClient):
     def _is_void(self, token: Token, now: float) -> bool:
         return token is self._void or now >= token.expires_at + self.settings.service.token_leeway_s
 
-    def connected(self, event: Opened, now: float) -> None:
-        """See `Session`; with a void token, this is the defect."""
-        self._answer("accepted", now)
-        super().connected(event, now)
-
     def connect_failed(self, refusal: Refused, now: float) -> None:
         """See `Session`; a network failure is no answer, so the client tries again."""
         if refusal.reason is not DisconnectReason.NETWORK:
             self._answer(verdict(refusal), now)
         super().connect_failed(refusal, now)
+
+    def _take_reply(self, reply: Reply, now: float) -> None:
+        """See `Session`; some servers refuse a token at the join only, so an accepted join is the defect."""
+        if reply.ref == self._join_ref:
+            self._answer(verdict(reply), now, State.JOINING)
+        super()._take_reply(reply, now)
 
     def _answer(self, answer: str, now: float, state: State = State.CONNECTING) -> None:
         asked = self.state is state and self._tried is not self.token
@@ -67,25 +68,17 @@ class ExpiredToken(NegativeClient):
 
 
 class RevokedToken(ExpiredToken):
-    """Connects once more with the token of a session that was revoked. Some servers refuse it at the join only."""
+    """Connects once more with the token of a session that was revoked."""
 
     name = "revoked_token"
     expects = ("token_revoked", "reauth_required")
-
-    def connected(self, event: Opened, now: float) -> None:
-        """See `Session`; the join is the answer."""
-        super(ExpiredToken, self).connected(event, now)
-
-    def _take_reply(self, reply: Reply, now: float) -> None:
-        if reply.ref == self._join_ref:
-            self._answer(verdict(reply), now, State.JOINING)
-        super()._take_reply(reply, now)
 
 
 class BadToken(OneQuestion):
     """Connects with a token that must be refused. Subclasses make it from a valid one, and decide when to use it."""
 
     needs_tokens = True
+    _good: Token | None = None  # the valid token, while the other is in use
 
     def _misuse(self, token: str) -> str:
         """Return the text to connect with; `token` is a valid one."""
@@ -94,6 +87,10 @@ class BadToken(OneQuestion):
     def _due_at(self, token: Token, now: float) -> float:
         """Return the time from which this token must be refused; `NEVER`: another token is needed."""
         return now
+
+    def _restore(self) -> None:
+        """Go on with the valid token."""
+        self.token, self._good = self._good or self.token, None
 
     def _begin_attempt(self, now: float) -> None:
         if self._has_answer or self.must_mint or self.token is None:
@@ -107,24 +104,30 @@ class BadToken(OneQuestion):
         if self._has_answer or self.token is None:
             super()._connect(now)
         elif (due_at := self._due_at(self.token, now)) <= now:
-            good, self.token = self.token, replace(self.token, text=self._misuse(self.token.text))
+            self._good, self.token = self.token, replace(self.token, text=self._misuse(self.token.text))
             super()._connect(now)
-            self.token = good
         else:
             self._move(Trigger.HELD_BACK)
             self.must_mint = due_at == NEVER
             self._retry_at = now + _ASK_AGAIN_S if self.must_mint else due_at
 
-    def connected(self, event: Opened, now: float) -> None:
-        """See `Session`; with an invalid token, this is the defect."""
-        self._report("accepted")
-        super().connected(event, now)
-
     def connect_failed(self, refusal: Refused, now: float) -> None:
         """See `Session`."""
+        self._restore()
         if refusal.reason is not DisconnectReason.NETWORK:
             self._report(verdict(refusal))
         super().connect_failed(refusal, now)
+
+    def _take_reply(self, reply: Reply, now: float) -> None:
+        """See `Session`; some servers refuse a token at the join only, so an accepted join is the defect."""
+        if reply.ref == self._join_ref and self._good is not None:
+            self._restore()
+            self._report(verdict(reply))
+        super()._take_reply(reply, now)
+
+    def _clear_deadlines(self) -> None:
+        self._restore()  # the connection ended without an answer
+        super()._clear_deadlines()
 
 
 class MissingToken(BadToken):
