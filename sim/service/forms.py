@@ -96,7 +96,7 @@ class TokenForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     refresh_at: Pointer = "/data/refresh_after"  # when to renew it by the service's clock, RFC 3339
     key_id: Pointer = "/data/kid"  # id of the signing key
     session_id: Pointer = "/data/session_id"  # id of the session, by which it is revoked
-    lifetime_s: Lifetime = 300.0  # of a token whose answer states none
+    lifetime_s: Lifetime = 300.0  # of a token whose answer states none and which is no JWT with an end
     command: Command = []  # gets STORMGATE_ACCOUNT, _DEVICE, _TOPICS, _TTL_S, and prints the token as its first word
     signing_key_env: str = ""  # variable with the signing key
     claims: dict[str, Any] = {}  # template of a signed token's claims

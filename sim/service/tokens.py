@@ -34,7 +34,7 @@ class Issued:
     expires_at: str = ""
 
 
-def read_token(form: TokenForm, answer: Any) -> Issued | None:
+def read_token(form: TokenForm, answer: Any, now: float) -> Issued | None:
     """Return the token in an answer: decoded JSON, or the bytes that a command printed. None without a token."""
     if isinstance(answer, bytes):
         words = answer.decode("utf-8", "replace").split()
@@ -42,14 +42,23 @@ def read_token(form: TokenForm, answer: Any) -> Issued | None:
         answer = None
     else:
         text = templates.find(answer, form.token)
-    expires_in_s = _FOR_EVER_S if form.source == "none" else _seconds(answer, form.expires_in_s, form.lifetime_s)
+    lifetime_s = _FOR_EVER_S if form.source == "none" else _lifetime_of(text, now) or form.lifetime_s
+    expires_in_s = _FOR_EVER_S if form.source == "none" else _seconds(answer, form.expires_in_s, lifetime_s)
     if not isinstance(text, str) or not text or expires_in_s is None:
         return None
-    refresh_in_s = _seconds(answer, form.refresh_in_s, max(expires_in_s - _REFRESH_MARGIN_S, 1.0))
+    refresh_in_s = _seconds(answer, form.refresh_in_s, max(expires_in_s - _REFRESH_MARGIN_S, expires_in_s / 2))
     if refresh_in_s is None:
         return None
     further = (form.key_id, form.session_id, form.refresh_at, form.expires_at)
     return Issued(text, refresh_in_s, expires_in_s, *(str(templates.find(answer, pointer) or "") for pointer in further))
+
+
+def _lifetime_of(token: object, now: float) -> float | None:
+    """Return the seconds from a JWT's issue, or from now, to its end; None if it does not state them."""
+    claims = claims_of(token) if isinstance(token, str) else {}
+    end, begin = claims.get("exp"), claims.get("iat", now)
+    are_numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in (end, begin))
+    return float(end - begin) if are_numbers and end > begin else None
 
 
 def _seconds(answer: Any, pointer: str, default: float) -> float | None:

@@ -80,8 +80,31 @@ def test_unknown_name_is_refused_with_the_known_ones():
     ],
 )
 def test_token_is_read(answer: Any, expected: tuple[str, float, float] | None):
-    found = read_token(TokenForm(), answer)
+    found = read_token(TokenForm(), answer, 1000.0)
     assert (found and (found.text, found.refresh_in_s, found.expires_in_s)) == expected
+
+
+@pytest.mark.parametrize(
+    ("claims", "expected"),
+    [
+        ({"iat": 1000, "exp": 1060}, (30.0, 60.0)),
+        ({"iat": 1000, "exp": 1004}, (2.0, 4.0)),  # a short token is renewed at half of its life
+        ({"exp": 4600}, (3570.0, 3600.0)),  # from now
+        ({"iat": 1000, "exp": 1000}, (270.0, 300.0)),
+        ({"exp": "soon"}, (270.0, 300.0)),
+        ({"exp": True}, (270.0, 300.0)),
+        ({}, (270.0, 300.0)),
+    ],
+)
+def test_lifetime_that_an_answer_does_not_state_is_that_of_the_jwt(claims: dict[str, Any], expected: tuple[float, float]):
+    token = jwt.encode(claims, KEY, "HS256")
+    for answer in (token.encode(), {"data": {"token": token}}):
+        found = read_token(TokenForm(), answer, 1000.0)
+        assert found is not None
+        assert (found.refresh_in_s, found.expires_in_s) == expected
+    stated = read_token(TokenForm(), {"data": {"token": token, "expires_in": 90}}, 1000.0)
+    assert stated is not None
+    assert stated.expires_in_s == 90.0
 
 
 def test_token_is_signed_with_its_claims_and_their_types_are_compared():

@@ -160,10 +160,10 @@ def _token_request(
 
 def _token(form: TokenForm, answer: Answer) -> Token:
     """Return the token of an answer. Raises `MintFailedError` without one."""
-    found = read_token(form, answer.content if form.source != "http" else answer.value)
+    now = time.time()
+    found = read_token(form, answer.content if form.source != "http" else answer.value, now)
     if found is None:
         raise MintFailedError("bad_response")
-    now = time.time()
     moments = now + found.refresh_in_s, now + found.expires_in_s
     return Token(found.text, *moments, found.key_id, found.session_id, unix_s(found.refresh_at), unix_s(found.expires_at))
 
