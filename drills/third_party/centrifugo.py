@@ -111,6 +111,8 @@ without_token = []   # the upgrade needs no token: the first command has it
 
 [targets.centrifugo.service]
 heartbeat_interval_s = 2.0   # clients ask for the head of their channels so often
+token_ttl_min_s = 1
+token_leeway_s = 0
 
 [targets.centrifugo.hooks.kill_runtime]
 {place.hook("kill", "start")}
