@@ -113,7 +113,11 @@ without_token = []   # the upgrade needs no token: the first command has it
 heartbeat_interval_s = 2.0   # clients ask for the head of their channels so often
 token_ttl_min_s = 1
 token_leeway_s = 0
+"""
 
+
+def _hooks(place: Place) -> str:
+    return f"""
 [targets.centrifugo.hooks.kill_runtime]
 {place.hook("kill", "start")}
 [targets.centrifugo.hooks.shrink_window]
@@ -170,7 +174,7 @@ RECIPE = Recipe(
     },
     command=_command,
     ready_url=lambda place: f"{_url(place)}/health",
-    target=_target,
+    target=lambda place: _target(place) + _hooks(place),
     environment={"CENTRIFUGO_API_KEY": _API_KEY, "CENTRIFUGO_TOKEN_KEY": _TOKEN_KEY},
     actions={"remove_history": _remove_history, "expire_connections": _expire_connections},
 )
