@@ -93,6 +93,7 @@ def _require_runnable(drill: Drill, request: Request, endpoints: "Endpoints | No
         permission.require_allowed(drill, endpoints)
     else:
         _require_served(request)
+    _require_abilities(drill, request, endpoints)
     if drill.variants:
         _check_variants(drill, request)
     elif not runs_on(drill, request.engine):
@@ -111,6 +112,15 @@ def _require_served(request: Request) -> None:
         find(request.protocol)
     except UsageError as error:
         raise NotRunnableError(str(error)) from None
+
+
+def _require_abilities(drill: Drill, request: Request, endpoints: "Endpoints | None") -> None:
+    name = request.protocol if endpoints is None else endpoints.protocol
+    able = registry.get(name).able({} if endpoints is None else endpoints.protocol_options)
+    if "epochs" in drill.needs and not able.has_epochs:
+        raise NotRunnableError(
+            f"drill '{drill.name}' needs positions with epochs, and protocol '{name}' has none. Run 'log_recreated' instead."
+        )
 
 
 def _check_variants(drill: Drill, request: Request) -> None:

@@ -43,12 +43,18 @@ def restarts(history: History) -> list[Restart]:
     return sorted(found, key=lambda restart: restart.t)
 
 
+def _starts(history: History, rows: Rows) -> Mask:
+    """Which rows start a client again. After a retained start it goes on from its old position."""
+    return rows.is_kind(Kind.REBOOTSTRAPPED) & ~history.detail_is(rows, ["retained"])
+
+
 def went_on(history: History) -> Rows:
     """The first event that each client applied in a new log at which it had not started again, after it was in an older one."""
     rows = history.session_rows(Kind.APPLIED, Kind.REBOOTSTRAPPED)
     if not history.logs:
         return rows.take(np.zeros(0, np.int64))
     rows = rows.take(np.isin(history.base_stream[rows.stream], list(history.logs)))
+    rows = rows.take(rows.is_kind(Kind.APPLIED) | _starts(history, rows))
     order = np.lexsort((rows.number, history.base_stream[rows.stream], rows.client))
     rows = rows.take(order)
     is_same = _same_stream(history, rows)
@@ -66,7 +72,7 @@ def resumed(history: History) -> Rows:
     learned, applied = rows.is_kind(Kind.EPOCH_LEARNED), rows.is_kind(Kind.APPLIED)
     first = ~_same_stream(history, rows)
     span = np.cumsum(first | np.append(False, applied[:-1]))  # from one applied event to the next
-    started = np.unique(span[rows.is_kind(Kind.REBOOTSTRAPPED)])
+    started = np.unique(span[_starts(history, rows)])
     suspect = applied & np.isin(span, span[_changed(rows, learned, first)]) & ~np.isin(span, started)
     return rows.take(suspect)
 

@@ -104,6 +104,7 @@ class Cursor:
     replayed_new: int = 0
     epoch: str | None = None  # of the log, in protocols with epochs
     noted_epoch: str | None = None  # the last one in observations
+    heeds_epochs: bool = True  # otherwise it goes on at its position in any log
     is_log_lost: bool = False  # the log that it had followed was replaced, or its position is not known any more
     marks: Marks = field(default_factory=Marks)  # the run's events that it has
 
@@ -137,12 +138,13 @@ class Cursor:
 
     def is_other_log(self, position: Position | None) -> bool:
         """Whether a position belongs to another log than the cursor's."""
-        return position is not None and None not in (position.epoch, self.epoch) and position.epoch != self.epoch
+        is_known = position is not None and None not in (position.epoch, self.epoch)
+        return self.heeds_epochs and is_known and position is not None and position.epoch != self.epoch
 
     def learn_epoch(self, position: Position | None) -> None:
         """Store the epoch of the first position that has one."""
-        if self.epoch is None and position is not None:
-            self.epoch = position.epoch
+        if position is not None and (self.epoch is None or not self.heeds_epochs):
+            self.epoch = position.epoch or self.epoch
 
     # --- replays ------------------------------------------------------------------------------------
 

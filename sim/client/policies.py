@@ -19,6 +19,7 @@ ClientDefect = Literal[
     "applies_duplicates",
     "applies_past_holes",
     "ignores_hashes",
+    "ignores_epochs",
     "reads_torn_checkpoints",
     "trusts_future_checkpoints",
     "trusts_silence",

@@ -45,6 +45,8 @@ class Replica:
         self._stream_id = stream_id = settings.stream_id
         self.cursors = {topic: KINDS[positions].at(topic, stream_id(topic), checkpoints.get(topic)) for topic in topics}
         self.topics = tuple(self.cursors)
+        for cursor in self.cursors.values():
+            cursor.heeds_epochs = "ignores_epochs" not in policy.defects
         self._policy = policy
         self._note = note
         self._markers = settings.markers
@@ -139,13 +141,16 @@ class Replica:
         self._note_unknown(cursor, event.reason or ("other_log" if is_other_log else "position_unknown"))
         at = event.subscribed_at
         known = event.head if at is None else at
+        if not cursor.heeds_epochs:
+            cursor.learn_epoch(known)
+            self._note_epoch(cursor)
         if known is None or cursor.is_other_log(known):
             cursor.lose_log()
         elif cursor.is_above(known):
             self._clamp(cursor, number_of(known))
             if cursor.doubted:
                 cursor.lose_log()
-        elif at is None:
+        elif at is None and cursor.heeds_epochs:
             cursor.lose_log()
         if at is not None and (cursor.watermark is None or not cursor.is_at(at)):
             self._continue_at(cursor, at)

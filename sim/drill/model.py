@@ -34,6 +34,7 @@ PolicyName = Literal[
     "wrong_applies_duplicates",
     "wrong_applies_past_holes",
     "wrong_ignores_hashes",
+    "wrong_ignores_epochs",
     "wrong_reads_torn_checkpoints",
     "wrong_trusts_future_checkpoints",
     "wrong_trusts_silence",
@@ -72,6 +73,7 @@ NegativeClientName = Literal[
     "oldest_build",
     "newest_build",
 ]
+Ability = Literal["epochs"]  # positions that name the log that they are of
 StaleReason = Literal["retention_floor_breach", "replay_budget_exceeded"]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]*$")]
 Build = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{8}T[0-9]{6}Z$")]  # a client's build, such as 20260601T000000Z
@@ -151,6 +153,7 @@ class Drill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     runtime: RuntimeSettings = RuntimeSettings()
     expect: Expect = Expect()
     engines: Annotated[tuple[EngineName, ...], msgspec.Meta(min_length=1)] = ("sockets", "virtual")  # that may run it
+    needs: tuple[Ability, ...] = ()  # what the protocol must have; otherwise the drill is not run
     quick: bool = False  # part of the set that `drill run --quick` runs
     variants: tuple[Variants, ...] = ()  # run each of these instead of one run, and compare them (`sim.analysis.parity`)
 

@@ -114,3 +114,15 @@ def test_fleet_run_has_no_payloads_so_no_markers_to_judge() -> None:
     for name in fleet._BY_MARKERS:
         answer = fleet.decider(name, lambda case, threshold: pytest.fail("it reads deliveries"))(None, None)
         assert (answer.state, "no markers to judge" in answer.reason) == ("no_data", True)
+
+
+@pytest.mark.parametrize("form", [Story.marked, opaque])
+def test_a_loss_without_a_number_excuses_nothing_that_was_sent_later(form: Callable[[Story], Story]) -> None:
+    """A client declares a loss at 2 s, applies the next event, and misses one of those that follow."""
+    story = Story(1).publish(1, 2, t=1.0).publish(3, 4, 5, t=5.0).fresh(0).apply(0, 1, t=1.5)
+    story.tell(2.0, Kind.REBOOTSTRAPPED, 0, STREAM, 2, detail="other_log").tell(2.0, Kind.DECLARED_LOSS, 0, STREAM, 2)
+    whole = form(story.apply(0, 3, 4, 5, t=6.0).audit(1, 2, 3, 4, 5))
+    assert whole.ledger().dropped.count == 0
+    for missing in ({3}, {3, 4}, {4}):
+        story = whole.without(lambda row, gone=missing: row.client == 0 and row.marker in gone)
+        assert story.ledger().dropped.count == len(missing)

@@ -76,9 +76,9 @@ DURABLE = msgspec.structs.replace(
 class Peer:
     """A session, the intents that it sent, and its clock; the test is the server."""
 
-    def __init__(self, capabilities: Capabilities, *topics: str, refresh_s: float = 1e6) -> None:
+    def __init__(self, capabilities: Capabilities, *topics: str, refresh_s: float = 1e6, policy: str = "reference") -> None:
         settings = ClientSettings(1, Compatibility("test"), capabilities)
-        self.session = Session(0, topics or ("a",), policies.get("reference"), settings)
+        self.session = Session(0, topics or ("a",), policies.get(policy), settings)
         self.now, self.refresh_s, self.tokens = 1000.0, refresh_s, 0
         self.seen: list[Notice] = []
 

@@ -6,8 +6,11 @@ import msgspec
 
 from sim.client.actions import Close
 from sim.client.notices import short_hash
+from sim.protocols.events import Closed, Joined, Position, PositionUnknown, Resumed
+from sim.protocols.intents import Subscribe
 from sim.protocols.payloads import payload_hash
 from sim.protocols.spacetime.frames import UpdateBatch
+from tests.client.peer import CENTRIFUGO, NATS, Peer, dense
 from tests.client.session_driver import RUN, SessionDriver, batch, heads, update
 
 ROOT = Path(__file__).parents[2]
@@ -50,3 +53,29 @@ def test_wrong_trusts_silence_never_leaves_silent_server():
     driver.wait(600.0)
     assert Close() not in driver.actions()
     assert driver.session.is_live
+
+
+def test_wrong_ignores_epochs_goes_on_at_its_position_in_a_new_log():
+    peer = Peer(CENTRIFUGO, policy="wrong_ignores_epochs")
+    fresh = peer.join()
+    peer.tell(Resumed(fresh.ref, "a", Position(0, "e1")), dense(1, 2, 3, epoch="e1"), Closed())
+    again = resubscribed(peer)
+    assert again.after == {"a": Position(3, "e1")}
+    at = Position(5, "e2")
+    peer.tell(PositionUnknown("a", again.after["a"], at, "", at, again.ref), dense(6, epoch="e2"))
+    assert peer.of("declared_loss") == [("a", 5, 2.0)], "not the first three of the new log"
+    assert (peer.details("epoch_learned"), peer.details("rebootstrapped")) == (["e1", "e2"], ["fresh", "retained"])
+
+
+def test_wrong_ignores_epochs_asks_a_new_log_for_what_follows_its_position():
+    peer = Peer(NATS, policy="wrong_ignores_epochs")
+    fresh = peer.join()
+    peer.tell(dense(1, 2, 3, epoch="c1"), Resumed(fresh.ref, "a", Position(0, "c1"), Position(3, "c1")), Closed())
+    again = resubscribed(peer)
+    peer.tell(PositionUnknown("a", again.after["a"], Position(9, "c2"), "other_log", ref=again.ref))
+    assert peer.subscribe().after == {"a": Position(3, "c2")}
+    assert (peer.details("epoch_learned"), peer.details("rebootstrapped")) == (["c1", "c2"], ["fresh"])
+
+
+def resubscribed(peer: Peer) -> Subscribe:
+    return peer.tell(Joined(peer.reconnect().ref)).subscribe()

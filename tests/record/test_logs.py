@@ -95,9 +95,16 @@ class Case:
     readers: tuple[Reader, ...]
     has_epochs: bool
     by_fault: bool
+    form: str = "stated"  # positions in acknowledgements; seen: only clients know them; opaque
 
     def story(self) -> Story:
-        capabilities = {"positions": "dense", "has_epochs": self.has_epochs}
+        positions = "opaque" if self.form == "opaque" else "dense"
+        story = self._story({"positions": positions, "has_epochs": self.has_epochs})
+        unknown = {"stated": (), "seen": (Kind.PUBLISHED,), "opaque": tuple(Kind)}[self.form]
+        story = story.without(lambda row: self.form == "opaque" and row.kind is Kind.CLAMPED)
+        return story.changed(lambda row: row.kind in unknown, seq=-1)
+
+    def _story(self, capabilities: dict[str, object]) -> Story:
         story = Story(len(self.readers), header={"capabilities": capabilities})
         for seq in range(1, self.old + 1):
             story.publish(seq, t=float(seq), marker=seq)
@@ -146,13 +153,16 @@ def cases(draw: st.DrawFn) -> Case:
     old, new = draw(st.integers(2, 9)), draw(st.integers(1, 12))
     reader = st.builds(Reader, st.integers(0, old), st.integers(0, new))
     readers = draw(st.lists(reader, min_size=1, max_size=4))
-    return Case(old, new, tuple(readers), draw(st.booleans()), draw(st.booleans()))
+    form = draw(st.sampled_from(["stated", "seen", "opaque"]))
+    by_fault = form != "stated" or draw(st.booleans())  # otherwise little shows it, and nothing may
+    return Case(old, new, tuple(readers), draw(st.booleans()), by_fault, form)
 
 
 @settings(deadline=None)
 @given(cases())
 @example(Case(5, 9, (Reader(5, 8), Reader(3, 1)), has_epochs=False, by_fault=True))
 @example(Case(5, 9, (Reader(5, 8), Reader(3, 1)), has_epochs=True, by_fault=True))
+@example(Case(5, 9, (Reader(5, 8), Reader(3, 1)), has_epochs=False, by_fault=True, form="opaque"))
 def test_what_clients_lose_in_a_new_log_is_named_and_nothing_else(case: Case) -> None:
     ledger = case.story().ledger()
     found = {each.invariant: each.count for each in violations(ledger.history, ledger)}
