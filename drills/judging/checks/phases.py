@@ -289,7 +289,7 @@ def _has_snapshots(case: Case, code: int) -> bool:
 
 def _audited_over_http(history: History, published: int) -> Answer:
     """Check that every stream was read over HTTP; what is missing there violates an invariant."""
-    streams = history.base_stream[history.of(Kind.PUBLISHED).stream]
+    streams = history.base_stream[history.of(Kind.PUBLISHED).stream]  # of all their logs, only the newest can be read
     read = history.of(Kind.READ_BACK_COMPLETED).stream
     if len(read) == 0 or not np.isin(streams, read).all():
         return Answer(State.NO_DATA, NAN, 0, "the target has neither socket nor [read_back], so a loss may be unseen")
