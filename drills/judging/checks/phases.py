@@ -10,7 +10,7 @@ from drills.judging.checks.verdicts import State
 from sim.analysis import samples, server_metrics
 from sim.analysis.reconnects import NOTICE_S
 from sim.protocols.events import Outcome
-from sim.record.history import PHASES, History, Rows
+from sim.record.history import PHASES, History, Ints, Rows
 from sim.record.observations import Kind
 from sim.record.tally import Tally
 from sim.server.settings import RuntimeSettings
@@ -177,6 +177,7 @@ def _undisturbed(case: Case, threshold: Threshold | None) -> Answer:
     lost = _without_renewals(history, lost).and_then(_renewed_early(case))
     calm_t = max(history.phases.get("recovery", np.inf), float(ended.t.max(initial=0.0))) + NOTICE_S
     lost = lost.take((lost.t < history.first_fault_t) | (lost.t > calm_t))
+    lost = lost.take(~np.isin(lost.number, _of_deleted_logs(history)))
     lives = len(history.fleet(Kind.SUBSCRIBED))
     resets = server_metrics.unexplained_resets(history)
     if len(lost):
@@ -188,6 +189,17 @@ def _undisturbed(case: Case, threshold: Threshold | None) -> Answer:
         why = f"the runtime's counters restarted at {resets[0]:.1f} s without a fault, so it may have restarted itself"
         return Answer(State.INCONCLUSIVE, len(resets), lives, why)
     return Answer(State.PASS, 0, lives, "no connection was lost while no fault was active")
+
+
+def _of_deleted_logs(history: History) -> Ints:
+    """The rows in which clients first lost a connection after a log had been deleted: a quiet stream shows that only late."""
+    cuts = history.fleet(Kind.DISCONNECTED)
+    found = [np.zeros(0, np.int64)]
+    for start_t, _ in history.fault_times("recreate_log").values():
+        later = cuts.take(cuts.t >= start_t)
+        _, first = np.unique(later.client, return_index=True)
+        found.append(later.number[first])
+    return np.concatenate(found)
 
 
 def _renewed_early(case: Case) -> Rows:
