@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sim.base.errors import EvidenceError
-from sim.record.log_rows import Table, separated
+from sim.record.log_rows import Run, Table, separated
 from sim.record.logs import Logs
 from sim.record.observations import Kind
 from sim.record.run_header import RunHeader
@@ -133,9 +133,9 @@ class History:
         """Make each further log of a stream a stream of its own, because its positions are not those of the log before."""
         names = ("t", "kind", "client", "stream", "seq", "value", "marker")
         table = Table({name: columns[name] for name in names}, _KIND_CODE, self._places)
-        recreated_t = [fault.end_t for fault in self.faults if fault.kind == "recreate_log"]
+        recreated = list(self.fault_times("recreate_log").values())
         stream, base = columns["stream"].copy(), list(range(len(self.streams)))
-        for found in separated(table, self.positions, recreated_t):
+        for found in separated(table, Run(self.positions, self.header.auditor, recreated)):
             self.logs[found.code] = found.logs
             later = found.log > 0
             stream[found.where[later]] = len(base) - 1 + found.log[later]

@@ -4,7 +4,7 @@ An observation that names an acknowledged event is about that event's log. A cli
 a position that the server stated, or applies an event of another log.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,31 +57,39 @@ class Separated:
     log: Ints
 
 
-def separated(table: Table, positions: str, recreated_t: list[float]) -> Iterator[Separated]:
-    """Yield each stream whose positions started over.
+@dataclass(frozen=True)
+class Run:
+    """What is known of a run: its positions (dense, ordered or opaque), its auditor, and when faults created all logs again."""
 
-    `positions`: dense, ordered or opaque. `recreated_t`: when each fault had created the logs of all streams again.
-    """
+    positions: str
+    auditor: int
+    recreated: Sequence[tuple[float, float]]  # start and end
+
+
+def separated(table: Table, run: Run) -> Iterator[Separated]:
+    """Yield each stream whose positions started over."""
     rows = table.of(Kind.PUBLISHED)
     rows = rows.take(rows.marker >= 0)
     for code in np.unique(rows.stream).tolist():
-        logs = _logs(table, rows.take(rows.stream == code), positions, recreated_t)
+        logs = _logs(table, rows.take(rows.stream == code), run)
         if logs is not None:
             where = np.flatnonzero(table.stream == code)
             yield Separated(code, logs, where, _log_of_rows(table.take(where), logs))
 
 
-def _logs(table: Table, published: Table, positions: str, recreated_t: list[float]) -> Logs | None:
+def _logs(table: Table, published: Table, run: Run) -> Logs | None:
+    positions = run.positions
     number, first = np.unique(published.marker, return_index=True)
     published = published.take(first)
     stream, is_stated = int(published.stream[0]), bool((published.seq >= 0).any()) and positions != "opaque"
     sent_t = _first_sent_t(table.of(Kind.PUBLISH_TRIED, stream), published)
-    seq = published.seq if is_stated or positions == "opaque" else _most_seen(table.of(Kind.APPLIED, stream), published)
-    events = Events(number, seq, sent_t, published.t)
     if is_stated:
-        return by_positions(events, are_dense=positions == "dense")
-    if recreated_t:
-        return by_times(events, recreated_t)
+        return by_positions(Events(number, published.seq, sent_t, published.t), are_dense=positions == "dense")
+    applied = table.of(Kind.APPLIED, stream)
+    seq = published.seq if positions == "opaque" else _most_seen(applied, published)
+    events = Events(number, seq, sent_t, published.t)
+    if run.recreated:
+        return by_times(events, run.recreated, np.isin(number, applied.marker[applied.client == run.auditor]))
     # A server that delivers events under wrong positions does not state a lower head as well.
     has_lower_head = positions != "opaque" and len(table.of(Kind.CLAMPED, stream)) > 0
     return by_positions(events, are_dense=True) if has_lower_head else None

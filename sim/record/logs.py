@@ -3,7 +3,7 @@
 A log that the server deletes and creates again has the same stream and positions, but other events. What shows it is an event
 with a lower position than one that was acknowledged before the event was first sent: in one log, positions rise. Where they
 are dense, some position must also have been given to two events. Opaque positions show nothing, so there the fault
-`recreate_log` separates the logs.
+`recreate_log` separates the logs, if a new client finds no event from before it.
 """
 
 from bisect import bisect_left
@@ -86,9 +86,18 @@ def by_positions(events: Events, *, are_dense: bool) -> Logs | None:
     return Logs(events, log)
 
 
-def by_times(events: Events, recreated_t: Sequence[float]) -> Logs | None:
-    """Separate the logs of a stream by the times at which a fault had created it again; None without events on both sides."""
-    log = np.searchsorted(np.sort(np.asarray(recreated_t, np.float64)), events.sent_t, side="right")
+def by_times(events: Events, recreated: Sequence[tuple[float, float]], is_retained: Mask) -> Logs | None:
+    """Separate the logs of a stream by the times in which a fault created it again; None if the log did not change.
+
+    `is_retained`: which events a new client found at the end. If one of them is older than the last fault, that fault did
+    nothing. Of the events that were under way during the fault, those that it found are in the new log.
+    """
+    start_t, _ = max(recreated)
+    if not is_retained.any() or (is_retained & (events.acknowledged_t < start_t)).any():
+        return None
+    ends_t = np.sort([end_t for _, end_t in recreated])
+    log = np.searchsorted(ends_t, events.sent_t, side="right")
+    log[is_retained] = len(ends_t)
     kinds, log = np.unique(log, return_inverse=True)
     return Logs(events, log.astype(np.int64)) if len(kinds) > 1 else None
 

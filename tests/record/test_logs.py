@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sim.analysis.invariants import violations
 from sim.record.logs import Events, by_positions
 from sim.record.observations import Kind
-from tests.histories import STREAM, Story
+from tests.histories import AUDITOR, STREAM, Story
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Case:
             self._read(story, client, reader)
         story.audit(baseline=0)
         for seq in range(1, self.new + 1):
-            self._apply(story, 1000, seq, 90.0)
+            self._apply(story, AUDITOR, seq, 90.0)
         return story
 
     def _apply(self, story: Story, client: int, seq: int, t: float) -> None:
@@ -173,3 +174,17 @@ def test_what_clients_lose_in_a_new_log_is_named_and_nothing_else(case: Case) ->
     assert found == {name: count for name, count in wanted.items() if count}
     if case.has_epochs:
         assert ledger.dropped.count == 0
+
+
+@pytest.mark.parametrize("form", ["seen", "opaque"])
+def test_a_fault_that_did_nothing_is_no_reason_to_separate_logs(form: str) -> None:
+    story = Story(1, header={"capabilities": {"positions": "opaque" if form == "opaque" else "dense"}}).fresh(0)
+    story.tell(4.5, Kind.FAULT_INJECTED, detail="recreate_log").tell(4.5, Kind.FAULT_REVERTED, detail="recreate_log")
+    for seq in range(1, 10):
+        story.publish(seq, t=float(seq)).apply(0, seq, t=float(seq))
+    whole = story.audit(*range(1, 10)).marked()
+    unknown = tuple(Kind) if form == "opaque" else (Kind.PUBLISHED,)
+    unlocated = whole.changed(lambda row: row.kind in unknown, seq=-1)
+    assert unlocated.history().logs == {}
+    found_less = unlocated.without(lambda row: row.client == AUDITOR and row.kind is Kind.APPLIED and row.marker <= 4)
+    assert [logs.log.tolist() for logs in found_less.history().logs.values()] == [[0] * 4 + [1] * 5]

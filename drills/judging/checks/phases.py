@@ -159,7 +159,7 @@ def _unseen_by_clients(history: History, index: int, injected_t: float) -> str:
     if kind not in _SHOWS_AS:
         return "was injected by a hook, and clients cannot observe whether it took effect"
     shows_as, what = _SHOWS_AS[kind]
-    if kind == "recreate_log" and history.positions != "opaque" and history.deleted_by_fault().any():
+    if kind == "recreate_log" and history.deleted_by_fault().any():
         return ""
     ended = history.of(Kind.FAULT_REVERTED)
     until_t = np.inf if kind in _LATER else float(ended.t[ended.attempt == index].max(initial=-np.inf)) + NOTICE_S
