@@ -15,7 +15,7 @@ from sim.client.negative.registry import NEGATIVE_CLIENTS
 from sim.client.policies import WRONG
 from sim.protocols.registry import DEFAULT
 from sim.server.settings import DEFECTS
-from tests.client.test_new_logs import EPOCHS
+from tests.client.test_epochs import EPOCHS
 from tests.known_bad import KNOWN_BAD, KnownBad, law_of
 from tests.known_bad_windows import KNOWN_BAD as SPOILT_WINDOWS
 from tests.mutation_table import HARMLESS, MUTATIONS, turned_red
