@@ -81,7 +81,7 @@ protocol = "centrifugo"
 socket_path = "/connection/websocket"
 payload_at = ""
 metrics_profile = "none"
-caps = {{ clients = 200, connects_per_s = 500.0, events_per_s = 300.0 }}
+caps = {{ clients = 200, connects_per_s = 500.0, events_per_s = 500.0 }}
 
 [targets.centrifugo.protocol_options]
 history = {str(has_history).lower()}   # whether the namespace keeps any, so that its events have positions
@@ -120,6 +120,8 @@ def _hooks(place: Place) -> str:
     return f"""
 [targets.centrifugo.hooks.kill_runtime]
 {place.hook("kill", "start")}
+[targets.centrifugo.hooks.recreate_log]
+{place.hook("restart")}
 [targets.centrifugo.hooks.shrink_window]
 {place.hook("remove_history")}
 [targets.centrifugo.hooks.expire_tokens]

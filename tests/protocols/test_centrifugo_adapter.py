@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.protocols.adapter import Credentials, Open, TransportEnd, Write
+from sim.base.errors import UsageError
+from sim.protocols import registry
+from sim.protocols.adapter import Credentials, Open, Positions, TransportEnd, Write
 from sim.protocols.centrifugo.adapter import CentrifugoConnection
 from sim.protocols.events import Answer, Closed, DisconnectReason, Malformed, Position
 from sim.protocols.intents import AskHead, Compatibility, Join, Renew, Subscribe
@@ -63,6 +65,16 @@ def test_second_subscribe_on_a_connection_leaves_the_channel_first() -> None:
 def test_channel_without_positions_is_refused_with_the_setting_to_change_unless_it_is_expected() -> None:
     assert subscribed(joined(), None, "{}") == ["s refused no_history ['ev:a'], terminal, open"]
     assert subscribed(joined(has_history=False), None, "{}") == ["s resumed ev:a at nowhere, head nowhere"]
+
+
+def test_target_file_says_whether_a_namespace_keeps_a_history() -> None:
+    protocol = registry.get("centrifugo")
+    assert [protocol.able(options).positions for options in ({}, {"history": False})] == [Positions.DENSE, Positions.OPAQUE]
+    for wrong in ({"history": "no"}, {"histroy": False}):
+        with pytest.raises(UsageError, match="protocol_options"):
+            protocol.able(wrong)
+        with pytest.raises(UsageError, match="protocol_options"):
+            protocol.new_connection(registry.ConnectionOptions("ws://host", wrong))
 
 
 def test_event_without_an_offset_is_malformed_where_there_should_be_one() -> None:

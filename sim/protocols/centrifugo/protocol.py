@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
+from sim.base.config import to_struct
 from sim.protocols.adapter import Capabilities
 from sim.protocols.centrifugo.adapter import CAPABILITIES, WITHOUT_HISTORY, CentrifugoConnection
 from sim.protocols.centrifugo.profile import SERVER
@@ -10,16 +13,23 @@ from sim.protocols.registry import ConnectionOptions, Protocol
 _EVENT = "event"
 
 
-def _has_history(options: Mapping[str, object]) -> bool:
-    return options.get("history", True) is not False
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[targets.NAME.protocol_options]`."""
+
+    history: bool = True  # whether the namespace keeps any; without it, events have no positions
 
 
-def _capabilities(options: Mapping[str, object]) -> Capabilities:
-    return CAPABILITIES if _has_history(options) else WITHOUT_HISTORY
+def _options(given: Mapping[str, object]) -> Options:
+    """Read the options of a target file. Raises `UsageError`."""
+    return to_struct(dict(given), Options, "[protocol_options]")
+
+
+def _capabilities(given: Mapping[str, object]) -> Capabilities:
+    return CAPABILITIES if _options(given).history else WITHOUT_HISTORY
 
 
 def _new_connection(options: ConnectionOptions) -> CentrifugoConnection:
-    return CentrifugoConnection(options.url, _has_history(options.options))
+    return CentrifugoConnection(options.url, _options(options.options).history)
 
 
 def _streams_of(runs: Sequence[str], worker_events: bool) -> list[tuple[str, str, str]]:
