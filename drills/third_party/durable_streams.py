@@ -10,6 +10,7 @@ import httpx
 
 from drills.third_party import installed
 from drills.third_party.recipe import PREFIX, Place, Recipe, Variant
+from sim.base.errors import TargetError
 
 SCRIPT = "durable_streams.mjs"
 _IN_MEMORY = Path("/dev/shm")
@@ -44,6 +45,7 @@ run_id = "none"
 path = "/v1/{{run_id}}"
 body = ["{{payload}}"]   # an array is flattened, so that a payload which is one stays whole
 position_header = "Stream-Next-Offset"
+position_pattern = "([0-9]+)$"
 payload_hash = "none"
 {producer}
 
@@ -115,7 +117,9 @@ def _crash(place: Place) -> None:
 
 
 def _ask(place: Place, what: str) -> None:
-    httpx.put(f"http://127.0.0.1:{place.ports[1]}/{what}", timeout=_ANSWER_S).raise_for_status()
+    answer = httpx.put(f"http://127.0.0.1:{place.ports[1]}/{what}", timeout=_ANSWER_S)
+    if answer.status_code != 204:
+        raise TargetError(f"Durable Streams could not do {what}: {answer.text}")
 
 
 RECIPE = Recipe(

@@ -4,19 +4,23 @@ A form has a template of the request and pointers into the answer; `sim.service.
 Each table of a target in `targets.toml` is one of these structs.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
+from sim.base.errors import UsageError
 from sim.service import paths
 from sim.service.templates import NOWHERE, Pointer, check
 
 Service = Literal["runtime", "control"]
 Path = Annotated[str, msgspec.Meta(pattern=r"^/[!-~]*$", max_length=2000)]
+Pattern = Annotated[str, msgspec.Meta(max_length=200)]
 Lifetime = Annotated[float, msgspec.Meta(gt=0)]
 Command = list[str]  # a program and its arguments; runs without a shell
 ClaimType = Literal["text", "number", "boolean", "list", "table"]
+_MAX_DIGITS = 18  # of a position that is a number
 COMMON_NAMES = ("session", "admin_token", "now", "now_iso")
 _BEARER = {"Authorization": "Bearer {session}"}
 
@@ -69,9 +73,28 @@ class PublishForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=
     )
     position: Pointer = "/event/seq"  # the event's position in the answer
     position_header: str = ""  # the header with it, in place of `position`; a duplicate may be acknowledged without one
+    position_pattern: Pattern = ""  # regular expression for a position that is text: its group is a number that grows with it
     position_of: Literal["stream", "publisher"] = "stream"  # whose position it is; a publisher's says nothing of the stream
     payload_hash: Pointer = "/event/payload_hash"  # the hash in the answer
     NAMES: ClassVar = ("run_id", "stream", "event_type", "payload", "key")
+
+    def check(self, where: str) -> None:
+        """See `PageForm`."""
+        super().check(where)
+        try:
+            has_group = re.compile(self.position_pattern).groups == 1 or not self.position_pattern
+        except re.error as error:
+            raise UsageError(f"{where}: key 'position_pattern' is not a regular expression: {error}.") from None
+        if not has_group:
+            raise UsageError(f"{where}: key 'position_pattern' needs one group, such as '([0-9]+)$'.")
+
+    def number_of(self, position: object) -> int:
+        """Return a position as a number; -1 without one, or for one that only the service can read."""
+        if isinstance(position, int):
+            return position
+        found = re.search(self.position_pattern, str(position)) if self.position_pattern and position else None
+        digits = found[1] if found else str(position or "")
+        return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= _MAX_DIGITS else -1
 
 
 class ErrorForm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

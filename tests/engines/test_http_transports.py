@@ -17,6 +17,7 @@ from sim.client import policies
 from sim.client.actions import ClientSettings, Token
 from sim.client.session import Session
 from sim.drill.fault_kinds import RestartClients
+from sim.engines.shared.pacer import Pacer
 from sim.engines.sockets.client import ClientDriver
 from sim.engines.sockets.proxy import FaultProxy
 from sim.protocols import registry
@@ -67,7 +68,14 @@ def settings() -> ClientSettings:
     return ClientSettings(1, Compatibility(), CAPABILITIES, protocol="streams", reply_timeout_s=5.0)
 
 
-def started(server: StreamServer, folder: Path, scheme: str = "http", port: int | None = None, token: str = "good") -> Run:
+def started(
+    server: StreamServer,
+    folder: Path,
+    scheme: str = "http",
+    port: int | None = None,
+    token: str = "good",
+    pacer: Pacer | None = None,
+) -> Run:
     """Start the clients, at most one a millisecond."""
 
     async def mint(_: Session) -> Token:
@@ -76,7 +84,7 @@ def started(server: StreamServer, folder: Path, scheme: str = "http", port: int 
     recorder, clock, drivers = Recorder(folder), WallClock(), []
     for number in range(CLIENTS):
         session = Session(number, STREAMS, policies.get("reference"), settings())
-        driver = ClientDriver(session, f"{scheme}://127.0.0.1:{server.port}", mint, clock, recorder, port)
+        driver = ClientDriver(session, f"{scheme}://127.0.0.1:{server.port}", mint, clock, recorder, port, pacer)
         drivers.append(driver)
         driver.start()
     return Run(server, drivers, recorder, folder)
@@ -169,6 +177,49 @@ async def test_client_stops_reading_and_continues(server: StreamServer, tmp_path
     slow.read(True)
     await run.caught_up()
     exactly_once(run.rows(), 4)
+
+
+@pytest.mark.parametrize("transport", [Transport.LONG_POLL], indirect=True)
+@pytest.mark.usefixtures("transport")
+@on_uvloop
+async def test_long_polls_of_a_client_share_its_connections(server: StreamServer, tmp_path: Path):
+    server.keeps_connections = True
+    run = started(server, tmp_path)
+    for _ in range(3):
+        run.publish(1)
+        await run.caught_up()
+    assert len(server.requests) >= 3 * CLIENTS * len(STREAMS)
+    assert server.connections == CLIENTS * len(STREAMS)
+    assert [driver.cut(0.05) for driver in run.drivers] == [True] * CLIENTS
+    run.publish(1)
+    await run.caught_up()
+    exactly_once(run.rows(), 4)
+    await until(lambda: server.open == 0)
+
+
+@pytest.mark.parametrize("transport", [Transport.LONG_POLL], indirect=True)
+@pytest.mark.usefixtures("transport")
+@on_uvloop
+async def test_connections_that_a_server_closes_without_saying_so_are_replaced(server: StreamServer, tmp_path: Path):
+    server.keeps_connections = server.hangs_up = True
+    run = started(server, tmp_path)
+    for _ in range(3):
+        run.publish(1)
+        await run.caught_up()
+    assert server.connections > CLIENTS * len(STREAMS)
+    exactly_once(run.rows(), 3)
+
+
+@pytest.mark.usefixtures("transport")
+@on_uvloop
+async def test_requests_keep_to_the_targets_cap(server: StreamServer, tmp_path: Path):
+    """The cap is of connections, and each of a client's streams has one."""
+    per_s = 30
+    run = started(server, tmp_path, pacer=Pacer(per_s))
+    run.publish(1)
+    await run.caught_up()
+    rows = run.rows()
+    assert len([row for row in rows if row["kind"] == "paced"]) >= CLIENTS * len(STREAMS) - per_s
 
 
 @pytest.mark.usefixtures("transport")

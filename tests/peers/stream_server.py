@@ -26,6 +26,9 @@ class StreamServer:
         self.requests = []  # stream, form and position of each
         self.open = 0
         self.limit = None  # how many items one answer may hold
+        self.keeps_connections = False  # after a poll
+        self.hangs_up = False  # after a poll, although it did not say so
+        self.connections = 0  # accepted
         self._tls = tls
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -60,9 +63,13 @@ class StreamServer:
         return hashlib.sha256(f"{name} {count}".encode()).hexdigest()[:12]
 
     async def _serve(self, reader, writer):
+        self.connections += 1
         with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            await self._answer(head, reader, writer)
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                await self._answer(head, reader, writer)
+                if not self.keeps_connections or self.hangs_up or "live=sse" in head:
+                    break
         writer.close()
 
     async def _answer(self, head, reader, writer):
@@ -85,10 +92,13 @@ class StreamServer:
         finally:
             self.open -= 1
 
-    @staticmethod
-    def _whole(writer, status, body, kind="text/plain"):
-        head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    def _whole(self, writer, status, body, kind="text/plain"):
+        head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n{self._keeping}\r\n"
         writer.write(head.encode() + body)
+
+    @property
+    def _keeping(self):
+        return "" if self.keeps_connections else "Connection: close\r\n"
 
     async def _grows(self, name, at, within_s, reader):
         until = self._loop.time() + within_s
@@ -104,7 +114,7 @@ class StreamServer:
             await self._grows(name, at, POLL_S, reader)
         log = self.logs[name][: None if self.limit is None else at + self.limit]
         if at and at == len(log):
-            writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+            writer.write(f"HTTP/1.1 204 No Content\r\n{self._keeping}\r\n".encode())
             return
         items = [[self.position(name, number + 1), json.loads(log[number])] for number in range(at, len(log))]
         up_to_date = len(log) == len(self.logs[name])

@@ -9,6 +9,7 @@ import { DurableStreamTestServer } from "@durable-streams/server"
 const options = JSON.parse(process.argv[2])
 const { port, controlPort, ...own } = options
 const service = new DurableStreamTestServer({ host: "127.0.0.1", port, ...own })
+const MAX_TRIES = 50 // an append that is under way at a DELETE may bring the stream back
 const created = new Map() // path: the headers with which it was created
 let crashes = false
 
@@ -35,9 +36,12 @@ function crash() {
 async function recreate() {
   for (const [path, headers] of created) {
     const url = `http://127.0.0.1:${port}${path}`
-    await fetch(url, { method: "DELETE" })
-    const answer = await fetch(url, { method: "PUT", headers })
-    if (answer.status !== 201) throw new Error(`PUT ${path} answered ${answer.status}`)
+    let status = 0
+    for (let tries = 0; status !== 201; tries += 1) {
+      if (tries === MAX_TRIES) throw new Error(`PUT ${path} answered ${status}`)
+      await fetch(url, { method: "DELETE" })
+      status = (await fetch(url, { method: "PUT", headers })).status
+    }
   }
 }
 

@@ -36,7 +36,6 @@ REQUEST_TIMEOUT_S: Final = 10.0
 MAX_CONNECTIONS: Final[dict[Pool, int]] = {"mint": 32, "publish": 32, "other": 16}
 UNKNOWN_OUTCOME = "unknown_outcome"  # code of a publish without an answer: the event may have been appended
 _MAX_CODE_CHARS, _MAX_RETRY_AFTER_MS = 200, 86_400_000.0  # more counts as malformed
-_MAX_DIGITS = 18  # of a position that is a number
 _UPGRADE = {
     "Connection": "Upgrade",
     "Upgrade": "websocket",
@@ -208,23 +207,18 @@ def publish(endpoints: Endpoints, run_id: str, event_type: str, payload: object,
             raise PublishFailedError.by_status(answer.status_code, problem.code, problem.retry_after_ms)
         said, seq = answer.value, -1
         if form.position_of == "stream" and form.position_header:
-            seq = _number_of(answer.headers.get(form.position_header.lower(), ""))
+            seq = form.number_of(answer.headers.get(form.position_header.lower(), ""))
         elif form.position_of == "stream" and form.position != templates.NOWHERE:
             found = find(said, form.position, values)
             if found is None or (isinstance(found, int) and found < 1):
                 raise PublishFailedError(UNKNOWN_OUTCOME)
-            seq = found if isinstance(found, int) else seq
+            seq = form.number_of(found)
         stored = find(said, form.payload_hash, values)
         if endpoints.is_mock:  # we know how the mock stores an event, so deliveries are compared with the sent content
             stored = sent_hash(run_id, event_type, payload)
         return PublishedEvent(seq, stored if isinstance(stored, str) else "")
 
     return request(endpoints, form, read, values, "publish", _publish_unanswered)
-
-
-def _number_of(position: str) -> int:
-    """Return a position in a header; -1 without one, or for one that only the service can read."""
-    return int(position) if position.isascii() and position.isdigit() and len(position) <= _MAX_DIGITS else -1
 
 
 def sent_hash(run_id: str, event_type: str, payload: object) -> str:
