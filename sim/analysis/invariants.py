@@ -395,7 +395,10 @@ def _early_replay_complete(evidence: _Evidence) -> Rows:
     """Replays reported complete before the client had all events acknowledged when its connect was due."""
     history, published = evidence.history, evidence.ledger.published
     moves = history.without_unplanned_restarts(history.fleet(*_MOVES, Kind.CHECKPOINT_WRITTEN))
-    moves = evidence.ledger.by_place(moves)
+    lost, _, high = evidence.ledger.declared(history.fleet(Kind.DECLARED_LOSS))
+    if history.starts_from_now_on:
+        high = np.maximum(high, published.place_acknowledged(lost.stream, lost.t))
+    moves = evidence.ledger.by_place(moves).and_then(lost.having(seq=high))  # a client is past what it declared lost
     done = history.fleet(Kind.REPLAY_COMPLETED)
     done = done.take(np.isfinite(done.value))
     due_t = done.t - done.value / 1000.0

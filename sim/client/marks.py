@@ -3,12 +3,14 @@
 What is still pending follows from both, whatever a service says about positions and heads.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgspec
 
+_REMEMBERED = 4096  # [ours] events of one stream that were in flight together with others
 _IN_FLIGHT = 256  # [ours] events of one stream that may be in flight together
 
 
@@ -18,6 +20,7 @@ class Acknowledged(msgspec.Struct):
     `position` is the highest position in an acknowledgement, 0 without any; after a log has started again, the highest of the
     new one. `sent_at` is when number `number` was first sent.
     `overtaking` has the positions of the events that are before an event with a lower number: they were in flight together.
+    `overlapping` has the last numbers that were in flight together with others, and when each was first sent.
     """
 
     number: int = 0
@@ -27,6 +30,8 @@ class Acknowledged(msgspec.Struct):
     overtaking: dict[int, int] = {}
     recent: dict[int, int] = {}  # the positions of the last `_IN_FLIGHT` acknowledged numbers
     position_at: float = 0.0  # when `position` was acknowledged
+    overlapping: dict[int, float] = {}
+    answered_at: float = 0.0  # when the last acknowledgement came
 
     def add(self, number: int, position: int, sent_at: float, now: float) -> None:
         """Take an acknowledgement; its position is -1 if it has none.
@@ -37,6 +42,11 @@ class Acknowledged(msgspec.Struct):
             self._start_again()
         if position > 0:
             self._compare(number, position)
+        elif sent_at < self.answered_at or number > self.number + 1 or (self.open and number > min(self.open)):
+            self.overlapping[number] = sent_at
+            if len(self.overlapping) > _REMEMBERED:
+                del self.overlapping[next(iter(self.overlapping))]
+        self.answered_at = now
         if position > self.position:
             self.position, self.position_at = position, now
         if number <= self.number:
@@ -76,12 +86,14 @@ class Acknowledged(msgspec.Struct):
 class Marks:
     """The events of a stream that a client has since its start: all numbers up to `high` except the `missing` ones.
 
-    0: it has none. Numbers below the first are before its start. So are events up to the position `after` that overtook it.
+    0: it has none. Numbers below the first are before its start. So are events up to the position `after` that overtook it
+    and, where the service sends nothing of the past, those that were first sent before the time `since`.
     """
 
     high: int = 0
     after: int = 0
     missing: set[int] = field(default_factory=set)
+    since: float = -math.inf
 
     def take(self, numbers: Iterable[int]) -> None:
         """Take applied events, in any order."""
@@ -93,9 +105,9 @@ class Marks:
                 self.missing.update(range(self.high + 1, number))
             self.high = number
 
-    def restart(self, after: int = 0) -> None:
+    def restart(self, after: int = 0, since: float = -math.inf) -> None:
         """Start again after a position (0: unknown): what lies before is covered by a snapshot, or its loss is declared."""
-        self.high, self.after = 0, after
+        self.high, self.after, self.since = 0, after, since
         self.missing.clear()
 
     def lacked(self, acknowledged: Acknowledged) -> int:
@@ -103,10 +115,15 @@ class Marks:
         lacked = acknowledged.count_above(self.high)
         if self.missing:
             lacked += sum(number <= acknowledged.number for number in self.missing - acknowledged.open)
+        before = [number for number in self._before(acknowledged) if number > self.high or number in self.missing]
+        self.missing.difference_update(before)
+        return lacked - len(before)
+
+    def _before(self, acknowledged: Acknowledged) -> list[int]:
+        """Events before its start that overtook one after it."""
         if self.after and acknowledged.overtaking:
-            before = [number for number, position in acknowledged.overtaking.items() if position <= self.after]
-            lacked -= sum(number > self.high or number in self.missing for number in before)
-        return lacked
+            return [number for number, position in acknowledged.overtaking.items() if position <= self.after]
+        return [number for number, sent_at in acknowledged.overlapping.items() if sent_at <= self.since]
 
 
 class MarkRange(NamedTuple):

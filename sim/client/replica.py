@@ -12,7 +12,7 @@ from sim.client.cursor import KINDS, Cursor, Outcome, Start, number_of, offset_o
 from sim.client.notices import Run, short_hash
 from sim.client.policies import Policy
 from sim.client.spans import take_spans
-from sim.protocols.adapter import Positions
+from sim.protocols.adapter import FreshStart, Positions
 from sim.protocols.events import (
     Batch,
     Hash,
@@ -42,6 +42,8 @@ class Replica:
     ) -> None:
         positions = settings.capabilities.positions
         self._head_of = settings.capabilities.head_of
+        self._starts_from_now_on = settings.capabilities.fresh_start is FreshStart.FROM_NOW_ON
+        self.now = 0.0  # set by the session with each message
         self._stream_id = stream_id = settings.stream_id
         self.cursors = {topic: KINDS[positions].at(topic, stream_id(topic), checkpoints.get(topic)) for topic in topics}
         self.topics = tuple(self.cursors)
@@ -55,6 +57,10 @@ class Replica:
         self._jumps = is_dense and not policy.asks_again
         self._takes_snapshots = policy.takes_snapshots or not is_dense
         self._clamps = not self._jumps and "trusts_future_checkpoints" not in policy.defects
+
+    def _begins_at(self) -> float:
+        """Return when a client that restarts began to receive; what was acknowledged before is not sent to it."""
+        return self.now if self._starts_from_now_on else -math.inf
 
     # --- replays ------------------------------------------------------------------------------------
 
@@ -260,7 +266,7 @@ class Replica:
     def _rebootstrap(self, cursor: Cursor, snapshot: Snapshot | None) -> None:
         old = cursor.known
         at = number_of(snapshot.at) if snapshot else -1
-        cursor.marks.restart()
+        cursor.marks.restart(since=self._begins_at())
         if cursor.rebootstrap(None if at == -1 else at):
             value = math.nan if old is None else float(old)
             self._note("rebootstrapped", cursor.stream, at, value=value, detail="snapshot")
@@ -270,7 +276,7 @@ class Replica:
         """Report where a cursor continues, and what it lost (NaN: an unknown number)."""
         at = cursor.shown(cursor.watermark)
         old = math.nan if start.old is None else float(start.old)
-        cursor.marks.restart(max(at, 0))
+        cursor.marks.restart(max(at, 0), self._begins_at())
         self._note("rebootstrapped", cursor.stream, at, value=old, detail=start.how)
         if start.lost:
             last = at if start.last is None else start.last
@@ -278,7 +284,7 @@ class Replica:
 
     def _rebase(self, cursor: Cursor, watermark: int) -> None:
         cursor.watermark = watermark
-        cursor.marks.restart(watermark)
+        cursor.marks.restart(watermark, self._begins_at())
         self._note("rebootstrapped", cursor.stream, watermark, detail="fresh")
 
     # --- events -------------------------------------------------------------------------------------

@@ -126,6 +126,7 @@ class Session(Lifecycle):
     def received(self, message: Message, now: float) -> None:
         """A message came in, or the connection was opened, refused or closed."""
         was_open = self.state in _RECEIVES
+        self.replica.now = now
         if was_open:
             self._last_heard = now
         elif not message or message[0].__class__ not in _CONNECTS:

@@ -241,17 +241,24 @@ class Ledger:
             losses = losses.and_then(rebootstrapped.take(self.history.detail_is(rebootstrapped, ["snapshot"])))
         declared, declared_low, declared_high = self.declared(losses)
         lost_logs = owner_of(self._lost_logs(losses))
+        earlier, earlier_place = self._before_start(rebootstrapped)
         return Intervals(
-            np.concatenate((place[starts] // SPAN, owner_of(snapshots), owner_of(declared), lost_logs)),
+            np.concatenate((place[starts] // SPAN, owner_of(snapshots), owner_of(declared), lost_logs, owner_of(earlier))),
             np.concatenate(
                 (
                     place[starts] % SPAN - 1,
                     self.published.place_at(snapshots.stream, snapshots.value.astype(np.int64)),
                     declared_low,
                     np.zeros_like(lost_logs),
+                    earlier_place - 1,
                 )
             ),
-            np.concatenate((place[ends] % SPAN, self.reached(snapshots), declared_high, np.full_like(lost_logs, SPAN - 1))),
+            np.concatenate(
+                (
+                    *(place[ends] % SPAN, self.reached(snapshots), declared_high),
+                    *(np.full_like(lost_logs, SPAN - 1), earlier_place),
+                )
+            ),
         )
 
     def _lost_logs(self, losses: Rows) -> Rows:
@@ -264,6 +271,27 @@ class Ledger:
         earlier = [codes[codes < code] for codes, code in zip(earlier, uncounted.stream, strict=True)]
         repeated = uncounted.take(np.repeat(np.arange(len(uncounted)), [len(codes) for codes in earlier]))
         return repeated.having(stream=np.concatenate([*earlier, np.zeros(0, np.int64)]))
+
+    def _before_start(self, rows: Rows) -> tuple[Rows, Ints]:
+        """Events in flight at a client's start, which a service that starts clients from now on may have sent before it.
+
+        Publishes under way at the same time may be sent in any order. So such an event may follow, in its place, one that the
+        client got. Returns a row of `rows` and the place of each such event.
+        """
+        published, found, places = self.published, [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for code in np.unique(rows.stream) if self.history.starts_from_now_on else ():
+            of_stream = slice(published.begin[code], published.begin[code + 1])
+            sent_t = published.sent_t[of_stream]
+            acknowledged_by = np.maximum.accumulate(published.acknowledged_t[of_stream])
+            sent_from = np.minimum.accumulate(sent_t[::-1])[::-1]
+            mine = np.flatnonzero(rows.stream == code)
+            begin = np.searchsorted(acknowledged_by, rows.t[mine], side="right")
+            end = np.searchsorted(sent_from, rows.t[mine], side="right")
+            event, source = _expand(begin, np.maximum(begin, end))
+            is_sent = sent_t[event] <= rows.t[mine][source]
+            found.append(mine[source][is_sent])
+            places.append(event[is_sent] + 1)
+        return rows.take(np.concatenate(found)), np.concatenate(places)
 
     def declared(self, rows: Rows) -> tuple[Rows, Ints, Ints]:
         """Losses that clients declared, and their places `(low, high]`.

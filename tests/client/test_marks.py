@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sim.client.marks import Acknowledged, MarkRange, Marks, mark_range
@@ -31,6 +31,28 @@ def test_lacked_is_what_was_acknowledged_since_the_first_event_and_not_taken(ack
     assert marks.lacked(acknowledged) == len({number for number in acked if number > start} - set(taken))
     assert acknowledged.number == max(acked, default=0)
     assert acknowledged.sent_at == max(acked, default=0)
+
+
+@given(st.lists(st.floats(0.0, 5.0), min_size=3, max_size=12), st.integers(0, 11), st.data())
+def test_events_that_were_in_flight_when_a_client_started_are_not_lacked(
+    delays: list[float], start: int, data: st.DataObject
+) -> None:
+    """Event n is sent at second n and acknowledged after its delay, in any order. The service sends nothing of before the client's start."""
+    acknowledged, marks, since = Acknowledged(), Marks(), start + 0.5
+    numbers = range(1, len(delays) + 1)
+    for number in sorted(numbers, key=lambda number: number + delays[number - 1]):
+        acknowledged.add(number, -1, float(number), number + delays[number - 1])
+    marks.restart(since=since)
+    in_flight = [number for number in numbers if number <= since < number + delays[number - 1]]
+    owed = [number for number in numbers if number > since]
+    taken = [*data.draw(st.lists(st.sampled_from(in_flight), unique=True) if in_flight else st.just([])), *owed]
+    assume(taken)  # without an event, its start is unknown here
+    marks.take(taken)
+    assert marks.lacked(acknowledged) == marks.lacked(acknowledged) == 0
+    if len(owed) > 1 and (lost := data.draw(st.sampled_from(owed[1:]))):
+        marks.restart(since=since)
+        marks.take([number for number in taken if number != lost])
+        assert marks.lacked(acknowledged) == 1
 
 
 @given(st.lists(NUMBERS, max_size=4), NUMBERS)

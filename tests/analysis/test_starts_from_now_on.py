@@ -1,0 +1,66 @@
+"""What is owed to clients that start from now on: nothing that was sent before, even where publishes overlapped."""
+
+import pytest
+
+from sim.record.observations import Kind
+from tests.analysis.test_invariants import broken
+from tests.histories import STREAM, Story
+
+OPAQUE = {"positions": "opaque", "fresh_start": "from_now_on"}
+
+
+def overlapping(acknowledged: dict[int, float], applied: dict[int, list[int]], *, starts_from_now_on: bool = True) -> Story:
+    """Events by number, with the time of their acknowledgement, and what each client applied after its start at 3 s."""
+    fresh_start = "from_now_on" if starts_from_now_on else "retained"
+    story = Story(len(applied), header={"capabilities": {**OPAQUE, "fresh_start": fresh_start}})
+    for number, t in sorted(acknowledged.items(), key=lambda each: each[1]):
+        story.tell(t, Kind.PUBLISHED, -1, STREAM, value=0.0, marker=number)
+    for client, numbers in applied.items():
+        story.tell(3.0, Kind.SUBSCRIBED, client, value=20.0)
+        story.tell(3.0, Kind.REBOOTSTRAPPED, client, STREAM, detail="fresh")
+        for number in numbers:
+            story.tell(max(acknowledged[number], 3.1), Kind.APPLIED, client, STREAM, marker=number)
+        story.tell(9.0, Kind.SETTLED, client)
+    return story
+
+
+@pytest.mark.parametrize(
+    ("sent_t", "starts_from_now_on", "found"),
+    [
+        (2.9, True, {}),  # the third event was in flight when the client started, and the second one came after it
+        (3.05, True, {"silent_loss": 1}),
+        (2.9, False, {"silent_loss": 1}),  # a service that sends what it retains owes it
+    ],
+)
+@pytest.mark.parametrize("acknowledged_t", [2.95, 3.3])
+def test_event_that_was_in_flight_at_a_clients_start_is_not_owed(
+    sent_t: float, acknowledged_t: float, starts_from_now_on: bool, found: dict[str, int]
+) -> None:
+    acknowledged = {1: 1.0, 2: 3.2, 3: max(acknowledged_t, sent_t), 4: 4.0}
+    story = overlapping(acknowledged, {0: [2, 4]}, starts_from_now_on=starts_from_now_on)
+    sent = story.tell(acknowledged[3], Kind.PUBLISH_TRIED, -1, STREAM, value=(acknowledged[3] - sent_t) * 1000, marker=3)
+    assert broken(sent) == found
+
+
+def test_start_of_one_client_excuses_no_other() -> None:
+    story = overlapping({1: 1.0, 2: 3.2, 3: 2.9, 4: 4.0}, {0: [2, 4], 1: [2, 4]})
+    late = story.changed(lambda row: row.client == 1 and row.t == 3.0, t=2.0)
+    assert broken(late)["silent_loss"] == 1
+
+
+def test_client_is_past_the_loss_that_it_declared() -> None:
+    """Its session is unknown after the second event; the third was acknowledged before it came back, and nothing brings it."""
+
+    def story(*, declares: bool) -> Story:
+        told = overlapping({1: 3.5, 2: 4.0, 3: 5.0, 4: 7.0}, {0: [1, 2, 4]})
+        if declares:
+            told.tell(6.0, Kind.STALE, 0, STREAM, detail="session_unknown").tell(
+                6.0, Kind.REBOOTSTRAPPED, 0, STREAM, detail="other_log"
+            )
+            told.tell(6.0, Kind.DECLARED_LOSS, 0, STREAM)
+        told.tell(6.1, Kind.REPLAY_COMPLETED, 0, value=200.0)
+        told.rows.sort(key=lambda row: row.t)
+        return told
+
+    assert broken(story(declares=True)) == {}
+    assert broken(story(declares=False)) == {"silent_loss": 1, "early_replay_complete": 1}
