@@ -4,6 +4,7 @@ Everything is in `.servers` of the checkout, which git ignores. Centrifugo's pro
 the user's cache, too.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -35,6 +36,11 @@ def require(recipe: Recipe) -> None:
         raise UsageError(f"{recipe.title} is not installed. Install the third-party servers with: make servers")
     if recipe.program == "node":
         _need("node", "Node.js 18 or newer")
+
+
+def npm_version(package: str) -> str:
+    """Return the version of an npm package that is installed."""
+    return str(json.loads((PROGRAMS / "package.json").read_text())["dependencies"][package])
 
 
 def program(name: str) -> str:

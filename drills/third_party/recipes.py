@@ -5,7 +5,7 @@ from importlib import import_module
 from drills.third_party.recipe import SANE, Recipe
 from sim.base.errors import UsageError
 
-NAMES: tuple[str, ...] = ("nats", "centrifugo", "durable_streams")  # each has a `RECIPE` in a module of its name
+NAMES: tuple[str, ...] = ("nats", "centrifugo", "socketio", "durable_streams")  # each has a `RECIPE` in a module of its name
 
 
 def get(name: str) -> Recipe:

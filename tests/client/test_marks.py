@@ -37,7 +37,7 @@ def test_lacked_is_what_was_acknowledged_since_the_first_event_and_not_taken(ack
 def test_events_that_were_in_flight_when_a_client_started_are_not_lacked(
     delays: list[float], start: int, data: st.DataObject
 ) -> None:
-    """Event n is sent at second n and acknowledged after its delay, in any order. The service sends nothing of before the client's start."""
+    """Event n is sent at second n and acknowledged after its delay. A client gets only what comes after its start."""
     acknowledged, marks, since = Acknowledged(), Marks(), start + 0.5
     numbers = range(1, len(delays) + 1)
     for number in sorted(numbers, key=lambda number: number + delays[number - 1]):
