@@ -340,10 +340,9 @@ class Lifecycle(ABC):
         self._back_off(reason, now, hint)
 
     def _note_stream_end(self, stream: str, code: str, hint: Next) -> None:
-        """Note the end of a single stream's subscription; the code `TIMEOUT` is the client's own."""
-        said = EndedBy.NETWORK if code == DisconnectReason.NETWORK else EndedBy.SERVER
-        said = EndedBy.CLIENT if code == TIMEOUT else EndedBy.FAULT if self.is_cut_by_fault else said
-        self._note(*ending(said, code, hint, stream))
+        """Note the end of a single stream's subscription, by its code."""
+        by = {TIMEOUT: EndedBy.CLIENT, "network": EndedBy.NETWORK}.get(code, EndedBy.SERVER)
+        self._note(*ending(EndedBy.FAULT if self.is_cut_by_fault else by, code, hint, stream))
 
     def _back_off(self, reason: DisconnectReason, now: float, hint: Next) -> None:
         """Count a disconnect or a failed connect, draw a delay, and wait for it.

@@ -14,6 +14,7 @@ from sim.protocols.events import MINT, RETRY, Closed, DisconnectReason, Next, Re
 POLICY_VIOLATION, NO_CODE, NO_CLOSE_FRAME = 1008, 1005, 1006
 FIRST_TERMINAL, LAST_TERMINAL = 4500, 4999  # [ours] as in Centrifugo's protocol: 4000-4499 reconnect, 4500-4999 do not
 _OF_TOKENS = {401: ("unauthorized", DisconnectReason.UNAUTHORIZED), 403: ("forbidden", DisconnectReason.FORBIDDEN)}
+_TEMPORARY = (408, 425, 429)  # also of a proxy before a server that knows no limits
 _JSON = msgspec.json.Decoder(dict[str, object])
 
 
@@ -25,6 +26,11 @@ def closed(end: TransportEnd) -> Closed:
     if code is not None and FIRST_TERMINAL <= code <= LAST_TERMINAL:
         return Closed(code=code, next=Next(Step.TERMINAL))
     return Closed(code=code, next=retry_after(wait_ms))
+
+
+def is_temporary(status: int) -> bool:
+    """Return whether a refusal with this status may pass by itself."""
+    return status >= 500 or status in _TEMPORARY
 
 
 def upgrade_refused(end: TransportEnd) -> Refused:

@@ -43,7 +43,7 @@ _NO_TOKEN = {_INVALID_TOKEN: "invalid_token", _EXPIRED: TOKEN_EXPIRED, _BAD_REQU
 _FINAL = ((3500, 4000), (4500, 5000))  # ranges of close codes after which a client must not reconnect
 _LATE_UNSUBSCRIBE = 2500  # from here on, a client may subscribe again
 _SUBSCRIPTION_EXPIRED = 2501
-_FORBIDDEN, _SERVER_ERROR, _OVERLOADED = 403, 500, 503  # HTTP statuses
+_UPGRADES = {403: ("forbidden", DisconnectReason.FORBIDDEN), 503: ("rate_limited", DisconnectReason.NETWORK)}
 
 
 def name_of(error: Error) -> str:
@@ -97,11 +97,6 @@ def connect_refused(end: TransportEnd) -> Refused:
     """Return the refusal of an upgrade, or a failed connection. Hints are a proxy's; the server itself states none."""
     if end.status is None:
         return Refused("", "protocol" if end.is_broken else "network", DisconnectReason.NETWORK, is_open=False)
-    if end.status == _FORBIDDEN:
-        refused = Refused("", "forbidden", DisconnectReason.FORBIDDEN, TERMINAL, is_open=False)
-    elif end.status == _OVERLOADED:
-        refused = Refused("", "rate_limited", DisconnectReason.NETWORK, is_open=False)
-    else:
-        following = RETRY if end.status >= _SERVER_ERROR else TERMINAL
-        refused = Refused("", "protocol", DisconnectReason.NETWORK, following, is_open=False)
-    return endings.answered(refused, end)
+    code, reason = _UPGRADES.get(end.status, ("protocol", DisconnectReason.NETWORK))
+    following = RETRY if endings.is_temporary(end.status) else TERMINAL
+    return endings.answered(Refused("", code, reason, following, is_open=False), end)  # a proxy may give a hint

@@ -3,6 +3,7 @@
 import re
 from typing import NamedTuple
 
+from sim.protocols import endings
 from sim.protocols.adapter import TransportEnd
 from sim.protocols.events import RETRY, Closed, DisconnectReason, Next, Refused, Step
 
@@ -68,10 +69,12 @@ def closed(end: TransportEnd, error: Ending | None) -> Closed:
 
 def not_opened(end: TransportEnd) -> Refused:
     """Return the refusal of a connection that could not be opened. A status of 4xx is the listener's answer to the origin."""
-    if end.status is not None and 400 <= end.status < 500:
-        return Refused("", f"status_{end.status}", DisconnectReason.FORBIDDEN, TERMINAL, is_open=False)
-    code = "protocol" if end.is_broken or end.status is not None else "network"
-    return Refused("", code, DisconnectReason.NETWORK, RETRY, is_open=False)
+    if end.status is not None and not endings.is_temporary(end.status):
+        refused = Refused("", f"status_{end.status}", DisconnectReason.FORBIDDEN, TERMINAL, is_open=False)
+    else:
+        code = "protocol" if end.is_broken or end.status is not None else "network"
+        refused = Refused("", code, DisconnectReason.NETWORK, RETRY, is_open=False)
+    return endings.answered(refused, end)
 
 
 def request_failed(code: int, error_code: int) -> tuple[str, Next]:

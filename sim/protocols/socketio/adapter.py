@@ -12,6 +12,7 @@ import msgspec
 
 from sim.base.config import to_struct
 from sim.base.errors import MalformedFrameError
+from sim.protocols import endings
 from sim.protocols.adapter import (
     Action,
     Capabilities,
@@ -265,6 +266,7 @@ class SocketIoConnection:
             return (Closed(DisconnectReason.NETWORK, end.code, _TERMINAL if end.code == _TOO_LARGE else RETRY),)
         if end.status is None:
             return (Refused("", "protocol" if end.is_broken else "network", DisconnectReason.NETWORK, is_open=False),)
-        if end.status >= 500:
-            return (Refused("", "protocol", DisconnectReason.NETWORK, is_open=False),)
-        return (Refused("", f"status_{end.status}", DisconnectReason.UNKNOWN, _TERMINAL, is_open=False),)
+        refused = Refused("", f"status_{end.status}", DisconnectReason.UNKNOWN, _TERMINAL, is_open=False)
+        if endings.is_temporary(end.status):
+            refused = Refused("", "protocol", DisconnectReason.NETWORK, is_open=False)
+        return (endings.answered(refused, end),)
