@@ -17,7 +17,8 @@ from sim.record.observations import Kind
 PROVEN_S = 1.0  # [ours] a client that was live for so long may count its attempts from the start again
 MAX_HINT_S = 300.0  # [ours] a client may wait less if the server asks for more
 QUICK_ATTEMPTS, QUICK_S = 5, 0.05  # [ours] so many waits in a row, of so little together: chance below 1e-8 with full jitter
-_CLOCK_S = 0.01  # [ours] a timer may be early by this
+# [ours] A row may be recorded so long after the moment from which its client counts. A later load generator is an error.
+_LATE_S = {"virtual": 0.001, "wall": 0.25}
 _KINDS = (
     *(Kind.ENDED, Kind.DISCONNECTED, Kind.CONNECT_FAILED, Kind.CONNECT_ATTEMPTED, Kind.CONNECT_DONE, Kind.SUBSCRIBED),
     *(Kind.BACKOFF, Kind.TOKEN_MINTED, Kind.RESTARTED, Kind.SIGNED_IN),
@@ -42,6 +43,12 @@ class Reactions:
     attempts: Rows
     ends: Rows
 
+    def and_then(self, others: "Reactions") -> "Reactions":
+        """Return these and the others, in the order of the attempts."""
+        attempts, ends = self.attempts.and_then(others.attempts), self.ends.and_then(others.ends)
+        order = np.argsort(attempts.t, kind="stable")
+        return Reactions(attempts.take(order), ends.take(order))
+
 
 def endings(history: History) -> tuple[Ending, ...]:
     """Return how the fleet's connections and connects ended, the most frequent first."""
@@ -65,7 +72,7 @@ def said_at(history: History, ends: Rows) -> str:
     if not ends.is_kind(Kind.ENDED)[0]:
         return f"the end '{detail}'"
     by, code, step = _parts(detail, int(ends.attempt[0]))
-    return f"{by} {code}, next step {step}"
+    return f"{by if by == code else f'{by} {code}'}, next step {step}"
 
 
 def merged(many: Sequence[Sequence[Ending]]) -> tuple[Ending, ...]:
@@ -89,6 +96,7 @@ class ConnectHistory:
         rows = history.fleet(*_KINDS)
         is_whole = history.is_stream(rows, "") | rows.is_kind(Kind.RESTARTED)  # not of a single stream
         self.rows = rows.take(is_whole).by_client()
+        self._late_s = _LATE_S.get(history.header.clock, max(_LATE_S.values()))
 
     def _places(self, *kinds: Kind) -> Ints:
         found = np.zeros(len(self.rows), np.bool_)
@@ -157,8 +165,34 @@ class ConnectHistory:
         ends = ends[np.nan_to_num(self.rows.value[ends]) > 0]
         attempt = self._next_after(ends, self._attempts)
         wanted_s = np.minimum(self.rows.value[ends] / 1000, MAX_HINT_S)
-        is_early = (attempt >= 0) & (self.rows.t[attempt] < self.rows.t[ends] + wanted_s - _CLOCK_S)
-        return self._reactions(ends[is_early], attempt[is_early])
+        is_early = (attempt >= 0) & (self.rows.t[attempt] < self.rows.t[ends] + wanted_s - self._late_s)
+        return self._reactions(ends[is_early], attempt[is_early]).and_then(self._ignored_by_streams())
+
+    def _ignored_by_streams(self) -> Reactions:
+        """Subscribes to single streams that came too early. A new connection, or a new process, subscribes to all at once."""
+        history = self._history
+        rows = history.fleet(Kind.ENDED, Kind.REPLAY_STARTED)
+        rows = rows.take(~history.is_stream(rows, ""))
+        rows = rows.take(np.argsort(history.pair(rows), kind="stable"))
+        ends = np.flatnonzero(rows.is_kind(Kind.ENDED) & (np.nan_to_num(rows.value) > 0))
+        starts = np.flatnonzero(rows.is_kind(Kind.REPLAY_STARTED))
+        if not len(ends) or not len(starts):
+            return Reactions(rows.take(ends[:0]), rows.take(ends[:0]))
+        at = np.searchsorted(starts, ends)
+        start = starts[np.minimum(at, len(starts) - 1)]
+        pair, wanted_s = history.pair(rows), np.minimum(rows.value[ends] / 1000, MAX_HINT_S)
+        is_next = (at < len(starts)) & (pair[start] == pair[ends]) & ~self._is_broken(rows.take(ends), rows.take(start))
+        is_early = is_next & (rows.t[start] < rows.t[ends] + wanted_s - self._late_s)
+        return Reactions(rows.take(start[is_early]), rows.take(ends[is_early]))
+
+    def _is_broken(self, ends: Rows, starts: Rows) -> Mask:
+        """By row: whether the client's connection ended, or its process died, between the two."""
+        breaks = self.rows.take(self._places(Kind.DISCONNECTED, Kind.CONNECT_FAILED, Kind.RESTARTED))
+        span_s = self._history.duration_s + 1.0
+        moments = breaks.client * span_s + breaks.t
+        before = np.searchsorted(moments, ends.client * span_s + ends.t, side="left")
+        after = np.searchsorted(moments, starts.client * span_s + starts.t, side="right")
+        return after > before
 
     def backoff_reset_by_accept(self) -> Reactions:
         """Backoffs that were counted from the start again, although the client was accepted and then soon closed."""
@@ -185,7 +219,7 @@ class ConnectHistory:
         ends, backoff = self._last_before(attempts, self._ends), self._last_before(attempts, self._places(Kind.BACKOFF))
         has_waited = (ends >= 0) & (backoff >= 0) & (self._last_before(attempts, attempts) < ends)
         due_t = self.rows.t[backoff] + self.rows.value[backoff] / 1000
-        is_early = has_waited & (self.rows.t[attempts] < due_t - _CLOCK_S)
+        is_early = has_waited & (self.rows.t[attempts] < due_t - self._late_s)
         is_wrong = is_early | self._is_quick(attempts, self.rows.t[attempts] - self.rows.t[ends], has_waited)
         return self._reactions(self._stated(attempts, ends)[is_wrong], attempts[is_wrong])
 

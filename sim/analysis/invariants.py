@@ -445,7 +445,8 @@ def _reaction(evidence: _Evidence, name: str, found: Reactions) -> Iterator[Viol
         client, t = int(found.attempts.client[0]), float(found.attempts.t[0])
         hint = f" with a hint of {end.value[0]:g} ms" if end.is_kind(Kind.ENDED)[0] and end.value[0] > 0 else ""
         said = said_at(history, end)
-        first = f"{at(client, '', -1, t)}, {t - float(end.t[0]):.3f} s after {said}{hint}"
+        stream = history.streams[int(end.stream[0])]
+        first = f"{at(client, stream, -1, t)}, {t - float(end.t[0]):.3f} s after {said}{hint}"
         yield Violation(name, len(found.attempts), first)
 
 

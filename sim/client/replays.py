@@ -174,7 +174,7 @@ class Feeds:
         feed.retries.count(live_for_s=now - feed.live_since)
         feed.live_since = NEVER
         delay_ms, _ = feed.retries.delay_ms(DisconnectReason.STREAM_CLOSED, hint.wait_ms)
-        if hint.step is Step.RESUBSCRIBE and feed.retries.attempt == 1:
+        if hint == Next(Step.RESUBSCRIBE) and feed.retries.attempt == 1:
             delay_ms = 0.0
         feed.retry_at, feed.is_down = now + delay_ms / 1000, True
         return delay_ms

@@ -4,7 +4,7 @@ import pytest
 
 from sim.analysis.invariants import violations
 from sim.record.observations import Kind
-from tests.histories import Story
+from tests.histories import STREAM, Story
 
 REACTIONS = {"retried_terminal", "ignored_hint", "backoff_reset_by_accept", "reconnected_too_fast"}
 
@@ -45,13 +45,25 @@ def test_second_terminal_end_is_the_last_unless_something_changed(event: Kind | 
     assert set(broken(connects(story, 3.2))) == (set() if event else {"retried_terminal"})
 
 
-@pytest.mark.parametrize(("hint_ms", "came_s", "is_wrong"), [(2000, 1.9, True), (2000, 2.0, False), (1e9, 299.0, True)])
+@pytest.mark.parametrize(("hint_ms", "came_s", "is_wrong"), [(2000, 1.7, True), (2000, 1.8, False), (1e9, 299.0, True)])
 def test_hint_is_heeded_up_to_five_minutes(hint_ms: float, came_s: float, is_wrong: bool):
     for detail in ("server:1013:wait", "server:401 unauthorized:mint"):
         story = lost(connects(Story(1), 0.0, is_live=True), 5.0, detail, delay_s=0.1, value=hint_ms)
         assert ("ignored_hint" in broken(connects(story, 5.0 + came_s))) == is_wrong
     story = lost(connects(Story(1), 0.0, is_live=True), 5.0, "server:1013:wait", delay_s=0.1, value=1e9)
     assert broken(connects(story, 305.0)) == {}
+
+
+@pytest.mark.parametrize(("came_s", "is_lost", "is_wrong"), [(1.0, False, True), (2.0, False, False), (1.0, True, False)])
+def test_hint_for_one_stream_is_heeded_unless_the_connection_is_new(came_s: float, is_lost: bool, is_wrong: bool):
+    story = connects(Story(1), 0.0, is_live=True)
+    story.tell(5.0, Kind.DISCONNECTED, 0, STREAM, detail="stream_closed")
+    story.tell(5.0, Kind.ENDED, 0, STREAM, detail="server:status_503:wait", value=2000.0)
+    if is_lost:
+        connects(lost(story, 5.2, "network:network:retry"), 5.9, is_live=True)
+    story.tell(5.0 + came_s, Kind.REPLAY_STARTED, 0, STREAM, 3)
+    first = f"client 0, {STREAM}, at 6.000 s, 1.000 s after server status_503, next step wait with a hint of 2000 ms"
+    assert broken(story) == ({"ignored_hint": first} if is_wrong else {})
 
 
 def test_being_accepted_is_no_reason_to_count_from_the_start():

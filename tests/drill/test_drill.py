@@ -75,6 +75,13 @@ def test_a_file_becomes_a_drill_with_defaults(path: Path):
         (["faults.0.at_s=5"], ["'faults.0.at_s'", "5", "phases.fault_s"]),
         (["faults.0.at_s=-1"], ["'faults.0.at_s'", "-1", ">= 0"]),
         (["faults.0.offline_s=4.5"], ["'faults.0.offline_s'", "4.5", "at most 4 s", "phases.fault_s"]),
+        (
+            ["faults=[{kind='close_connections', at_s=1, for_s=1, codes=[1000, 2000]}]"],
+            ["'faults.0'", "2000", "neither a close code", "nor a status"],
+        ),
+        (["faults=[{kind='close_connections', at_s=1, for_s=1, codes=[1004]}]"], ["'faults.0'", "1004"]),
+        (["faults=[{kind='close_connections', at_s=1, for_s=1, codes=[]}]"], ["'faults.0.codes'", ">= 1"]),
+        (["faults=[{kind='close_connections', at_s=1, for_s=1, codes=[200]}]"], ["'faults.0.codes.0'", "200"]),
         (["faults=[{kind='kill_runtime', at_s=1, down_s=9}]"], ["'faults.0.down_s'", "at most 4 s"]),
         (
             ["faults=[{kind='shrink_window', at_s=1, keep_events=1, streams=3}]"],

@@ -1,11 +1,14 @@
 """The fault plan is a function of drill and seed, and what heals it is no fault at all."""
 
+from collections import Counter
+
 import msgspec
 import pytest
 
 from sim.drill import fault_schedule
 from sim.drill.fault_kinds import (
     AnyFault,
+    CloseConnections,
     CutAfterBytes,
     DropSockets,
     ExpireTokens,
@@ -22,6 +25,7 @@ from sim.drill.fault_kinds import (
     StallLinks,
 )
 from sim.drill.model import Drill, Fleet, Load, Phases
+from sim.engines.shared.fault_actions import close_order
 from sim.server.settings import Switches
 
 
@@ -127,6 +131,16 @@ def test_times_are_the_fault_phases_own():
         (4, "kill_runtime", 3.0, 4.5),
     ]
     assert [len(fault.clients) for fault in planned] == [200, 0, 0, 0, 0]
+
+
+def test_every_code_is_given_to_about_as_many_clients():
+    codes = (1001, 1013, 503)
+    (planned,) = fault_schedule.plan(drill(CloseConnections(at_s=1.0, for_s=2.0, share=0.3, codes=codes, after_ms=5.0)), 1)
+    order = close_order(planned, planned.fault)
+    assert len(order.codes) == len(planned.clients) == 60
+    assert Counter(order.codes.values()) == dict.fromkeys(codes, 20)
+    assert (order.fault, order.after_ms, order.retry_after_ms) == (0, 5.0, 0.0)
+    assert planned.ends_s == 3.0
 
 
 def test_a_plan_describes_itself_for_the_header():

@@ -231,6 +231,20 @@ def test_a_server_fault_is_injected_by_the_operators_command(tmp_path: Path) -> 
     assert "no cap limits the reconnects of the other clients" in verdict(live).remarks[0]
 
 
+def test_connections_are_closed_by_the_operators_command(tmp_path: Path) -> None:
+    close = 'kind = "close_connections", at_s = 0.2, for_s = 1.0, codes = [1001, 1006], retry_after_ms = 500'
+    with thirdparty(tmp_path) as live:
+        inject = script(live, "shut", f"kill -USR1 {live.pid}", "env | grep ^STORMGATE_")
+        hooked = hook(inject, script(live, "open", f"kill -USR2 {live.pid}")).replace("kill_runtime", "close_connections")
+        said = drilled(live, drill=DRILL.replace('kind = "drop_sockets", at_s = 0.2', close), extra=hooked)
+    assert said.code == GO, said
+    text = (folder(live) / str(read_header(folder(live)).hooks[0]["output"])).read_text().splitlines()
+    assert {"STORMGATE_CODES=1001,1006", "STORMGATE_AFTER_MS=0.0", "STORMGATE_RETRY_AFTER_MS=500", "STORMGATE_FOR_S=1.0"} <= {
+        *text
+    }
+    assert sum(each.count for each in verdict(live).endings) >= 20
+
+
 def test_a_hook_without_an_observed_effect_is_an_error(tmp_path: Path) -> None:
     with thirdparty(tmp_path) as live:
         nothing = script(live, "nothing")
