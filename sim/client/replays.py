@@ -98,7 +98,7 @@ class Feed:
 class Feeds:
     """The streams of one client that were asked for, or ended, one by one. `note` takes the fields of a `Notice`.
 
-    Where each stream has its own connection, a request is a connect, and a client is live again when its last lost stream is.
+    A client is live again when its last lost stream is. Where each stream has its own connection, a request is a connect.
     """
 
     __slots__ = ("_client", "_feeds", "_has_own_connections", "_note", "_policy", "_settings")
@@ -137,7 +137,7 @@ class Feeds:
         """Start the time-outs of a subscribe."""
         for stream in streams:
             if stream in self._feeds:
-                self._feeds[stream].retry_at = NEVER
+                self._feeds[stream].retry_at, self._feeds[stream].asked_at = NEVER, now
             if self._has_own_connections:
                 feed = self[stream]
                 if not feed.is_polled:
@@ -155,14 +155,18 @@ class Feeds:
     def goes_on(self, stream: str, now: float) -> None:
         """Take the answer to a stream's subscribe."""
         if (feed := self._feeds.get(stream)) is not None:
-            is_again, feed.is_down = feed.is_down and feed.was_live and self._has_own_connections, False
+            is_again, feed.is_down = feed.is_down and feed.was_live, False
             feed.live_since, feed.was_live = min(feed.live_since, now), True
             if is_again and not self.is_down:
                 self._note("subscribed", value=(now - feed.asked_at) * 1000)
 
-    def end(self, stream: str, hint: Next, now: float, code: str) -> float | None:
-        """Plan the next subscribe of a stream that ended; returns the delay (ms), None if only a poll ended."""
+    def end(self, stream: str, hint: Next, now: float, code: str, *, is_live: bool) -> float | None:
+        """Plan the next subscribe of a stream that ended; returns the delay (ms), None if only a poll ended.
+
+        `is_live`: the client was subscribed to all its streams on this connection before.
+        """
         feed, name = self[stream], self._settings.stream_id(stream)
+        feed.was_live |= is_live and not self._has_own_connections
         feed.reply_by = feed.silent_at = NEVER
         if self._has_own_connections and hint.step is Step.RESUBSCRIBE:
             feed.retry_at, feed.is_polled = max(now, feed.asked_at + MIN_POLL_S), True

@@ -385,7 +385,7 @@ class Session(Lifecycle):
             if self._feeds.has_only_ended(self.replica.topics):
                 self._leave(reason, now, hint, code)
                 return
-        elif (delay_ms := self._feeds.end(topic, hint, now, code)) is not None:
+        elif (delay_ms := self._feeds.end(topic, hint, now, code, is_live=self.state is State.LIVE)) is not None:
             self.is_caught_up, self._due = False, now + delay_ms / 1000
             if hint.step is Step.REFETCH:
                 self.replica.refetch(topic)

@@ -39,7 +39,7 @@ def not_connected(code: str) -> Refused:
 
 
 def end_in(events: Message, end: TransportEnd) -> Closed:
-    """Return the end of the connection in the events that an adapter makes of its close; a plain one, without one."""
+    """Return the end of the connection in the events that an adapter makes of its close; without one, a plain one."""
     found = [event for event in events if isinstance(event, Closed)]
     return found[-1] if found else Closed(code=end.code)
 

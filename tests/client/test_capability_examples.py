@@ -87,6 +87,7 @@ def test_ended_subscription_is_asked_again_on_the_open_connection():
     peer.tell(dense(1, stream="b", epoch="e"), Resumed(again.ref, "a", Position(1, "e")))
     assert peer.session.is_live
     assert peer.of("disconnected") == [("a", -1, pytest.approx(float("nan"), nan_ok=True))]
+    assert len(peer.of("subscribed")) == 2, "it is live again"
     assert applied(peer) == [1, 1]
 
 
