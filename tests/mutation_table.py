@@ -262,6 +262,12 @@ MUTATIONS = (
         settings=IMPATIENT,
     ),
     policy("wrong_trusts_silence", "half_open_sockets", "reconnect.half_open_left", only=True, settings=IMPATIENT),
+    policy(
+        *("wrong_ignores_epochs", "epoch_changed", "resumed_in_new_log", "silent_loss", "delivery.dropped_deliveries"),
+        settings=IMPATIENT,
+        protocol="centrifugo",
+        engines=("virtual",),
+    ),
     policy("ably", "runtime_restart", "reconnect.backoff_bounded"),
     # Clients that react wrongly to how their connection ended.
     policy("wrong_retries_terminal", "close_codes", "retried_terminal", only=True, tested=EVERYWHERE),

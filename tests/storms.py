@@ -69,7 +69,10 @@ SHORT: dict[str, tuple[str, ...]] = {
 }
 SOCKETS_ONLY = ("retired_routes",)
 BY_NAME: dict[str, tuple[str, ...]] = {
-    "log_recreated": ("phases.fault_s=5.0", "faults.0.offline_s=3.5", "faults.1.at_s=0.4", "phases.recovery_s=0.5"),
+    **dict.fromkeys(
+        ("log_recreated", "epoch_changed"),
+        ("phases.fault_s=5.0", "faults.0.offline_s=3.5", "faults.1.at_s=0.4", "phases.recovery_s=0.5"),
+    ),
 }
 """Drills that delete what a service stores, closer together."""
 CATALOGUE = tuple(name for name in SHORT if name not in SOCKETS_ONLY)  # what both engines run

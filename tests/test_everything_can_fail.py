@@ -15,7 +15,6 @@ from sim.client.negative.registry import NEGATIVE_CLIENTS
 from sim.client.policies import WRONG
 from sim.protocols.registry import DEFAULT
 from sim.server.settings import DEFECTS
-from tests.client.test_epochs import EPOCHS
 from tests.known_bad import KNOWN_BAD, KnownBad, law_of
 from tests.known_bad_windows import KNOWN_BAD as SPOILT_WINDOWS
 from tests.mutation_table import HARMLESS, MUTATIONS, turned_red
@@ -28,7 +27,7 @@ INVARIANTS = (set(invariants.INVARIANTS) - {"negative_clients"}) | {*map(law_of,
 
 
 def test_every_drill_can_fail():
-    red = {case.drill for case in MUTATIONS} | FOUND[DEFAULT].keys() | {EPOCHS.drill}
+    red = {case.drill for case in MUTATIONS} | FOUND[DEFAULT].keys()
     assert sorted({path.stem for path in CATALOG.rglob("*.toml")} - red) == []
 
 
@@ -49,7 +48,7 @@ def test_every_law_can_be_broken():
 def test_every_defect_and_wrong_policy_is_caught_and_there_is_no_other():
     wrong = {kind: {case.wrong for case in MUTATIONS if case.kind == kind} for kind in ("defect", "policy")}
     assert wrong["defect"] == {*DEFECTS} - {HARMLESS}
-    assert sorted({*WRONG, "desktop"} - wrong["policy"] - {EPOCHS.policy}) == []
+    assert sorted({*WRONG, "desktop"} - wrong["policy"]) == []
 
 
 def test_nothing_is_named_that_does_not_exist():

@@ -303,7 +303,7 @@ class Runtime(Outbound):
     def recreate_log(self, topic: str) -> int:
         """Create a topic's log again and close the sockets that follow it (a fault); returns how many events are gone."""
         gone = self.streams.recreate(topic)
-        self._fanout.forget(topic)
+        self._fanout.forget_log(topic)
         for connection in [c for c in self._connections.values() if not c.closing and topic in c.positions]:
             self._expel_one(connection)
         return gone

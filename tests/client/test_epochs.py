@@ -1,7 +1,5 @@
 """A client that ignores epochs, and one that heeds them, in a log that is created again while they are away."""
 
-from typing import NamedTuple
-
 import pytest
 
 from sim.analysis.invariants import violations
@@ -11,16 +9,6 @@ from sim.record.ledger import Ledger
 from sim.record.observations import Kind
 from tests.client.peer import CENTRIFUGO, NATS, Peer, dense
 from tests.histories import Story
-
-
-class OfEpochs(NamedTuple):
-    """What only servers with epochs can show."""
-
-    drill: str = "epoch_changed"
-    policy: str = "wrong_ignores_epochs"
-
-
-EPOCHS = OfEpochs()
 
 
 def peer_on_centrifugo(policy: str) -> Peer:
@@ -55,7 +43,7 @@ def recorded(peer: Peer) -> History:
 
 
 @pytest.mark.parametrize("server", [peer_on_centrifugo, peer_on_nats])
-@pytest.mark.parametrize(("policy", "is_named"), [("reference", False), (EPOCHS.policy, True)])
+@pytest.mark.parametrize(("policy", "is_named"), [("reference", False), ("wrong_ignores_epochs", True)])
 def test_going_on_in_another_log_is_named(server: object, policy: str, is_named: bool) -> None:
     assert callable(server)
     history = recorded(server(policy))

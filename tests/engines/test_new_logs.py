@@ -6,21 +6,26 @@ import pytest
 
 from sim.protocols import registry
 from tests.mutation_table import turned_red
-from tests.protocol_findings import FOUND, PROTOCOLS, overrides
+from tests.protocol_findings import FOUND, OVERRIDES, SIMULATED, overrides
 from tests.storms import OF_SIZE, OF_TIME, small, storm
 
-DRILL = "log_recreated"
+DRILL, WITH_EPOCHS = "log_recreated", "epoch_changed"
 
 
-def found(out: Path, protocol: str, engine: str) -> frozenset[str]:
-    more = () if protocol == registry.DEFAULT else overrides(protocol, DRILL)
-    verdict = storm(out, small(DRILL, *more), engine=engine, protocol=protocol)
+def found(out: Path, protocol: str, engine: str, drill: str = DRILL) -> frozenset[str]:
+    more = overrides(protocol, drill) if protocol in OVERRIDES else ()
+    verdict = storm(out, small(drill, *more), engine=engine, protocol=protocol)
     return turned_red(verdict) - {*OF_TIME, *OF_SIZE}
 
 
-@pytest.mark.parametrize("protocol", [registry.DEFAULT, *PROTOCOLS])
+@pytest.mark.parametrize("protocol", SIMULATED)
 def test_a_log_created_again_is_named_in_simulation(tmp_path: Path, protocol: str):
-    assert found(tmp_path, protocol, "virtual") == FOUND[protocol][DRILL]
+    assert found(tmp_path, protocol, "virtual") == FOUND.get(protocol, {}).get(DRILL, frozenset())
+
+
+@pytest.mark.parametrize("protocol", [name for name in SIMULATED if registry.get(name).capabilities.has_epochs])
+def test_where_positions_have_epochs_every_client_starts_again(tmp_path: Path, protocol: str):
+    assert found(tmp_path, protocol, "virtual", WITH_EPOCHS) == frozenset()
 
 
 def test_a_log_created_again_is_named_on_real_sockets(tmp_path: Path):

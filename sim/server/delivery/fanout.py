@@ -64,6 +64,11 @@ class Fanout:
         self._replays.clear()
         self._joint.clear()
 
+    def forget_log(self, topic: str) -> None:
+        """Discard everything about a topic whose log was created again: its positions now belong to other events."""
+        self._built.pop(topic, None)
+        self.forget(topic)
+
     def is_current(self, connection: Connection, topic: str) -> bool:
         """Whether the connection has all events of the topic up to its head."""
         return connection.positions.get(topic, NO_LIMIT) >= self._streams.head(topic)
