@@ -352,6 +352,9 @@ def _folder(run_dir: Path, plan: RunPlan, name: str, seed: int) -> Path:
 
 
 def _notes(plan: RunPlan, path: Path, sha256: str) -> tuple[str, ...]:
+    ran = [drill for drill in plan.drills if not drill.not_run]
+    if not ran:
+        return ("No drill was run.",)
     notes = [SIMULATED[plan.engine]] if plan.engine in SIMULATED else []
     if plan.target_kind == "mock" and not notes:
         notes.append("The target was the embedded mock, so this does not describe a deployed runtime.")
@@ -364,7 +367,7 @@ def _notes(plan: RunPlan, path: Path, sha256: str) -> tuple[str, ...]:
         notes.append(f"Judged with {path}, which differs from the thresholds that this run recorded.")
     if sha256 != parquet.file_sha256(DEFAULT_PATH):
         notes.append("The thresholds differ from those that this version of stormgate ships.")
-    for name in (drill.name for drill in plan.drills if not _as_shipped(drill)):
+    for name in (drill.name for drill in ran if not _as_shipped(drill)):
         notes.append(f"{name} differs from the drill of that name that this version of stormgate ships.")
     return tuple(notes)
 

@@ -17,6 +17,7 @@ from sim.base.errors import NotRunnableError, UsageError
 from sim.drill.target_rules import Caps, Rules
 from sim.engines.shared import permission
 from sim.engines.shared.endpoints import Endpoints
+from sim.protocols import registry
 from sim.service.forms import ServiceForms, TokenForm
 from tests.commands import stormgate_here
 from tests.histories import good_storm, storm_drill
@@ -74,6 +75,16 @@ def test_the_reason_is_in_every_file_and_the_drill_is_judged_again_as_not_run(tm
     assert (root.get("tests"), root.get("skipped"), root.get("failures")) == ("2", "2", "0")
     assert all(why in str(case.get("message")) for case in root.iter("skipped"))
     assert results.judge_run(run_dir) == verdict
+
+
+def test_protocol_that_no_simulated_server_speaks_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known, silent = registry.get, replace(registry.get("phoenix_sync"), server=None)
+    monkeypatch.setattr(registry, "get", lambda name: silent if name == silent.name else known(name))
+    for engine in ("virtual", "sockets"):  # the embedded mock speaks only what can be simulated
+        request = Request((small("reconnect_storm"),), engine, "mock", 1, (), None, tmp_path / engine, protocol=silent.name)
+        verdict = running.conclude(running.run(request))
+        assert (verdict.status, verdict.notes) == (State.NOT_RUN, ("No drill was run.",))
+        assert "no simulated server speaks it" in verdict.drills[0].not_run
 
 
 def test_evidence_of_a_drill_that_was_not_to_run_is_an_error(tmp_path: Path) -> None:
