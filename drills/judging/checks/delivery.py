@@ -51,10 +51,11 @@ def _noticed(history: History, index: int, kind: str) -> int:
 def _one_order(case: Case, threshold: Threshold | None) -> Answer:
     """Count the events that two clients applied with different payloads, among those that at least two applied."""
     rows = case.history.fleet(Kind.APPLIED)
-    rows = rows.take(~case.history.detail_is(rows, [""]))
-    seen = pd.DataFrame({"stream": rows.stream, "seq": rows.seq, "payload": rows.detail, "client": rows.client})
+    rows = rows.take((rows.seq >= 0) & (~case.history.detail_is(rows, [""]) | (rows.marker >= 0)))
+    content = {"hash": rows.detail, "marker": rows.marker}
+    seen = pd.DataFrame({"stream": rows.stream, "seq": rows.seq, "client": rows.client, **content})
     event = ["stream", "seq"]
-    versions = seen.drop_duplicates([*event, "payload"]).duplicated(event).sum()
+    versions = seen.drop_duplicates([*event, *content]).duplicated(event).sum()
     shared = seen.drop_duplicates([*event, "client"]).groupby(event).size().gt(1).sum()
     what, among = "events on which clients disagree", "events that several applied"
     return by_count(int(versions), int(shared), needed(threshold), what, among)

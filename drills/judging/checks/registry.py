@@ -32,6 +32,7 @@ _STARTS_AT_RETAINED = Ability(
     lambda it: it.fresh_start is FreshStart.RETAINED,
 )
 _IS_DENSE = Ability("its positions do not show missing events", lambda it: it.positions is Positions.DENSE)
+_HAS_POSITIONS = Ability("its positions cannot be compared", lambda it: it.positions is not Positions.OPAQUE)
 _EVICTS = Ability("its server does not disconnect slow consumers", lambda it: it.evicts)
 _ASKS_TO_WAIT = Ability(
     "its server does not disconnect slow consumers, or does not say how long they should wait",
@@ -186,7 +187,11 @@ _OF_RUNS = (
         window="settle",
         when=has_negative_client(*MISUSES),
     ),
-    CheckSpec("delivery.one_order", "events", "events that two clients applied with different payloads", COUNT),
+    CheckSpec(
+        *("delivery.one_order", "events", "events that two clients applied with different payloads"),
+        COUNT,
+        ability=_HAS_POSITIONS,
+    ),
     rule(
         *("drill.faults_noticed", "faults", "faults of delivery that clients did not notice"),
         "a fault is noticed if clients saw at least half of the times it took effect",
