@@ -105,6 +105,7 @@ class Cursor:
     epoch: str | None = None  # of the log, in protocols with epochs
     noted_epoch: str | None = None  # the last one in observations
     heeds_epochs: bool = True  # otherwise it goes on at its position in any log
+    hides_epoch: bool = False  # it resumes with an empty epoch
     is_log_lost: bool = False  # the log that it had followed was replaced, or its position is not known any more
     marks: Marks = field(default_factory=Marks)  # the run's events that it has
 
@@ -156,7 +157,8 @@ class Cursor:
         """Start a replay after the cursor `asked_from`; returns its position."""
         self.asked_from = asked_from
         self.replayed = self.replayed_new = 0
-        return None if asked_from is None else Position(asked_from, self.epoch)
+        epoch = "" if self.hides_epoch and self.epoch is not None else self.epoch
+        return None if asked_from is None else Position(asked_from, epoch)
 
     def count_replayed(self, seq: int) -> bool:
         """Count an event of the replay; True if it is at or below the requested cursor."""

@@ -49,6 +49,7 @@ class Replica:
         self.topics = tuple(self.cursors)
         for cursor in self.cursors.values():
             cursor.heeds_epochs = "ignores_epochs" not in policy.defects
+            cursor.hides_epoch = not cursor.heeds_epochs and settings.capabilities.resumes_without_epoch
         self._policy = policy
         self._note = note
         self._markers = settings.markers

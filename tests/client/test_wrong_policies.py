@@ -77,5 +77,16 @@ def test_wrong_ignores_epochs_asks_a_new_log_for_what_follows_its_position():
     assert (peer.details("epoch_learned"), peer.details("rebootstrapped")) == (["c1", "c2"], ["fresh"])
 
 
+def test_wrong_ignores_epochs_resumes_with_an_empty_one_where_a_server_takes_that_for_any_log():
+    careless = msgspec.structs.replace(CENTRIFUGO, resumes_without_epoch=True)
+    for policy, epoch in (("wrong_ignores_epochs", ""), ("reference", "e1")):
+        peer = Peer(careless, policy=policy)
+        fresh = peer.join()
+        peer.tell(Resumed(fresh.ref, "a", Position(0, "e1")), dense(1, 2, 3, epoch="e1"), Closed())
+        assert resubscribed(peer).after == {"a": Position(3, epoch)}
+    peer = Peer(careless, policy="wrong_ignores_epochs")
+    assert peer.join().after == {"a": None}, "it has no position yet"
+
+
 def resubscribed(peer: Peer) -> Subscribe:
     return peer.tell(Joined(peer.reconnect().ref)).subscribe()

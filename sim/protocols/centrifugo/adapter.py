@@ -82,6 +82,7 @@ CAPABILITIES = Capabilities(
     renewal=Renewal.ON_CONNECTION,
     publishing=Publishing.HTTP,
     subscribing=Subscribing.EACH_STREAM,
+    resumes_without_epoch=True,
 )
 WITHOUT_HISTORY = msgspec.structs.replace(  # a namespace without history has no positions, and nothing to resume from
     CAPABILITIES, positions=Positions.OPAQUE, has_epochs=False, head=(HeadSource.NONE,), stale=StaleSign.SILENT
