@@ -2,6 +2,7 @@
 
 import argparse
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,12 +16,15 @@ from locustfiles.load.clients.recording import LiveMetrics
 from locustfiles.load.clients.user_roster import Users
 from locustfiles.load.run import options, storm_patterns, target_monitor, verdict
 from locustfiles.load.run.capacity_ramp import CapacityRamp
+from locustfiles.load.run.drill_run import DrillRun
 from sim.base.errors import UsageError
 from sim.client.notices import Notice
+from sim.drill import model as drills
 from sim.drill.fault_kinds import DropSockets
 from sim.drill.fault_schedule import plan
 from sim.drill.target_rules import Caps, Hook, Rules
 from sim.engines.shared.pacer import Pacer
+from sim.server.settings import Switches
 
 NAN = float("nan")
 
@@ -98,6 +102,17 @@ def test_drill_that_the_target_does_not_allow_is_refused(
     monkeypatch.setattr(options.targets, "resolve", lambda *_: endpoints)
     with pytest.raises(UsageError, match=why):
         options.plan_of(asked(drill, target="theirs"))
+
+
+def test_header_states_the_protocol_of_the_target(tmp_path: Path):
+    """Checks read what the protocol can tell from the header."""
+    theirs = options.Endpoints("theirs", "staging", "http://127.0.0.1:1", "http://127.0.0.1:1", protocol="durable_streams")
+    drill = drills.load(catalog.catalogue()["reconnect_storm"])
+    for endpoints, protocol, positions in ((theirs, "durable_streams", "opaque"), (None, "spacetime", "dense")):
+        wanted = options.Plan(drill, 1, endpoints, Switches(), tmp_path, tmp_path)
+        (tmp_path / protocol).mkdir()
+        run = DrillRun(wanted, tmp_path / protocol, "id", lambda *_: None, print, (), lambda *_: None)
+        assert (run.header.protocol, run.header.capabilities["positions"]) == (protocol, positions)
 
 
 def capped(cap: float, workers: int) -> tuple[float, float]:

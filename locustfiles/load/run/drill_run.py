@@ -34,6 +34,7 @@ from sim.engines.shared.fault_actions import PublishFaults, ServiceFaults
 from sim.engines.shared.publishing import own_streams, streams_of
 from sim.mock.process import LOG_NAME, BlockingMockProcess
 from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
+from sim.protocols import registry
 from sim.record.observations import NAN
 from sim.record.run_header import RunHeader, write_header
 from sim.server.settings import Switches
@@ -386,6 +387,7 @@ class DrillRun:
             self._client_pool.stop()
 
     def _new_header(self, run_id: str) -> RunHeader:
+        endpoints = self.plan.endpoints
         header = client_setup.new_header(
             self.plan.drill,
             self._faults,
@@ -394,6 +396,8 @@ class DrillRun:
             clock="wall",
             seed=self.plan.seed,
             libraries=("locust", "gevent", "websockets"),
+            protocol=endpoints.protocol if endpoints else registry.DEFAULT,
+            protocol_options=endpoints.protocol_options if endpoints else None,
         )
         header.defects = sorted(self.plan.switches.defects)
         header.target, header.target_kind = self.plan.target

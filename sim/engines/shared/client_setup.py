@@ -161,6 +161,7 @@ def new_header(
     seed: int,
     libraries: Sequence[str],
     protocol: str = registry.DEFAULT,
+    protocol_options: Mapping[str, object] | None = None,
 ) -> RunHeader:
     """Return the header of a run that has not started. The target is the embedded mock until the caller changes it."""
     spoken = registry.get(protocol)
@@ -179,7 +180,7 @@ def new_header(
         clock=clock,
         marker_run=run_marker(clock, seed),
         protocol=protocol,
-        capabilities=msgspec.to_builtins(spoken.capabilities),
+        capabilities=msgspec.to_builtins(spoken.able(protocol_options or {})),
         malformed_kinds=list(spoken.negative_forms.kinds) if spoken.negative_forms else [],
         versions={**versions, "python": platform.python_version()},
         plan=[fault.describe() for fault in faults],
