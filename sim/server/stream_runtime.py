@@ -33,7 +33,6 @@ from sim.server.delivery.forms import Forms
 from sim.server.delivery.sessions import SessionStore
 from sim.server.runtime import Cause, Runtime
 from sim.server.settings import RuntimeSettings, Switches
-from sim.server.stream_log import effective_budget
 from sim.server.tokens import Claims, Keyring, TokenRefusedError, of_nobody, unverified
 
 
@@ -198,9 +197,7 @@ class StreamRuntime(Runtime):
         log, limit = self.streams.log(topic), self._habits.max_replayed
         floor = log.oldest - 1
         if limit:
-            shrunk = self.switches.shrunk_budget_events
-            self.counters.act("shrink_replay_budget", int(shrunk > 0))
-            floor = max(floor, log.head - effective_budget(shrunk or limit))
+            floor = max(floor, log.head - limit)
         return LogState(self.streams.epoch(topic), floor, log.head)
 
     def _start(self, connection: Connection, asked: Asked, size: int) -> None:

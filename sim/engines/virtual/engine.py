@@ -63,9 +63,9 @@ def check(drill: Drill, protocol: str = registry.DEFAULT) -> None:
     Raises `NotRunnableError` for a fault that the protocol's server cannot have.
     """
     habits = registry.server_forms(protocol).profile.streams
-    if habits is not None and not habits.max_replayed and any(isinstance(each, ShrinkReplayBudget) for each in drill.faults):
+    if habits is not None and any(isinstance(each, ShrinkReplayBudget) for each in drill.faults):
         raise NotRunnableError(
-            f"drill '{drill.name}': a server of protocol '{protocol}' has no replay budget, which the drill shrinks."
+            f"drill '{drill.name}': a server of protocol '{protocol}' has no replay budget that could shrink while it runs."
         )
     for index, fault in enumerate(drill.faults):
         if not isinstance(fault, SIMULATED):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from sim.protocols.registry import Protocol
 from sim.protocols.socketio.adapter import CAPABILITIES, SocketIoConnection
+from sim.protocols.socketio.profile import SERVER
 
 _EVENT = "event"
 
@@ -23,4 +24,5 @@ PROTOCOL = Protocol(
     new_connection=lambda options: SocketIoConnection(options.url, options.options),
     stream_id=_stream_id,
     streams_of=_streams_of,
+    server=SERVER,
 )
