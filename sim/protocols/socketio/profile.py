@@ -93,6 +93,7 @@ PROFILE = ServerProfile(
     silent=(),
     malformed=None,
     close_code=_NO_CODE,
+    answers_position=False,  # its number is the application's
     has_token_age=False,
     has_token_leeway=False,
     streams=HABITS,
