@@ -154,7 +154,7 @@ RECIPE = Recipe(
         "max_msgs": -1,
         "message_ids": True,
         "inactive_threshold_s": 1.0,
-        "ping_interval": "2s",
+        "ping_interval": "1s",
         "sync_interval": "always",  # an acknowledged event survives a power cut, too
     },
     variants={

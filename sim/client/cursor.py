@@ -173,6 +173,10 @@ class Cursor:
 
     # --- applying -----------------------------------------------------------------------------------
 
+    def may_skip_to(self, after: int) -> bool:
+        """Whether the event after this position may follow, although the position is above the watermark."""
+        return False
+
     def offer(self, seq: int) -> Outcome:
         """Return the apply rule's decision about a received event."""
         assert self.watermark is not None
@@ -331,6 +335,10 @@ class OrderedCursor(Cursor):
         self.is_blocked = False
         # Without the zero-argument form, which a dataclass with slots does not support here.
         return Cursor.begin_replay(self, asked_from)
+
+    def may_skip_to(self, after: int) -> bool:
+        """See `Cursor`."""
+        return self.watermark is not None and self.watermark < after and not self.is_blocked
 
     def offer(self, seq: int) -> Outcome:
         """See `Cursor`."""

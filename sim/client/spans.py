@@ -47,10 +47,10 @@ def _next_seq(item: Item, last: int | None, epoch: str | None) -> int | None:
 
 
 def take_spans(cursors: Mapping[str, Cursor], spans: tuple[Span, ...], replaying: bool) -> bool:
-    """Apply all spans at once. If a client does not have exactly the events before them, return False and change nothing."""
+    """Apply all spans at once, where clients have all events before them; otherwise return False and change nothing."""
     for topic, after, last, _, epoch in spans:
         cursor = cursors.get(topic)
-        if cursor is None or cursor.watermark != after or cursor.checkpoint == last:
+        if cursor is None or cursor.checkpoint == last or (cursor.watermark != after and not cursor.may_skip_to(after)):
             return False
         if cursor.epoch != epoch or not cursor.takes_spans:
             return False
