@@ -352,8 +352,8 @@ class Lifecycle(ABC):
         live_for_s = now - self._live_since
         self.retries.count(live_for_s)
         attempt = self.retries.attempt
-        if "retries_terminal" in self.policy.defects:
-            hint = Next(wait_ms=hint.wait_ms) if hint.step is Step.TERMINAL else hint
+        if "retries_terminal" in self.policy.defects and hint.step is Step.TERMINAL:
+            reason, hint = DisconnectReason.NETWORK, Next(wait_ms=hint.wait_ms)
         # A client that renews repeatedly, or keeps failing, does not count as renewing.
         self.renewing_since = now if reason is DisconnectReason.TOKEN_REFRESH_DUE and attempt == 1 else -NEVER
         self._clear_deadlines()
