@@ -49,8 +49,8 @@ def _configuration(place: Place) -> dict[str, object]:
         "client": {
             "token": {"hmac_secret_key": _TOKEN_KEY},
             "allowed_origins": ["*"],
-            "ping_interval": "2s",
-            "pong_timeout": "1500ms",
+            "ping_interval": "5s",
+            "pong_timeout": "4s",
             "expired_close_delay": "1s",
             "recovery_max_publication_limit": settings["recovery_limit"],
         },
