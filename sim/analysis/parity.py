@@ -85,7 +85,8 @@ def account(history: History) -> Account:
     streams = tuple(dict.fromkeys(name for own in history.header.subscriptions.values() for name in own))
     length = int(history.of(Kind.PUBLISHED, Kind.APPLIED, Kind.GAP).seq.max(initial=0))
     clients = history.header.clients
-    place = np.array([streams.index(name) if name in streams else -1 for name in history.streams] or [-1], np.int64)
+    names = [history.base_name(code) for code in range(len(history.streams))]
+    place = np.array([streams.index(name) if name in streams else -1 for name in names] or [-1], np.int64)
     contents = _Contents(history)
     words = contents.words
 

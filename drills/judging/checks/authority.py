@@ -119,7 +119,8 @@ def _streams_alive(case: Case, threshold: Threshold | None) -> Answer:
     _, end_t = _span(history, "concurrent_appends")
     rows = history.of(Kind.PUBLISHED, Kind.PUBLISH_FAILED)
     rows = rows.take(rows.t - rows.value / 1000 > end_t)  # by when they were due
-    streams, alive = np.unique(rows.stream), np.unique(rows.stream[rows.is_kind(Kind.PUBLISHED)])
+    stream = history.base_stream[rows.stream]
+    streams, alive = np.unique(stream), np.unique(stream[rows.is_kind(Kind.PUBLISHED)])
     if len(streams) == 0:
         return Answer(State.NO_DATA, NAN, 0, "no event was due after the appends had overlapped")
     stalled = [history.streams[code] for code in np.setdiff1d(streams, alive)]
