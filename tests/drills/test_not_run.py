@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 
 from drills.judging import gates
@@ -199,6 +200,10 @@ def test_negative_client_whose_protocol_has_no_message_for_it_is_left_out(monkey
     monkeypatch.setattr(client_setup.registry, "get", lambda name: silent)
     assert client_setup.negative_clients(drill, header, None) == ("expired_token",)
     assert header.unasked == {"mutation_over_socket": "its protocol states no messages of negative clients"}
+    buildless = replace(silent, capabilities=msgspec.structs.replace(silent.capabilities, states_builds=False))
+    monkeypatch.setattr(client_setup.registry, "get", lambda name: buildless)
+    assert client_setup.negative_clients(small("compatibility_window"), header, None) == ()
+    assert set(header.unasked.values()) == {"its protocol does not state a client's build"}
     tokenless = Endpoints("theirs", "staging", "", "", forms=ServiceForms(token=TokenForm(source="none")))
     assert client_setup.negative_clients(drill, header, tokenless) == ()
     assert header.unasked["expired_token"] == "the target has no tokens"

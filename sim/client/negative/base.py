@@ -12,6 +12,7 @@ class NegativeClient(Session):
     expects: tuple[str, ...] = ()
     needs_forms = False  # it sends messages that only the protocol's own forms have
     needs_tokens = False
+    needs_builds = False  # it joins as another build, which the protocol must state
 
     @property
     def _forms(self) -> NegativeForms:

@@ -16,6 +16,8 @@ _CLIENT = "stormgate"
 class OtherBuild(OneQuestion):
     """Joins as another build. Subclasses say which."""
 
+    needs_builds = True
+
     def _build(self, service: RuntimeSettings) -> Compatibility:
         """Return the build to report to a runtime with these settings."""
         return self.settings.compatibility

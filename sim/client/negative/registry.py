@@ -22,16 +22,19 @@ NEGATIVE_CLIENTS: dict[str, type[NegativeClient]] = {client.name: client for cli
 EXPECTED: dict[str, tuple[str, ...]] = {client.name: client.expects for client in _ALL}
 
 
-def why_unasked(name: str, *, has_forms: bool, has_tokens: bool) -> str:
+def why_unasked(name: str, *, has_forms: bool, has_tokens: bool, states_builds: bool) -> str:
     """Return why a negative client cannot ask its question, in words; empty: it can.
 
-    `has_forms`: its protocol states the messages of negative clients; `has_tokens`: the target mints tokens.
+    `has_forms`: its protocol states the messages of negative clients; `has_tokens`: the target mints tokens; `states_builds`: a
+    join states the client's build.
     """
     client = NEGATIVE_CLIENTS.get(name)
     if client is not None and client.needs_forms and not has_forms:
         return "its protocol states no messages of negative clients"
     if client is not None and client.needs_tokens and not has_tokens:
         return "the target has no tokens"
+    if client is not None and client.needs_builds and not states_builds:
+        return "its protocol does not state a client's build"
     return ""
 
 

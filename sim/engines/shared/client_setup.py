@@ -76,10 +76,13 @@ def negative_clients(drill: Drill, header: RunHeader, endpoints: Endpoints | Non
 
     `endpoints`: of the target; None: a simulated service.
     """
-    has_forms = registry.get(header.protocol).negative_forms is not None
-    has_tokens = endpoints is None or endpoints.forms.token.source != "none"
-    named = drill.expect.negative_clients
-    found = {name: why_unasked(name, has_forms=has_forms, has_tokens=has_tokens) for name in named}
+    protocol, named = registry.get(header.protocol), drill.expect.negative_clients
+    able = {
+        "has_forms": protocol.negative_forms is not None,
+        "has_tokens": endpoints is None or endpoints.forms.token.source != "none",
+        "states_builds": protocol.capabilities.states_builds,
+    }
+    found = {name: why_unasked(name, **able) for name in named}
     header.unasked = {name: why for name, why in found.items() if why}
     return tuple(name for name in named if not found[name])
 

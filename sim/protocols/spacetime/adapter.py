@@ -74,6 +74,7 @@ CAPABILITIES = Capabilities(
     resuming_by=ResumingBy.SUBSCRIBE,
     renewal=Renewal.BY_RECONNECT,
     publishing=Publishing.HTTP,
+    states_builds=True,
 )
 _SOCKET = 0
 _SAME_FOR_ALL = frozenset({"sync:update_batch", "sync:frame", "sync:heartbeat"})  # what they mean depends on no request
