@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim.client.cursor import OrderedCursor
 from sim.protocols.events import Batch, CaughtUp, Message, Position, Resumed
 from sim.protocols.nats_jetstream.adapter import CAPABILITIES as JETSTREAM
 from tests.client.peer import Peer, applied, dense
@@ -70,3 +71,10 @@ def test_run_over_a_hole_is_shared() -> None:
     assert run is not None
     assert peer.session.follow(run, peer.now)
     assert peer.session.replica.cursors["a"].stored == Position(9, "e")
+
+
+def test_blocked_cursor_skips_nothing() -> None:
+    cursor = OrderedCursor("a", "a", watermark=5)
+    assert cursor.may_skip_to(8)
+    cursor.reject()
+    assert not cursor.may_skip_to(8)
