@@ -3,6 +3,7 @@
 One file a server in `findings/`, with one `[[finding]]` for each pair of a variant and a drill.
 """
 
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -49,7 +50,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def command(self, server: str) -> str:
         """Return the command line that repeats it."""
         variant = "" if self.variant == SANE else f" --variant {self.variant}"
-        words = " ".join(f"--set {override}" for override in self.overrides())
+        words = " ".join(f"--set {shlex.quote(override)}" for override in self.overrides())
         return f"stormgate target up {server}{variant} --drill {self.drill} {words}"
 
 

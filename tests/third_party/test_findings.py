@@ -1,5 +1,7 @@
 """Drills on real servers of others, with no patch: each finds what `drills/third_party/findings` says, and no more."""
 
+import itertools
+import shlex
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,9 @@ def test_each_variant_differs_from_the_sane_one_in_one_setting(server: str):
     assert [name for name, variant in recipe.variants.items() if len(variant.settings) != 1] == []
     assert [name for name, variant in recipe.variants.items() if variant.settings.items() <= recipe.settings.items()] == []
     assert {key for variant in recipe.variants.values() for key in variant.settings} <= recipe.settings.keys()
+
+
+def test_each_command_of_the_page_gives_a_shell_the_overrides_as_they_are():
+    for server, found in ROWS:
+        words = shlex.split(found.command(server))
+        assert [value for option, value in itertools.pairwise(words) if option == "--set"] == [*found.overrides()]
