@@ -264,9 +264,14 @@ class SocketIoConnection:
         """See `Connection`. A server closes without a code (1005), whatever the reason was."""
         if self._is_open:
             return (Closed(DisconnectReason.NETWORK, end.code, _TERMINAL if end.code == _TOO_LARGE else RETRY),)
-        if end.status is None:
-            return (Refused("", "protocol" if end.is_broken else "network", DisconnectReason.NETWORK, is_open=False),)
-        refused = Refused("", f"status_{end.status}", DisconnectReason.UNKNOWN, _TERMINAL, is_open=False)
-        if endings.is_temporary(end.status):
-            refused = Refused("", "protocol", DisconnectReason.NETWORK, is_open=False)
-        return (endings.answered(refused, end),)
+        return (upgrade_refused(end),)
+
+
+def upgrade_refused(end: TransportEnd) -> Refused:
+    """Return the refusal of an upgrade, or a failed connection. Hints are a proxy's; the server itself states none."""
+    if end.status is None:
+        return Refused("", "protocol" if end.is_broken else "network", DisconnectReason.NETWORK, is_open=False)
+    refused = Refused("", f"status_{end.status}", DisconnectReason.UNKNOWN, _TERMINAL, is_open=False)
+    if endings.is_temporary(end.status):
+        refused = Refused("", "protocol", DisconnectReason.NETWORK, is_open=False)
+    return endings.answered(refused, end)

@@ -4,9 +4,7 @@ The application's middleware sees a token at the join only, and not when a sessi
 """
 
 from sim.protocols import plain_streams
-from sim.protocols.adapter import TransportEnd
 from sim.protocols.events import (
-    RETRY,
     Answer,
     Closed,
     DisconnectReason,
@@ -23,6 +21,7 @@ from sim.protocols.events import (
 from sim.protocols.habits import Asked, Sessions, Started, StreamHabits
 from sim.protocols.intents import Request
 from sim.protocols.profile import Refusals, ServerForms, ServerProfile
+from sim.protocols.socketio.adapter import upgrade_refused
 
 _NO_CODE = 1005  # of every close by the server, whatever its reason
 _TERMINAL = Next(Step.TERMINAL)
@@ -46,12 +45,6 @@ def _refused_request(ref: str, code: str, message: str, streams: tuple[str, ...]
 
 def _unknown(request: Request) -> Event:
     return Answer(request.ref, True)
-
-
-def _upgrade_refused(end: TransportEnd) -> Refused:
-    following = RETRY if end.status is None or end.status >= 500 else _TERMINAL
-    code = "protocol" if end.status is None or end.status >= 500 else f"status_{end.status}"
-    return Refused("", code, DisconnectReason.NETWORK, following, is_open=False, status=end.status)
 
 
 def _read_session(text: str) -> tuple[str, int]:
@@ -82,7 +75,7 @@ PROFILE = ServerProfile(
         plain_streams.not_connected,
         _refused_request,
         lambda *_: Problem("slow_consumer"),
-        upgrade=_upgrade_refused,
+        upgrade=upgrade_refused,
         closed=lambda end: Closed(DisconnectReason.NETWORK, end.code),
     ),
     payload_hash=plain_streams.no_hash,
