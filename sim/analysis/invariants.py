@@ -396,9 +396,11 @@ def _early_replay_complete(evidence: _Evidence) -> Rows:
     history, published = evidence.history, evidence.ledger.published
     moves = history.without_unplanned_restarts(history.fleet(*_MOVES, Kind.CHECKPOINT_WRITTEN))
     lost, _, high = evidence.ledger.declared(history.fleet(Kind.DECLARED_LOSS))
-    if history.starts_from_now_on:
-        high = np.maximum(high, published.place_acknowledged(lost.stream, lost.t))
     moves = evidence.ledger.by_place(moves).and_then(lost.having(seq=high))  # a client is past what it declared lost
+    if history.starts_from_now_on:  # and a new one past all that was sent before
+        starts = history.fleet(Kind.REBOOTSTRAPPED)
+        starts = starts.take(history.detail_is(starts, ["fresh", "other_log"]))
+        moves = moves.and_then(starts.having(seq=published.place_acknowledged(starts.stream, starts.t)))
     done = history.fleet(Kind.REPLAY_COMPLETED)
     done = done.take(np.isfinite(done.value))
     due_t = done.t - done.value / 1000.0

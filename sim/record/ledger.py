@@ -239,6 +239,7 @@ class Ledger:
         snapshots = self._snapshots(rebootstrapped)
         if not self._has_positions:  # a snapshot, too, covers what lies between two events
             losses = losses.and_then(rebootstrapped.take(self.history.detail_is(rebootstrapped, ["snapshot"])))
+        losses = losses.and_then(self._new_starts(rebootstrapped))
         declared, declared_low, declared_high = self.declared(losses)
         lost_logs = owner_of(self._lost_logs(losses))
         earlier, earlier_place = self._before_start(rebootstrapped)
@@ -260,6 +261,14 @@ class Ledger:
                 )
             ),
         )
+
+    def _new_starts(self, rows: Rows) -> Rows:
+        """Starts of clients whose process had lost its checkpoint, where a service sends a new client nothing of the past."""
+        fresh = rows.take(self.history.detail_is(rows, ["fresh"]) & self.history.starts_from_now_on)
+        _, first = np.unique(self.history.pair(fresh), return_index=True)
+        again = np.ones(len(fresh), np.bool_)
+        again[first] = False
+        return fresh.take(again)
 
     def _lost_logs(self, losses: Rows) -> Rows:
         """The losses without a number, once for each earlier log: a client that goes on in another log has lost it."""

@@ -64,3 +64,15 @@ def test_client_is_past_the_loss_that_it_declared() -> None:
 
     assert broken(story(declares=True)) == {}
     assert broken(story(declares=False)) == {"silent_loss": 1, "early_replay_complete": 1}
+
+
+@pytest.mark.parametrize(("starts_from_now_on", "found"), [(True, {}), (False, {"silent_loss": 1, "early_replay_complete": 1})])
+def test_client_whose_checkpoint_was_lost_is_owed_what_came_after_its_new_start(
+    starts_from_now_on: bool, found: dict[str, int]
+) -> None:
+    story = overlapping({1: 3.5, 2: 4.0, 3: 5.0, 4: 7.0}, {0: [1, 2, 4]}, starts_from_now_on=starts_from_now_on)
+    story.tell(4.5, Kind.RESTARTED, 0, STREAM, detail="lost").tell(6.0, Kind.REBOOTSTRAPPED, 0, STREAM, detail="fresh")
+    story.tell(6.1, Kind.REPLAY_COMPLETED, 0, value=200.0).rows.sort(key=lambda row: row.t)
+    assert broken(story) == found
+    owed = story.changed(lambda row: row.kind == Kind.PUBLISHED and row.marker == 3, t=6.5)
+    assert broken(owed)["silent_loss"] == 1

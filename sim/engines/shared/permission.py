@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from sim.base.errors import NotRunnableError, UsageError
+from sim.client.checkpoints import can_damage
 from sim.drill.fault_bases import ClientFault, Fault
 from sim.drill.fault_kinds import (
     AnyFault,
@@ -143,6 +144,12 @@ def _require_connects_capped(drill: Drill, endpoints: Endpoints, caps: Caps, whe
 
 
 def _require_possible(drill: Drill, fault: AnyFault, endpoints: Endpoints) -> None:
+    positions = registry.get(endpoints.protocol).capabilities.positions
+    if isinstance(fault, RestartClients) and not can_damage(positions, fault.checkpoint):
+        raise NotRunnableError(
+            f"drill '{drill.name}' gives clients checkpoints that are '{fault.checkpoint}', and positions of protocol "
+            f"'{endpoints.protocol}' can only be read by their server. Use kept, lost or torn."
+        )
     is_withheld = isinstance(fault, SkipDeliveries) and endpoints.has_socket  # between adapter and session
     if fault.kind in endpoints.rules.hooks or is_withheld or not needs_server(fault):
         return
