@@ -242,7 +242,7 @@ class Ledger:
         losses = losses.and_then(self._new_starts(rebootstrapped))
         declared, declared_low, declared_high = self.declared(losses)
         lost_logs = owner_of(self._lost_logs(losses))
-        earlier, earlier_place = self._before_start(rebootstrapped)
+        earlier, earlier_place = self._before_start(rebootstrapped, pick(Kind.REPLAY_STARTED))
         return Intervals(
             np.concatenate((place[starts] // SPAN, owner_of(snapshots), owner_of(declared), lost_logs, owner_of(earlier))),
             np.concatenate(
@@ -281,11 +281,11 @@ class Ledger:
         repeated = uncounted.take(np.repeat(np.arange(len(uncounted)), [len(codes) for codes in earlier]))
         return repeated.having(stream=np.concatenate([*earlier, np.zeros(0, np.int64)]))
 
-    def _before_start(self, rows: Rows) -> tuple[Rows, Ints]:
-        """Events in flight at a client's start, which a service that starts clients from now on may have sent before it.
+    def _before_start(self, rows: Rows, asked: Rows) -> tuple[Rows, Ints]:
+        """Events in flight while a client asked to start, from the last of `asked` to its row of `rows`.
 
-        Publishes under way at the same time may be sent in any order. So such an event may follow, in its place, one that the
-        client got. Returns a row of `rows` and the place of each such event.
+        A service that starts clients from now on may have sent them before. Publishes under way at the same time may be sent in
+        any order, so such an event may follow, in its place, one that the client got. Returns a row and a place for each.
         """
         published, found, places = self.published, [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for code in np.unique(rows.stream) if self.history.starts_from_now_on else ():
@@ -294,7 +294,7 @@ class Ledger:
             acknowledged_by = np.maximum.accumulate(published.acknowledged_t[of_stream])
             sent_from = np.minimum.accumulate(sent_t[::-1])[::-1]
             mine = np.flatnonzero(rows.stream == code)
-            begin = np.searchsorted(acknowledged_by, rows.t[mine], side="right")
+            begin = np.searchsorted(acknowledged_by, _last_before(asked, rows.take(mine), self.history), side="right")
             end = np.searchsorted(sent_from, rows.t[mine], side="right")
             event, source = _expand(begin, np.maximum(begin, end))
             is_sent = sent_t[event] <= rows.t[mine][source]
@@ -429,6 +429,17 @@ def _subscribed_pairs(history: History) -> Ints:
         for code in codes.get(name, ())
     ]
     return np.array(pairs, np.int64)
+
+
+def _last_before(earlier: Rows, rows: Rows, history: History) -> Floats:
+    """Per row, the time of the last of `earlier` of its client and stream up to then; its own time without one."""
+    earlier = earlier.take(np.lexsort((earlier.t, history.pair(earlier))))
+    pair, t, found = history.pair(earlier), earlier.t, rows.t.copy()
+    for number, own in enumerate(history.pair(rows)):
+        first, end = np.searchsorted(pair, own + np.arange(2))
+        place = first + np.searchsorted(t[first:end], rows.t[number], side="right")
+        found[number] = t[place - 1] if place > first else found[number]
+    return found
 
 
 def _expand(begin: Ints, end: Ints) -> tuple[Ints, Ints]:

@@ -42,6 +42,14 @@ def test_event_that_was_in_flight_at_a_clients_start_is_not_owed(
     assert broken(sent) == found
 
 
+def test_event_that_the_service_sent_while_a_client_asked_to_start_is_not_owed() -> None:
+    """The first event that it gets was acknowledged before the answer to its subscribe, too."""
+    story = overlapping({1: 2.9, 2: 2.5, 3: 4.0}, {0: [1, 3]})
+    assert broken(story)["silent_loss"] == 1
+    story.tell(2.4, Kind.REPLAY_STARTED, 0, STREAM).rows.sort(key=lambda row: row.t)
+    assert broken(story) == {}
+
+
 def test_start_of_one_client_excuses_no_other() -> None:
     story = overlapping({1: 1.0, 2: 3.2, 3: 2.9, 4: 4.0}, {0: [2, 4], 1: [2, 4]})
     late = story.changed(lambda row: row.client == 1 and row.t == 3.0, t=2.0)
