@@ -12,6 +12,7 @@ from sim.protocols.events import (
     Activity,
     Answer,
     Batch,
+    CaughtUp,
     Closed,
     Head,
     Item,
@@ -248,9 +249,9 @@ class StreamRuntime(Runtime):
             connection.outbox.popleft()
             if replay.answer:
                 connection.outbox.appendleft(self._answer(connection, replay))
-        if not items and not (is_complete and topic and self._habits.says_caught_up):
-            return None
-        return self._fanout.replay_message(topic, items, is_complete, ())
+            if self._habits.says_caught_up:
+                connection.outbox.appendleft(tuple(CaughtUp(each) for each in replay.topics))
+        return self._fanout.replay_message(topic, items, False, ()) if items else None
 
     def _answer(self, connection: Connection, replay: Replay) -> Message:
         """Return the answer after a replay. Its head is what was sent meanwhile, too."""

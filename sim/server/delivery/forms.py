@@ -44,10 +44,7 @@ class Forms:
             if isinstance(event, Batch):
                 if event.items or not self._habits.items_have_positions:
                     out.append(self._batch(event))
-            elif isinstance(event, CaughtUp):
-                topics = dict.fromkeys(each.stream for each in message if isinstance(each, Batch))
-                out += [CaughtUp(topic) for topic in topics] if self._habits.says_caught_up else []
-            elif not isinstance(event, Head):
+            elif not isinstance(event, Head | CaughtUp):
                 out.append(event)
         return tuple(out)
 
