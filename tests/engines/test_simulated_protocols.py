@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from drills import CATALOG
 from drills.judging.checks.verdicts import DrillVerdict, State
-from drills.runs import results, running
+from drills.runs import catalog, results, running
 from drills.runs.request import Request
 from drills.third_party import findings, recipes
 from drills.third_party.findings import Finding
@@ -22,8 +21,9 @@ from tests.storms import OF_SIZE, OF_TIME
 # What only the real server shows: its own store, read over HTTP, and how long its TCP keeps a connection that is gone.
 PROTOCOLS = {"nats": "nats_jetstream"}  # by server, where it has another name
 ONLY_REAL = frozenset({"stored_lost", "stored_twice", "reconnect.half_open_left"})
-# Drills that the real servers cannot run, but their simulations can: the control service is simulated, too.
-ONLY_SIMULATED = frozenset({"token_expiry_storm", "token_lifetime"})
+# Of tokens: the control service is simulated, too, with limits of its own.
+OF_TOKENS = frozenset({"token_expiry_storm", "token_lifetime"})
+SHORT_TOKENS = "fleet.token_ttl_s"
 SLOWER_SILENCE = ("faults.1.for_s=15.0",)  # a simulated client counts three heartbeats of the drill, at least ten seconds
 
 
@@ -33,8 +33,12 @@ def rows() -> list[tuple[str, Finding]]:
     for server in recipes.NAMES:
         protocol = PROTOCOLS.get(server, server)
         if registry.get(protocol).server is not None:
-            found += [(protocol, row) for row in findings.of(server) if row.variant == SANE and row.drill not in ONLY_SIMULATED]
+            found += [(protocol, row) for row in findings.of(server) if row.variant == SANE and not is_of_tokens(row)]
     return found
+
+
+def is_of_tokens(row: Finding) -> bool:
+    return row.drill in OF_TOKENS or any(SHORT_TOKENS in setting for setting in row.settings)
 
 
 def called(row: object) -> str:
@@ -43,7 +47,7 @@ def called(row: object) -> str:
 
 def simulated(folder: Path, protocol: str, found: Finding) -> DrillVerdict:
     more = SLOWER_SILENCE if found.drill == "half_open_sockets" else ()
-    drill = drills.load(CATALOG / f"{found.drill}.toml", (*found.overrides(), *more))
+    drill = drills.load(catalog.path_of(found.drill), (*found.overrides(), *more))
     request = Request(
         drills=(drill,),
         engine="virtual",

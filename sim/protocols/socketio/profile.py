@@ -1,6 +1,6 @@
 """The habits of a Socket.IO server with connection state recovery and the memory adapter, whose application checks tokens.
 
-The application's middleware sees a token at the join only, and not when a session is recovered, as is the library's default.
+The application's middleware checks the token of each join, also of a recovered session. Connections outlive their tokens.
 """
 
 from sim.protocols import plain_streams
