@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from sim.client.notices import KnownRuns, Run, no_run
 from sim.protocols import registry
-from sim.protocols.adapter import Capabilities, Credentials, NegativeForms
+from sim.protocols.adapter import Capabilities, Credentials, NegativeForms, Positions
 from sim.protocols.events import Message
 from sim.protocols.intents import Compatibility, Intent
 from sim.protocols.markers import PUBLISHED_AT, MarkerReader
@@ -111,6 +111,7 @@ class ClientSettings:
     def __post_init__(self) -> None:
         interval_s = self.service.heartbeat_interval_s
         object.__setattr__(self, "markers", MarkerReader(self.marker_run, self.payload_pointer))
-        object.__setattr__(self, "run_of", KnownRuns(self.stream_id, self.markers) if self.shares_runs else no_run)
+        shares = self.shares_runs and self.capabilities.positions is not Positions.OPAQUE  # whose order no client knows
+        object.__setattr__(self, "run_of", KnownRuns(self.stream_id, self.markers) if shares else no_run)
         object.__setattr__(self, "heartbeat_interval_s", interval_s)
         object.__setattr__(self, "silence_limit_s", max(3 * interval_s, SILENCE_FLOOR_S))
