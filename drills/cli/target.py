@@ -76,7 +76,7 @@ def target_list(targets: Targets = None) -> None:
 
 @target_app.command("protocols")
 def target_protocols() -> None:
-    """List the protocols that clients can speak: those shipped, and those of installed packages."""
+    """List the protocols that clients can speak."""
     from sim.protocols import registry
 
     rows = []
@@ -90,7 +90,7 @@ def target_protocols() -> None:
 
 @target_app.command("servers")
 def target_servers() -> None:
-    """List the third-party servers that `target up` starts, with their variants."""
+    """List the third-party servers of `target up`, with variants."""
     from drills.third_party import recipes
     from drills.third_party.recipe import SANE
 
@@ -116,7 +116,7 @@ def target_up(
     as_json: AsJson = False,
     junit: Junit = None,
 ) -> None:
-    """Start a third-party server on this machine, and print its target.
+    """Start a third-party server here, and print its target.
 
     `make servers` installs the servers. With --drill, the exit code is that of the drills.
     """
