@@ -49,6 +49,7 @@ check: $(DEV)
 
 prove: $(DEV) $(SERVERS)  ## show on real sockets that whatever is wrong on purpose is caught by name: about a quarter of an hour
 	$(BIN)/python -m tests.prove
+	$(BIN)/pytest -m long -n 2
 
 peers: $(PEERS) $(PROMETHEUS) browser  ## fetch the foreign programs that tests connect to the embedded runtime
 

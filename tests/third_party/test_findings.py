@@ -23,10 +23,6 @@ ON_EACH = (
 ROWS = [(server, found) for server in recipes.NAMES for found in findings.of(server)]
 
 
-def called(row: object) -> str:
-    return f"{row.variant}-{row.drill}" if isinstance(row, Finding) else str(row)
-
-
 def judged(folder: Path, server: str, found: Finding) -> DrillVerdict:
     """The verdict on one drill of a server that is started for it."""
     drill = drills.load(catalog.path_of(found.drill), found.overrides())
@@ -72,7 +68,13 @@ def complaints(found: Finding, verdict: DrillVerdict) -> list[str]:
     return wrong
 
 
-@pytest.mark.parametrize(("server", "found"), [row for row in ROWS if row[1].ci], ids=called)
+def shown(row: tuple[str, Finding]) -> object:
+    server, found = row
+    marks = () if found.ci else (pytest.mark.long,)
+    return pytest.param(server, found, id=f"{server}-{found.variant}-{found.drill}", marks=marks)
+
+
+@pytest.mark.parametrize(("server", "found"), [shown(row) for row in ROWS])
 def test_each_drill_finds_what_the_table_says(tmp_path: Path, server: str, found: Finding):
     verdict = judged(tmp_path, server, found)
     assert complaints(found, verdict) == [], (tmp_path / "server.log").read_text(errors="replace")[-2000:]
