@@ -83,3 +83,18 @@ def test_a_simulation_finds_what_the_real_server_shows(tmp_path: Path, protocol:
 def test_the_mock_cannot_serve_what_is_only_simulated(protocol: str) -> None:
     with pytest.raises(UsageError, match="can be simulated, but the mock cannot serve it"):
         registry.wire_forms(protocol)
+
+
+TRIMMED = (
+    'faults=[{ kind = "drop_sockets", at_s = 0.0, share = 0.5, offline_s = 1.5 }, '
+    '{ kind = "shrink_window", at_s = 1.0, keep_events = 5, streams = 1 }]'
+)
+
+
+def test_a_server_that_says_no_reasons_must_still_refuse_stale_positions(tmp_path: Path) -> None:
+    found = Finding(drill="stale_cursor", settings=(TRIMMED, "load.worker_events=false"))
+    checks = {check.name: check for check in simulated(tmp_path / "flag", "centrifugo", found).checks}
+    assert checks["drill.stale_signalled"].state is State.PASS
+    untouched = Finding(drill="stale_cursor", settings=(TRIMMED.replace("= 5,", "= 500,"), "load.worker_events=false"))
+    checks = {check.name: check for check in simulated(tmp_path / "none", "centrifugo", untouched).checks}
+    assert checks["drill.stale_signalled"].state is State.FAIL
