@@ -13,12 +13,15 @@ from drills.third_party.recipe import SANE
 from sim.base.config import read_toml, to_struct
 
 FOLDER = Path(__file__).parent / "findings"
-CLIENTS = 25
+CLIENTS, CLIENTS_FOR_GO = 25, 44  # a go needs the sample sizes of every check
 _QUICK = ("phases.steady_s=1.5", "phases.steady_limit_s=20", "phases.settle_s=8", "fleet.connects_per_s=100")
 # The faults of each drill, closer together.
 _SHORT: dict[str, tuple[str, ...]] = {
     "reconnect_storm": ("phases.fault_s=2.5", "faults.1.at_s=1.5", "phases.recovery_s=0.5"),
-    "network_flap": ("phases.fault_s=4.0", "faults.0.times=3", "faults.0.every_s=0.7", "phases.recovery_s=0.5"),
+    "network_flap": (
+        *("load.events_per_s=45", "phases.fault_s=4.0", "faults.0.times=3", "faults.0.every_s=0.7"),
+        "phases.recovery_s=0.5",
+    ),
     "half_open_sockets": ("phases.fault_s=17.5", "faults.0.for_s=17.0", "faults.1.at_s=0.5", "faults.1.for_s=12.0"),
     "runtime_restart": ("phases.fault_s=4.0", "faults.0.at_s=0.5", "faults.0.down_s=0.5", "phases.recovery_s=1.0"),
     "slow_consumer": ("phases.recovery_s=1",),
@@ -45,7 +48,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def overrides(self) -> tuple[str, ...]:
         """Return all overrides of the drill."""
-        return (f"fleet.clients={CLIENTS}", *_QUICK, *_SHORT.get(self.drill, ()), *self.settings)
+        clients = CLIENTS_FOR_GO if self.expects == "go" else CLIENTS
+        return (f"fleet.clients={clients}", *_QUICK, *_SHORT.get(self.drill, ()), *self.settings)
 
     def command(self, server: str) -> str:
         """Return the command line that repeats it."""

@@ -392,8 +392,13 @@ def _needless_loss(evidence: _Evidence) -> Rows:
 
 
 def _early_replay_complete(evidence: _Evidence) -> Rows:
-    """Replays reported complete before the client had all events acknowledged when its connect was due."""
+    """Replays reported complete before the client had all events acknowledged when its connect was due.
+
+    None in a protocol without a sign for the end of a replay: there, clients only assume it.
+    """
     history, published = evidence.history, evidence.ledger.published
+    if history.header.capabilities.get("caught_up") == "none":
+        return history.fleet(Kind.REPLAY_COMPLETED).take(np.zeros(0, np.int64))
     moves = history.without_unplanned_restarts(history.fleet(*_MOVES, Kind.CHECKPOINT_WRITTEN))
     lost, _, high = evidence.ledger.declared(history.fleet(Kind.DECLARED_LOSS))
     moves = evidence.ledger.by_place(moves).and_then(lost.having(seq=high))  # a client is past what it declared lost

@@ -43,6 +43,7 @@ class Replica:
         positions = settings.capabilities.positions
         self._head_of = settings.capabilities.head_of
         self._starts_from_now_on = settings.capabilities.fresh_start is FreshStart.FROM_NOW_ON
+        self._waits_for_start = self._starts_from_now_on and positions is not Positions.OPAQUE
         self.now = 0.0  # set by the session with each message
         self._stream_id = stream_id = settings.stream_id
         self.cursors = {topic: KINDS[positions].at(topic, stream_id(topic), checkpoints.get(topic)) for topic in topics}
@@ -106,6 +107,8 @@ class Replica:
             self._note("replayed", cursor.stream, cursor.replayed, value=float(cursor.replayed_new))
             if self._jumps:
                 continue
+            if cursor.watermark is None and self._waits_for_start and not cursor.head:
+                continue  # nobody has said where it starts: the first event does
             if cursor.watermark is None:  # an empty replay: continue from the head; events before it are lost
                 self._go_on(cursor, cursor.accept_head())
                 self._write_checkpoint(cursor)
