@@ -160,6 +160,6 @@ def _wait(server: "Server") -> None:
 
 
 def _print(item: "Item") -> None:
-    output.lines(f"{item.name}: {item.state}")
+    output.lines(f"{item.name}: {item.state}" + (" (drills do not need it)" if item.state == "missing" else ""))
     facts = {"sent": item.sent, "answer": item.answer, "change": item.change}
     output.lines(*(f"  {fact} {text}" for fact, text in facts.items() if text))

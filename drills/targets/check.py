@@ -268,6 +268,10 @@ class _Check:
                 raise FailedError(
                     sent, payload.decode(errors="replace"), f'Set payload_at = "{found}", where the published payload stands.'
                 )
+        if number > 1:
+            raise FailedError(
+                sent, "it did not come after the reconnect", "Correct how the adapter resumes; or the server loses it."
+            )
         change = "Correct the body of [publish]: no delivered event contains the published payload."
         raise FailedError(sent, payloads[-1].decode(errors="replace"), change)
 

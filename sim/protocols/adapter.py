@@ -39,7 +39,7 @@ class CaughtUpSign(StrEnum):
     EXPLICIT = "explicit"
     REPLY = "reply"
     HEAD = "head"
-    NONE = "none"
+    NONE = "none"  # a client assumes it as soon as its subscribe is accepted; nothing judges it
 
 
 class StaleSign(StrEnum):
