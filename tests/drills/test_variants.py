@@ -20,7 +20,7 @@ from sim.record.run_header import read_verified
 from tests.commands import sets, stormgate, stormgate_here
 from tests.storms import red
 
-GO, NO_GO, USAGE, ERROR = 0, 1, 3, 4
+GO, NO_GO, INCONCLUSIVE, USAGE, ERROR = 0, 1, 2, 3, 4
 # Two policies, few clients.
 SMALL = ("fleet.clients=6", "variants.0.policies=['reference', 'phoenix_js']")
 
@@ -208,7 +208,6 @@ def test_from_the_command_line_on_one_engine(tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--target", "http://127.0.0.1:9"], ["parity", "--target"]),
         (["--engine", "virtual", "--replications", "3"], ["parity", "--replications"]),
         (["--engine", "steam"], ["--engine steam"]),
         (["--model", "none.toml"], ["--engine virtual"]),
@@ -228,6 +227,13 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, arguments: list[str], wo
     assert (said.code, said.out) == (USAGE, "")
     assert [word for word in words if word not in said.sentence] == []
     assert not (tmp_path / "out").exists()
+
+
+def test_variants_are_not_run_on_a_target(tmp_path: Path):
+    said = stormgate_here("drill", "run", "parity", "--target", "http://127.0.0.1:9", "--out", tmp_path / "out")
+    assert said.code == INCONCLUSIVE
+    assert "not_run" in said.out
+    assert "Leave --target out" in " ".join(said.out.split())
 
 
 def test_dry_run_names_the_variants(tmp_path: Path):
