@@ -166,10 +166,7 @@ class Lifecycle(ABC):
         self._schedule()
 
     def connect_failed(self, refusal: Refused, now: float) -> None:
-        """The connection could not be opened; after the join, such a refusal ends it."""
-        if self.state in CONNECTED:
-            self._leave(refusal.reason, now, refusal.next, refusal.code)
-            return
+        """The connection could not be opened."""
         self._move(Trigger.CONNECT_FAILED)
         self._note("connect_failed", value=(now - self._due) * 1000, detail=refusal.code)
         self._note(*of_refused(refusal, self.is_cut_by_fault))

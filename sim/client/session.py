@@ -198,7 +198,7 @@ class Session(Lifecycle):
         elif refusal.is_open:
             self._take_reply(refusal, now)
         else:
-            self.connect_failed(refusal, now)
+            (self._obey if self.state in CONNECTED else self.connect_failed)(refusal, now)
 
     def _refused(self, reply: Reply, now: float) -> None:
         """A join or subscribe was refused."""

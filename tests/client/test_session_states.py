@@ -16,7 +16,7 @@ _MOVES = {
     Trigger.MINTED: lambda session: session.minted(None, 0.0),
     Trigger.MINT_FAILED: lambda session: session.mint_failed("x", 0.0),
     Trigger.CONNECTED: lambda session: session.received((Opened(),), 0.0),
-    Trigger.CONNECT_FAILED: lambda session: session.received((connect_refused("x"),), 0.0),
+    Trigger.CONNECT_FAILED: lambda session: session.connect_failed(connect_refused("x"), 0.0),
     Trigger.RECEIVED: lambda session: session.received((Batch(RUN, ()),), 0.0),
     Trigger.DISCONNECTED: lambda session: session.disconnected(Closed(), 0.0),
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from drills.judging.checks.verdicts import DrillVerdict, State
 from drills.runs import results
-from drills.third_party.findings import CLIENTS, Finding
+from drills.third_party.findings import CLIENTS_FOR_GO, Finding
 from drills.third_party.running import running as server_running
 from sim.record.parquet import read
 from tests.commands import stormgate
@@ -36,7 +36,7 @@ def survived(folder: Path, verdict: DrillVerdict) -> None:
     wanted = ("drill.converged", "drill.audited", "drill.faults_observed", "delivery.dropped_deliveries")
     assert {name: states[name] for name in wanted} == dict.fromkeys(wanted, State.PASS)
     rows = read(next(folder.glob("*/drills/network_flap"))).to_pylist()
-    assert {row["client"] for row in rows if row["kind"] == "disconnected"} == set(range(CLIENTS))
+    assert {row["client"] for row in rows if row["kind"] == "disconnected"} == set(range(CLIENTS_FOR_GO))
     assert {row["detail"] for row in rows if row["kind"] == "rebootstrapped"} == {"fresh"}, "positions were resumed"
 
 
