@@ -49,7 +49,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def overrides(self) -> tuple[str, ...]:
         """Return all overrides of the drill."""
         clients = CLIENTS_FOR_GO if self.expects == "go" else CLIENTS
-        return (f"fleet.clients={clients}", *_QUICK, *_SHORT.get(self.drill, ()), *self.settings)
+        given = (f"fleet.clients={clients}", *_QUICK, *_SHORT.get(self.drill, ()), *self.settings)
+        return tuple({override.partition("=")[0]: override for override in given}.values())  # the last value of a key counts
 
     def command(self, server: str) -> str:
         """Return the command line that repeats it."""

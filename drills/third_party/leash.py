@@ -1,4 +1,4 @@
-"""Runs a program, and ends it as soon as our input ends: then whoever started us is gone.
+"""Runs a program, and ends it as soon as our input ends: the process that started us has ended then.
 
 The byte `t` asks the program to end (SIGTERM) and waits for it; anything else kills it.
 """

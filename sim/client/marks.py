@@ -4,7 +4,7 @@ What is still pending follows from both, whatever a service says about positions
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -115,15 +115,21 @@ class Marks:
         lacked = acknowledged.count_above(self.high)
         if self.missing:
             lacked += sum(number <= acknowledged.number for number in self.missing - acknowledged.open)
-        before = [number for number in self._before(acknowledged) if number > self.high or number in self.missing]
+        if not lacked:
+            return 0
+        before = self._before(acknowledged)
         self.missing.difference_update(before)
         return lacked - len(before)
 
     def _before(self, acknowledged: Acknowledged) -> list[int]:
-        """Events before its start that overtook one after it."""
+        """Events that the client lacks, and that are before its start: they overtook one after it."""
+        of: Mapping[int, float] = acknowledged.overlapping
+        limit = self.since
         if self.after and acknowledged.overtaking:
-            return [number for number, position in acknowledged.overtaking.items() if position <= self.after]
-        return [number for number, sent_at in acknowledged.overlapping.items() if sent_at <= self.since]
+            of, limit = acknowledged.overtaking, self.after
+        above = range(self.high + 1, acknowledged.number + 1)
+        lacked = [*self.missing, *(above if len(above) < len(of) else (number for number in of if number > self.high))]
+        return [number for number in lacked if of.get(number, math.inf) <= limit]
 
 
 class MarkRange(NamedTuple):

@@ -203,6 +203,18 @@ class Connection(Protocol):
         """Take a connection that ended or could not be opened."""
 
 
+class ActionQueue:
+    """The actions of a connection that are not yet carried out. Adapters may inherit it for their `actions`."""
+
+    def __init__(self) -> None:
+        self._actions: list[Action] = []
+
+    def actions(self) -> list[Action]:
+        """See `Connection`."""
+        out, self._actions = self._actions, []
+        return out
+
+
 class TransportEnd(msgspec.Struct, frozen=True):
     """How a connection ended: a WebSocket's close code and reason, or the HTTP answer that refused it (at most 64 KiB).
 

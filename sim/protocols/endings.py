@@ -1,4 +1,4 @@
-"""What a close code, or the answer that refused a connection, tells the client to do next.
+"""What a client does next after a close code, or after an answer that refused its connection.
 
 Adapters use it where their protocol says nothing else. Hints come from `Retry-After` or from `retry_after_ms` in a JSON body or
 in the reason of a close.

@@ -94,7 +94,7 @@ class Closing:
 
 
 def _end(order: CloseOrder, code: int) -> TransportEnd:
-    """Return the end by a code. Neither 1005 nor 1006 is sent; whoever is refused upgrades must first lose its connection."""
+    """Return the end by a code. Neither 1005 nor 1006 is sent; before an upgrade can be refused, a connection must end."""
     if code < FIRST_CLOSE_CODE or code == endings.NO_CLOSE_FRAME:
         return TransportEnd()
     return TransportEnd(code=code, reason="" if code == endings.NO_CODE else endings.reason_with(order.retry_after_ms))

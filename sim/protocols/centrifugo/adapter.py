@@ -6,7 +6,7 @@ from typing import ClassVar
 import msgspec
 
 from sim.protocols.adapter import (
-    Action,
+    ActionQueue,
     Capabilities,
     CaughtUpSign,
     Credentials,
@@ -101,16 +101,16 @@ class _Asked(msgspec.Struct, frozen=True):
     after: Position | None = None
 
 
-class CentrifugoConnection:
+class CentrifugoConnection(ActionQueue):
     """See `sim.protocols.adapter.Connection`. `url` is the socket's; `has_history` is false for namespaces without history."""
 
     shared: ClassVar[SharedDecoding] = SharedDecoding()
 
     def __init__(self, url: str, has_history: bool = True, shared: SharedDecoding | None = None) -> None:
+        super().__init__()
         self._url = url
         self._has_history = has_history
         self._shared = self.shared if shared is None else shared
-        self._actions: list[Action] = []
         self._is_open = False
         self._join_ref = ""  # of the connect, while it has no answer
         self._must_pong = False
@@ -118,11 +118,6 @@ class CentrifugoConnection:
         self._asked: dict[int, _Asked] = {}
         self._epochs: dict[str, str] = {}  # by subscribed channel; an event does not state its log's
         self._epochs_key: tuple[tuple[str, str], ...] = ()  # the same, as a part of a key
-
-    def actions(self) -> list[Action]:
-        """See `Connection`."""
-        out, self._actions = self._actions, []
-        return out
 
     def connect(self, credentials: Credentials) -> Message:
         """See `Connection`. The token is in the first command."""

@@ -14,7 +14,7 @@ import msgspec
 from sim.base.errors import MalformedFrameError
 from sim.protocols.adapter import (
     MAX_HELD_BYTES,
-    Action,
+    ActionQueue,
     Capabilities,
     CaughtUpSign,
     Close,
@@ -122,25 +122,20 @@ class _Request:
     held_bytes: int = 0
 
 
-class DurableStreamsConnection:
+class DurableStreamsConnection(ActionQueue):
     """See `sim.protocols.adapter.Connection`. `url` is the base of the streams' paths, with `ws` in place of `http`."""
 
     shared: ClassVar = SharedDecoding()
 
     def __init__(self, url: str, options: Mapping[str, object] | None = None) -> None:
+        super().__init__()
         self._url = "http" + url.removeprefix("ws").removeprefix("http")
         self._options = target_options.read(options or {})
         self._streams_sse = self._options.live == "sse"
         self._headers: dict[str, str] = {}
-        self._actions: list[Action] = []
         self._requests: dict[int, _Request] = {}  # by the id of its transport
         self._ends: dict[str, str] = {}  # by stream: the offset at which the last answer was up to date
         self._last_id = 0
-
-    def actions(self) -> list[Action]:
-        """See `Connection`."""
-        out, self._actions = self._actions, []
-        return out
 
     def connect(self, credentials: Credentials) -> Message:
         """See `Connection`. Nothing is opened."""

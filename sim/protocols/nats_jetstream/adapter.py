@@ -11,7 +11,7 @@ import msgspec
 from sim.base.errors import MalformedFrameError
 from sim.protocols.adapter import (
     MAX_HELD_BYTES,
-    Action,
+    ActionQueue,
     Capabilities,
     CaughtUpSign,
     Credentials,
@@ -98,13 +98,13 @@ _encode = msgspec.json.Encoder().encode
 Reader = Callable[[Delivery], Message]  # takes the answer to a request
 
 
-class JetStreamConnection:
+class JetStreamConnection(ActionQueue):
     """See `sim.protocols.adapter.Connection`."""
 
     def __init__(self, options: ConnectionOptions) -> None:
+        super().__init__()
         self._url = options.url
         self._options = Options.read(options.options)
-        self._actions: list[Action] = []
         self._parser = Parser()
         self._info: ServerInfo | None = None
         self._credentials = Credentials("")
@@ -119,11 +119,6 @@ class JetStreamConnection:
         self._by_stream: dict[str, Subscription] = {}
 
     # --- what the driver does -----------------------------------------------------------------------
-
-    def actions(self) -> list[Action]:
-        """See `Connection`."""
-        out, self._actions = self._actions, []
-        return out
 
     def connect(self, credentials: Credentials) -> Message:
         """See `Connection`. The server speaks first; the credentials follow its INFO."""
@@ -335,7 +330,7 @@ class JetStreamConnection:
             return self._refuse(subscription, found.code, found.next)
         subscription.created(found)
         api = self._options.api("STREAM.INFO", subscription.stream)  # before the consumer exists, it could be of an earlier log
-        self._write(self._request(api, b"", lambda told: self._assign(subscription, told)))
+        self._write(self._request(api, b"", lambda answer: self._assign(subscription, answer)))
         return (Activity(subscription.stream),)
 
     def _assign(self, subscription: Subscription, answer: Delivery) -> Message:

@@ -14,7 +14,7 @@ from sim.base.config import to_struct
 from sim.base.errors import MalformedFrameError
 from sim.protocols import endings
 from sim.protocols.adapter import (
-    Action,
+    ActionQueue,
     Capabilities,
     CaughtUpSign,
     Credentials,
@@ -113,15 +113,15 @@ class Delivery(NamedTuple):
     offset: str | None
 
 
-class SocketIoConnection:
+class SocketIoConnection(ActionQueue):
     """See `sim.protocols.adapter.Connection`. `url` is the socket's, without a query."""
 
     shared: ClassVar[BoundedCache[tuple[str, str, bytes], Delivery]] = BoundedCache()
 
     def __init__(self, url: str, options: Mapping[str, object]) -> None:
+        super().__init__()
         self._url = url
         self._options = to_struct(dict(options), SocketIoOptions, "protocol_options")
-        self._actions: list[Action] = []
         self._is_open = False
         self._join_ref = ""
         self._pid = ""  # of the session; before the answer to the join: of the session to resume
@@ -129,11 +129,6 @@ class SocketIoConnection:
         self._ping_s: float | None = None
         self._number = 0
         self._asked: dict[int, Subscribe | Unsubscribe] = {}  # by number: unacknowledged requests, each for one stream
-
-    def actions(self) -> list[Action]:
-        """See `Connection`."""
-        out, self._actions = self._actions, []
-        return out
 
     def connect(self, credentials: Credentials) -> Message:
         """See `Connection`. The token is part of the join."""

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from sim.base.errors import MalformedFrameError
 from sim.protocols import endings
 from sim.protocols.adapter import (
-    Action,
+    ActionQueue,
     Capabilities,
     CaughtUpSign,
     Credentials,
@@ -82,16 +82,16 @@ _SAME_FOR_ALL = frozenset({"sync:update_batch", "sync:frame", "sync:heartbeat"})
 Check = Callable[[bytes, str], Hash]
 
 
-class SpacetimeConnection:
+class SpacetimeConnection(ActionQueue):
     """See `sim.protocols.adapter.Connection`. `url` is the socket's, without a query."""
 
     shared: ClassVar[SharedDecoding] = SharedDecoding()  # one for each protocol: equal bytes may mean different events
     beats_report: ClassVar[Whose] = Whose.AUTHORITY  # whose position is in a server's heartbeat
 
     def __init__(self, url: str, shared: SharedDecoding | None = None) -> None:
+        super().__init__()
         self._url = url
         self._shared = self.shared if shared is None else shared
-        self._actions: list[Action] = []
         self._is_open = False
         self._asked: dict[str, type[Join | Subscribe | Beat]] = {}  # by reference: unanswered requests
 
@@ -99,11 +99,6 @@ class SpacetimeConnection:
     def check(payload: bytes, declared: str) -> Hash:
         """Compare a payload with its declared hash."""
         return Hash.OK if hash_matches(payload, declared) else Hash.BAD
-
-    def actions(self) -> list[Action]:
-        """See `Connection`."""
-        out, self._actions = self._actions, []
-        return out
 
     def connect(self, credentials: Credentials) -> Message:
         """See `Connection`. The token is part of the URL."""
