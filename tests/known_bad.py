@@ -9,7 +9,7 @@ import msgspec
 
 from drills.judging import gates
 from drills.judging.checks.verdicts import DrillVerdict
-from sim.analysis import invariants
+from sim.analysis.invariants import reactions
 from sim.client.negative.malformed import MalformedFrames
 from sim.client.negative.registry import EXPECTED, NEGATIVE_CLIENTS
 from sim.protocols.spacetime.adapter import CAPABILITIES
@@ -137,7 +137,7 @@ def asks(probe: str) -> Callable[[Story], Story]:
 
 def law_of(probe: str) -> str:
     """The law that is broken where this probe's question is granted."""
-    return invariants.of_negative_client(probe)
+    return reactions.of_negative_client(probe)
 
 
 def granted(probe: str) -> KnownBad:

@@ -10,7 +10,7 @@ from drills import CATALOG
 from drills.judging import gates
 from drills.judging.checks.verdicts import State
 from drills.rollout.verdict import window
-from sim.analysis import invariants
+from sim.analysis.invariants import registry
 from sim.client.negative.registry import NEGATIVE_CLIENTS
 from sim.client.policies import WRONG
 from sim.protocols.registry import DEFAULT
@@ -23,7 +23,7 @@ from tests.protocol_findings import FOUND
 RED = frozenset[str]().union(*(case.names for case in (*MUTATIONS, *KNOWN_BAD)))
 CHECKS = {*gates.DECISIONS, "replay.parity"}  # the last compares all variants of a drill
 # Every negative client has an invariant of its own.
-INVARIANTS = (set(invariants.INVARIANTS) - {"negative_clients"}) | {*map(law_of, NEGATIVE_CLIENTS)}
+INVARIANTS = (set(registry.INVARIANTS) - {"negative_clients"}) | {*map(law_of, NEGATIVE_CLIENTS)}
 
 
 def test_every_drill_can_fail():

@@ -15,9 +15,10 @@ from drills.judging.checks.specs import CheckSpec
 from drills.judging.checks.thresholds import Threshold, Thresholds
 from drills.judging.checks.thresholds import load_thresholds as load_thresholds
 from drills.judging.checks.verdicts import CheckResult, DrillVerdict, ServerView, State
-from sim.analysis import invariants, metrics, samples, server_metrics
+from sim.analysis import metrics, samples, server_metrics
 from sim.analysis.endings import endings
-from sim.analysis.invariants import Violation
+from sim.analysis.invariants import registry
+from sim.analysis.invariants.evidence import Violation
 from sim.analysis.metrics import Metric
 from sim.analysis.samples import Share
 from sim.base.errors import UsageError
@@ -156,7 +157,7 @@ def _invariants(case: Case, evidence: str) -> tuple[tuple[Violation, ...], Check
     found: list[Violation] = []
 
     def decide(case: Case, threshold: Threshold | None) -> Answer:
-        found.extend(invariants.violations(case.history, case.ledger))
+        found.extend(registry.violations(case.history, case.ledger))
         names = ", ".join(violation.invariant for violation in found)
         state = State.FAIL if found else State.PASS
         return Answer(state, len(found), len(case.history), f"violated: {names}" if found else "no invariant was violated")

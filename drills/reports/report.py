@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from drills.judging.checks.verdicts import CheckResult, DrillVerdict, RunVerdict, ServerView, State
-from sim.analysis.invariants import Violation
+from sim.analysis.invariants.evidence import Violation
 from sim.analysis.server_metrics import ServerMetric
 from sim.base.config import read_toml
 from sim.record import predictions

@@ -9,7 +9,7 @@ import msgspec
 
 from drills.judging import gates
 from drills.judging.checks.verdicts import DrillVerdict
-from sim.analysis import invariants
+from sim.analysis.invariants import registry
 from sim.base.atomic_files import read_struct
 from sim.base.errors import EvidenceError, UsageError
 from sim.drill.model import Drill
@@ -148,7 +148,7 @@ def salvage(folder: Path, verdict: DrillVerdict) -> DrillVerdict:
         verdict = replace(verdict, checks=(*verdict.checks, met), remarks=tuple(header.remarks))
     try:
         history = History(header, parquet.read(folder))
-        violated = tuple(invariants.violations(history, Ledger(history), complete=False))
+        violated = tuple(registry.violations(history, Ledger(history), complete=False))
     except Exception:  # the verdict already says why it is unreadable
         return verdict
     return replace(verdict, clients=header.clients, duration_s=history.duration_s, policy=header.policy, violations=violated)

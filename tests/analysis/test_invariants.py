@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sim.analysis.invariants import violations
+from sim.analysis.invariants.registry import violations
 from sim.record.observations import Kind
 from tests.histories import AUDITOR, STREAM, Row, Story, good_storm
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sim.analysis.invariants import violations
+from sim.analysis.invariants.registry import violations
 from sim.record.observations import Kind
 from tests.histories import STREAM, Story
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sim.analysis.invariants import violations
+from sim.analysis.invariants.registry import violations
 from sim.protocols.events import Closed, Joined, Position, PositionUnknown, Resumed
 from sim.record.history import History
 from sim.record.ledger import Ledger

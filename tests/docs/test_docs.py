@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from drills.cli import docs_check, reference
-from sim.analysis.invariants import INVARIANTS
+from sim.analysis.invariants.registry import INVARIANTS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -11,7 +11,7 @@ from drills.judging import gates, replications
 from drills.judging.checks.registry import OF_RUNS
 from drills.judging.checks.verdicts import CheckResult, DrillVerdict, State
 from sim.analysis import statistics
-from sim.analysis.invariants import Violation
+from sim.analysis.invariants.evidence import Violation
 from sim.analysis.metrics import Metric
 
 THRESHOLDS = gates.load_thresholds()

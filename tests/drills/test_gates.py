@@ -48,12 +48,12 @@ def test_a_violation_fails_a_drill_whose_checks_all_pass() -> None:
     assert names(verdict)["drill.invariants"] is FAIL
 
 
-@pytest.mark.parametrize("function", ["invariants.violations", "metrics.run_metrics"])
+@pytest.mark.parametrize("function", ["invariants.registry.violations", "metrics.run_metrics"])
 def test_measurement_that_raises_is_an_error(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"sim.analysis.{function}", broken)
     verdict = judged(good_storm())
     assert verdict.status is ERROR
-    assert function != "invariants.violations" or names(verdict)["drill.invariants"] is ERROR
+    assert function != "invariants.registry.violations" or names(verdict)["drill.invariants"] is ERROR
 
 
 def test_a_failure_outweighs_an_error() -> None:

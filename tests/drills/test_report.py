@@ -10,8 +10,8 @@ from rich.console import Console
 
 from drills.judging.checks.verdicts import CheckResult, DrillVerdict, RunVerdict, State, worst
 from drills.reports import report
-from sim.analysis import invariants
-from sim.analysis.invariants import Violation
+from sim.analysis.invariants import registry
+from sim.analysis.invariants.evidence import Violation
 from sim.analysis.metrics import Metric
 
 PASS, FAIL, INCONCLUSIVE, NO_DATA, ERROR, NOT_RUN = State
@@ -127,7 +127,7 @@ def test_violations_and_failed_checks_say_what_users_would_have_seen() -> None:
 
 
 def test_every_invariant_and_each_backoff_check_has_a_sentence_for_users() -> None:
-    names = set(invariants.INVARIANTS) - {"negative_clients"}  # each negative client has an invariant of its own
+    names = set(registry.INVARIANTS) - {"negative_clients"}  # each negative client has an invariant of its own
     assert {"hole", "silent_loss", "stale_loop", "early_replay_complete"} <= names
     assert sorted(names - report.USERS_SAW.keys()) == []
     for name in ("backoff_unjittered", "backoff_never_resets"):

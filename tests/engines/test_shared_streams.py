@@ -8,7 +8,7 @@ import pytest
 
 from drills.runs import results, running
 from drills.runs.request import Request
-from sim.analysis.invariants import violations
+from sim.analysis.invariants.registry import violations
 from sim.analysis.metrics import run_metrics
 from sim.drill.fault_kinds import DropSockets
 from sim.drill.model import Load, Phases

@@ -11,7 +11,7 @@ from drills.judging.checks.verdicts import CheckResult, DrillVerdict, RunVerdict
 from locustfiles.load.clients.recording import LiveMetrics
 from locustfiles.load.run import options, verdict
 from locustfiles.load.web import form, guard, page_data
-from sim.analysis.invariants import Violation
+from sim.analysis.invariants.evidence import Violation
 from sim.client.notices import Notice
 from tests.locust_runs.test_load_parts import Parser
 

@@ -10,7 +10,7 @@ import pytest
 from drills.judging.checks.verdicts import CheckResult, DrillVerdict, State
 from drills.planning.search import judged
 from sim.analysis import statistics
-from sim.analysis.invariants import Violation
+from sim.analysis.invariants.evidence import Violation
 from sim.base.errors import UsageError
 from sim.planning import search
 from sim.planning.search import Outcome, Trial

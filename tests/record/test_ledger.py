@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sim.analysis.invariants import violations
+from sim.analysis.invariants.registry import violations
 from sim.record.observations import Kind
 from tests.histories import AUDITOR, STREAM, Story
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sim.analysis.invariants import violations
+from sim.analysis.invariants.registry import violations
 from sim.record.logs import Events, by_positions
 from sim.record.observations import Kind
 from tests.histories import AUDITOR, STREAM, Story

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from drills.judging.checks.base import Answer, Case, Decide, by_count, by_percentile, by_ratio, needed
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
-from sim.analysis import corrupted, invariants, samples
+from sim.analysis import corrupted, samples
+from sim.analysis.invariants import watermarks
 from sim.record.observations import Kind
 
 _P95 = 0.95
@@ -61,7 +62,7 @@ def _evictions(case: Case, threshold: Threshold | None) -> Answer:
 
 def _integrity(case: Case, threshold: Threshold | None) -> Answer:
     limit = needed(threshold)
-    found = invariants.integrity(case.history)
+    found = watermarks.integrity(case.history)
     mismatches = corrupted.unexplained(case.history, Kind.HASH_MISMATCH)
     wrong = len(found.applied_twice) + len(found.out_of_order) + len(found.holes)
     wrong += int(((mismatches.client >= 0) & (mismatches.client < case.history.header.clients)).sum())

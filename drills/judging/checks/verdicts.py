@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Literal
 
 from sim.analysis.endings import Ending
-from sim.analysis.invariants import Violation
+from sim.analysis.invariants.evidence import Violation
 from sim.analysis.metrics import Metric
 from sim.analysis.server_metrics import ServerMetric
 from sim.base.exit_codes import ExitCode

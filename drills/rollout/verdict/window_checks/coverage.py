@@ -10,8 +10,8 @@ from drills.judging.checks.verdicts import State
 from drills.rollout.verdict.window_data.base import Source, by_clients, most_severe
 from drills.rollout.verdict.window_data.clients import MAX_LEFT_OUT_SHARE, is_late
 from drills.rollout.verdict.window_data.stage_window import StageWindow
-from sim.analysis import invariants
-from sim.analysis.invariants import Violation
+from sim.analysis.invariants import registry
+from sim.analysis.invariants.evidence import Violation
 
 
 def violations(window: StageWindow) -> list[Violation]:
@@ -20,7 +20,7 @@ def violations(window: StageWindow) -> list[Violation]:
 
 
 def _violations(case: Case) -> list[Violation]:
-    return invariants.violations(case.history, case.ledger)
+    return registry.violations(case.history, case.ledger)
 
 
 def _invariants(window: StageWindow, threshold: Threshold | None) -> Answer | None:

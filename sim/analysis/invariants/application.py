@@ -1,0 +1,62 @@
+"""What clients applied, checkpointed and recovered: out of order, twice, never."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from sim.analysis.invariants.evidence import Evidence, Violation
+from sim.analysis.invariants.watermarks import changes
+from sim.analysis.samples import RECOVERIES
+from sim.record.history import Rows
+from sim.record.observations import Kind
+
+
+def applied_twice(evidence: Evidence) -> Rows:
+    """Events that a client applied twice, by position or by marker."""
+    return evidence.walk.rows.take(evidence.walk.twice)
+
+
+def applied_out_of_order(evidence: Evidence) -> Rows:
+    """Events that a client applied after a later one."""
+    return evidence.walk.rows.take(evidence.walk.back & ~evidence.walk.twice)
+
+
+def hole(evidence: Evidence) -> Rows:
+    """Events that a client applied although the one before was missing."""
+    return evidence.walk.rows.take(evidence.walk.hole)
+
+
+def checkpoint_regressed(evidence: Evidence) -> Rows:
+    """Checkpoints lowered without a rebootstrap, a clamp or a restart, and clamps below an applied event."""
+    history, walk = evidence.history, evidence.walk
+    if walk.positions == "opaque":
+        return walk.rows.take(np.zeros(len(walk.rows), np.bool_))
+    clamped = walk.rows.is_kind(Kind.CLAMPED) & (walk.rows.seq < walk.highest_applied)
+    kinds = (Kind.CHECKPOINT_WRITTEN, Kind.REBOOTSTRAPPED, Kind.CLAMPED, Kind.RESTARTED)
+    rows = history.without_unplanned_restarts(history.session_rows(*kinds))
+    pair = history.pair(rows)
+    order = np.argsort(pair, kind="stable")
+    rows, first = rows.take(order), changes(pair[order])
+    written = rows.is_kind(Kind.CHECKPOINT_WRITTEN)
+    stretch = np.cumsum(first | ~written & ~history.detail_is(rows, ["fresh"]))[written]
+    rows = rows.take(written)
+    lower = np.append(False, (np.diff(stretch) == 0) & (np.diff(rows.seq) < 0)) if len(rows) else written[:0]
+    return rows.take(lower).and_then(walk.rows.take(clamped))
+
+
+def stale_without_recovery(evidence: Evidence) -> Rows:
+    """Clients that were stale, never recovered and did not settle."""
+    history = evidence.history
+    stale = history.fleet(Kind.STALE)
+    recovered_t = np.full(history.header.clients, -np.inf)
+    recoveries = history.fleet(*RECOVERIES)
+    np.maximum.at(recovered_t, recoveries.client, recoveries.t)
+    recovered_t[history.fleet(Kind.SETTLED).client] = np.inf
+    stuck = stale.take(stale.t > recovered_t[stale.client])
+    _, first = np.unique(stuck.client, return_index=True)
+    return stuck.take(first)
+
+
+def silent_loss(evidence: Evidence) -> Iterator[Violation]:
+    silent = evidence.ledger.silent
+    yield Violation("silent_loss", silent.count, f"client {silent.client}, {silent.event}, never applied")

@@ -1,0 +1,69 @@
+"""What the server answers to clients that resume or start: losses, ends of replays, first positions."""
+
+import numpy as np
+
+from sim.analysis.invariants.evidence import Evidence
+from sim.analysis.invariants.watermarks import EPOCH_SPAN, MOVES, changes
+from sim.record.history import Ints, Rows
+from sim.record.observations import Kind
+
+
+def needless_loss(evidence: Evidence) -> Rows:
+    """Losses that a client declared although the events were still retained at the end."""
+    rows, first, last = evidence.ledger.declared(evidence.history.session_rows(Kind.DECLARED_LOSS))
+    low, high = evidence.ledger.retained
+    return rows.take(np.maximum(first, low[rows.stream]) < np.minimum(last, high[rows.stream]))
+
+
+def early_replay_complete(evidence: Evidence) -> Rows:
+    """Replays reported complete before the client had all events acknowledged when its connect was due.
+
+    None in a protocol without a sign for the end of a replay: there, clients only assume it.
+    """
+    history, published = evidence.history, evidence.ledger.published
+    if history.header.capabilities.get("caught_up") == "none":
+        return history.fleet(Kind.REPLAY_COMPLETED).take(np.zeros(0, np.int64))
+    moves = history.without_unplanned_restarts(history.fleet(*MOVES, Kind.CHECKPOINT_WRITTEN))
+    lost, _, high = evidence.ledger.declared(history.fleet(Kind.DECLARED_LOSS))
+    moves = evidence.ledger.by_place(moves).and_then(lost.having(seq=high))  # a client is past what it declared lost
+    if history.starts_from_now_on:  # and a new one past all that was sent before
+        starts = history.fleet(Kind.REBOOTSTRAPPED)
+        starts = starts.take(history.detail_is(starts, ["fresh", "other_log"]))
+        moves = moves.and_then(starts.having(seq=published.place_acknowledged(starts.stream, starts.t)))
+    done = history.fleet(Kind.REPLAY_COMPLETED)
+    done = done.take(np.isfinite(done.value))
+    due_t = done.t - done.value / 1000.0
+    early = np.zeros(len(done), np.bool_)
+    for stream in np.unique(published.stream):
+        head = published.place_acknowledged(np.full(len(done), stream), due_t)
+        head[due_t > history.exists_until_t(stream)] = 0  # no replay has the events of a log that is gone
+        early |= _reached(moves.take(moves.stream == stream), done) < head
+    return done.take(early)
+
+
+def false_start(evidence: Evidence) -> Rows:
+    """Clients without a checkpoint that were started above the oldest retained event."""
+    history = evidence.history
+    rows = history.fleet(Kind.RESTARTED, Kind.REBOOTSTRAPPED)
+    rows = rows.take(np.argsort(history.pair(rows), kind="stable"))
+    after_restart = np.append(False, rows.is_kind(Kind.RESTARTED)[:-1])[: len(rows)] & ~changes(history.pair(rows))
+    low, _ = evidence.ledger.retained
+    reached = evidence.ledger.reached(rows)
+    return rows.take(after_restart & history.detail_is(rows, ["fresh"]) & (reached > low[rows.stream]))
+
+
+def _reached(moves: Rows, times: Rows) -> Ints:
+    """Per row of `times`, the place that its client had reached, by `moves` of one stream; very high if it never moved.
+
+    A client whose process died is at its stored checkpoint.
+    """
+    client = np.concatenate((moves.client, times.client))
+    is_time = np.repeat((False, True), (len(moves), len(times)))
+    order = np.lexsort((is_time, np.concatenate((moves.t, times.t)), client))
+    restarted = np.append(moves.is_kind(Kind.RESTARTED), np.zeros(len(times), np.bool_))[order]
+    life = np.cumsum(changes(client[order]) | restarted) * EPOCH_SPAN
+    seq = np.append(np.maximum(moves.seq, 0) + 1, np.zeros(len(times), np.int64))
+    reached = np.empty(len(order), np.int64)
+    reached[order] = np.maximum.accumulate(life + seq[order]) - life - 1
+    reached = reached[is_time]
+    return np.where(reached >= 0, reached, EPOCH_SPAN)
