@@ -8,7 +8,7 @@ from sim.record.observations import Kind
 from tests import protocol_findings as table
 from tests.engines.test_engines_agree import both, judged, observed
 from tests.mutation_table import Catch
-from tests.storms import CATALOGUE, small, storm
+from tests.storms import BY_NAME, CATALOGUE, SOCKETS_ONLY, small, storm
 
 
 @pytest.mark.parametrize("drill", CATALOGUE)
@@ -38,6 +38,14 @@ def test_real_sockets_and_the_simulation_agree_on_a_protocol(tmp_path: Path, pro
             own = [row["marker"] for row in found if row["client"] == client and row["kind"] == Kind.APPLIED]
             numbers = [number for number in own if 0 < number <= upto]
             assert sorted(numbers) == list(range(min(numbers), upto + 1)), client
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("drill", (*CATALOGUE, *SOCKETS_ONLY, *BY_NAME))
+@pytest.mark.parametrize("protocol", table.PROTOCOLS)
+def test_real_sockets_find_the_protocols_habits(tmp_path: Path, protocol: str, drill: str):
+    verdict = storm(tmp_path, small(drill, *table.overrides(protocol, drill)), protocol=protocol)
+    assert table.complaints(protocol, drill, verdict) == []
 
 
 def applied_markers(rows: list[dict]) -> list[int]:
