@@ -137,6 +137,7 @@ MUTATIONS = (
     defect("ignore_grants", "token_misuse", "drill.negative_clients", "forbidden_topic_accepted", only=True),
     defect("grant_any_topic", "token_misuse", "drill.negative_clients", "foreign_topic_mint_accepted", only=True),
     defect("forget_idempotency_keys", "publish_failures", "phantom_event", "applied_twice", "ux.integrity", only=True),
+    defect("forget_idempotency_keys", "lost_publish_answers", "phantom_event", "applied_twice", "ux.integrity", only=True),
     defect(
         *("acknowledge_unwritten", "publish_failures", "acknowledged_lost", "drill.publish_failures"),
         *("silent_loss", "delivery.dropped_deliveries", "drill.audited", "drill.converged"),

@@ -27,6 +27,7 @@ SHORT: dict[str, tuple[str, ...]] = {
     "runtime_restart": ("phases.fault_s=3.0", "faults.0.at_s=0.5", "faults.0.down_s=0.5", "phases.recovery_s=1.0"),
     "publish_failures": (),
     "concurrent_appends": ("phases.fault_s=2.0", "faults.0.for_s=2.0", "phases.recovery_s=2.0"),
+    "lost_publish_answers": ("phases.fault_s=2.0", "faults.0.for_s=2.0", "phases.recovery_s=0.5"),
     "retired_routes": ("phases.fault_s=2.0",),
     "clock_skew": (),
     "token_rotation": ("phases.steady_s=2.0",),

@@ -70,6 +70,7 @@ def _url(place: Place) -> str:
 
 def _target(place: Place) -> str:
     has_history = bool(place.settings["has_history"])
+    key = ', idempotency_key = "{key}"' if place.settings["idempotency_keys"] else ""
     position = "/result/offset" if has_history else "none"
     channels = ", ".join(f'"{channel}"' for channel in CHANNELS)
     return f"""
@@ -92,7 +93,7 @@ names = [{channels}]
 [targets.centrifugo.publish]
 path = "/api/publish"
 headers = {{ X-API-Key = "{{env:CENTRIFUGO_API_KEY}}", X-Centrifugo-Error-Mode = "transport" }}
-body = {{ channel = "{{run_id}}", data = "{{payload}}", idempotency_key = "{{key}}" }}
+body = {{ channel = "{{run_id}}", data = "{{payload}}"{key} }}
 position = "{position}"
 payload_hash = "none"
 
@@ -157,6 +158,7 @@ RECIPE = Recipe(
         "history_ttl": "300s",
         "recovery_mode": "stream",
         "recovery_limit": 300,
+        "idempotency_keys": True,
     },
     variants={
         "no_history": Variant(
@@ -172,6 +174,9 @@ RECIPE = Recipe(
         "small_recovery": Variant(
             "recovery_max_publication_limit 5: a larger gap is not recovered, although the history has it",
             {"recovery_limit": 5},
+        ),
+        "no_idempotency_keys": Variant(
+            "publishes have no idempotency_key: a retry after a lost answer is stored twice", {"idempotency_keys": False}
         ),
     },
     command=_command,

@@ -27,7 +27,7 @@ run_id = "/stream"
 
 [targets.socketio.publish]
 path = "/publish"
-body = {{ stream = "{{run_id}}", payload = "{{payload}}", key = "{{key}}" }}
+body = {{ stream = "{{run_id}}", payload = "{{payload}}"{key} }}
 position = "none"
 
 [targets.socketio.token]
@@ -56,7 +56,8 @@ def _command(place: Place) -> list[str]:
 
 
 def _target(place: Place) -> str:
-    return _TARGET.format(port=place.ports[0], kill_hook=place.hook("kill", "start"), drop_hook=place.hook("drop"))
+    key = ', key = "{key}"' if place.settings["keys"] else ""
+    return _TARGET.format(port=place.ports[0], key=key, kill_hook=place.hook("kill", "start"), drop_hook=place.hook("drop"))
 
 
 def _drop(place: Place) -> None:
@@ -80,6 +81,7 @@ RECIPE = Recipe(
         "skipMiddlewares": False,
         "middlewareMs": 0,
         "volatileEvery": 0,
+        "keys": True,  # publishes have one, by which the application recognizes a retry
     },
     variants={
         "default": Variant(
@@ -97,6 +99,7 @@ RECIPE = Recipe(
             "Recovery skips the middlewares, as it does by default: an expired token recovers its session.",
             {"skipMiddlewares": True},
         ),
+        "no_keys": Variant("Publishes have no key: a retry after a lost answer is a new event.", {"keys": False}),
         "long_pings": Variant(
             "The server pings every 25 s, as it does by default: until then it keeps dead connections, and does not let their "
             "clients recover.",

@@ -264,6 +264,16 @@ class ConcurrentAppends(Fault, frozen=True, kw_only=True, forbid_unknown_fields=
     for_s: Positive  # duration
 
 
+class LosePublishAnswers(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="lose_publish_answers"):
+    """The answer to the first try of some publishes is lost after the server has acknowledged the event.
+
+    stormgate's own publisher drops the answer, so it works on any target. It sends the event again, with the same key.
+    """
+
+    share: Share  # share of the acknowledged events whose first answer is lost
+    for_s: Positive  # duration
+
+
 class FailPublishes(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="fail_publishes"):
     """A share of the publishes is refused with an HTTP status."""
 
@@ -414,6 +424,7 @@ AnyFault = (
     | RotateKeys
     | SkewControl
     | ConcurrentAppends
+    | LosePublishAnswers
     | FailPublishes
     | SlowPublishes
     | StopDelivery

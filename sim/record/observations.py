@@ -54,7 +54,8 @@ class Kind(StrEnum):
     REPLAY_COMPLETED = "replay_completed"  # caught up [value: ms from the due time of the connect; NaN: a repeated replay]
     STALE = "stale"  # [seq: cursor, value: replay lag in events, detail: reasons joined by +]
     REBOOTSTRAPPED = "rebootstrapped"  # [seq: new watermark, value: old or NaN, detail: snapshot, retained, other_log, fresh]
-    # A publish was sent [attempt: number of the try, value: ms to its answer, detail: acknowledged, refused or unknown, marker]
+    # A publish was sent [attempt: number of the try, value: ms to its answer, detail: acknowledged, refused, unknown, or
+    # answer_lost by a fault of stormgate; marker]
     PUBLISH_TRIED = "publish_tried"
     PUBLISHED = "published"  # acknowledged [seq, value: ms from due to acknowledged, detail: payload hash, marker]
     EPOCH_LEARNED = "epoch_learned"  # which log the client's position is of [seq: the position, detail: epoch]

@@ -8,7 +8,7 @@ from sim.record.observations import Kind
 from tests import protocol_findings as table
 from tests.engines.test_engines_agree import both, judged, observed
 from tests.mutation_table import Catch
-from tests.storms import BY_NAME, CATALOGUE, SOCKETS_ONLY, small, storm
+from tests.storms import CATALOGUE, SOCKETS_ONLY, small, storm
 
 
 @pytest.mark.parametrize("drill", CATALOGUE)
@@ -41,7 +41,7 @@ def test_real_sockets_and_the_simulation_agree_on_a_protocol(tmp_path: Path, pro
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("drill", (*CATALOGUE, *SOCKETS_ONLY, *BY_NAME))
+@pytest.mark.parametrize("drill", [*CATALOGUE, *SOCKETS_ONLY, "log_recreated"])
 @pytest.mark.parametrize("protocol", table.PROTOCOLS)
 def test_real_sockets_find_the_protocols_habits(tmp_path: Path, protocol: str, drill: str):
     verdict = storm(tmp_path, small(drill, *table.overrides(protocol, drill)), protocol=protocol)

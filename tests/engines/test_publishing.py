@@ -99,6 +99,29 @@ def test_an_acknowledgement_after_the_limit_is_an_unknown_outcome(tmp_path: Path
     assert (head.number, head.position, head.sent_at) == ((1, 7, BEGAN) if kind == "published" else (0, 0, 0.0))
 
 
+def test_event_whose_first_answer_is_lost_is_sent_again_and_acknowledged_once(tmp_path: Path) -> None:
+    made, rows = publishing(tmp_path)
+    made.answer_loss_share = 1.0
+    event = first(made).event
+    again = made.succeeded(event, PublishedEvent(7), BEGAN + 1)
+    assert again == Try(event, BEGAN + 1 + RETRY_S)
+    assert (rows, made.acknowledged, made.lost_answers) == ([], 0, 1)
+    made.sent(event, again.at)
+    assert made.succeeded(event, PublishedEvent(7), BEGAN + 2) is None, "only the answer to the first try is lost"
+    assert rows == [("published", 7, rows[0][2])]
+    assert made.recorder.tries == [("publish_tried", -1, "answer_lost"), ("publish_tried", -1, "acknowledged")]  # type: ignore[attr-defined]
+
+
+def test_a_share_of_the_first_answers_is_lost(tmp_path: Path) -> None:
+    made, _ = publishing(tmp_path, runs=2)
+    made.answer_loss_share = 0.3
+    for number in range(400):
+        made.succeeded(first(made).event, PublishedEvent(number + 1), BEGAN + 1)
+    assert 0.2 < made.lost_answers / 400 < 0.4
+    of_each = [sum(event.stream.run_id == run for event in made.under_way) for run in ("r1", "r2")]
+    assert min(of_each) > 0.3 * made.lost_answers, "no stream is spared"
+
+
 def test_with_a_fixed_number_of_events_a_stream_publishes_in_order(tmp_path: Path) -> None:
     made, _ = publishing(tmp_path, events=2)
     one = first(made)

@@ -48,6 +48,17 @@ def test_an_event_that_the_service_changes_before_it_takes_it_is_found(tmp_path:
     assert "acknowledged_lost" in red(storm(tmp_path, small("reconnect_storm"), engine="virtual"))
 
 
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_events_whose_answers_are_lost_are_stored_once(tmp_path: Path, share: float):
+    drill = small("lost_publish_answers", f"faults.0.share={share}")
+    assert troubles(storm(tmp_path, drill, engine="virtual")) == []
+
+
+def test_answers_that_were_never_lost_prove_nothing(tmp_path: Path):
+    verdict = storm(tmp_path, small("lost_publish_answers", "faults.0.share=0.000001"), engine="virtual")
+    assert troubles(verdict) == ["drill.faults_observed error: lose_publish_answers #0: had no observed effect"]
+
+
 @pytest.mark.parametrize(("in_flight", "overlap"), [(0, True), (2, True), (1, False)])
 def test_appends_that_never_overlapped_prove_nothing(tmp_path: Path, in_flight: int, overlap: bool):
     """A service that stalls on overlapping appends must not pass because the limit kept them apart."""

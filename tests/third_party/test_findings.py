@@ -18,7 +18,7 @@ from tests.storms import OF_TIME
 
 ON_EACH = (
     *("reconnect_storm", "network_flap", "half_open_sockets", "runtime_restart", "slow_consumer"),
-    *("stale_cursor", "dropped_delivery"),
+    *("stale_cursor", "dropped_delivery", "lost_publish_answers"),
 )
 ROWS = [(server, found) for server in recipes.NAMES for found in findings.of(server)]
 

@@ -37,13 +37,15 @@ const routes = {
     answer(200, { dropped: sockets.length });
   },
   "POST /publish": ({ stream, payload, key }, answer) => {
-    if (!published.has(key)) {
-      numbers.set(stream, (numbers.get(stream) ?? 0) + 1);
-      published.set(key, numbers.get(stream));
-      const isVolatile = options.volatileEvery && numbers.get(stream) % options.volatileEvery === 0;
+    let number = published.get(key);
+    if (number === undefined) {
+      number = (numbers.get(stream) ?? 0) + 1;
+      numbers.set(stream, number);
+      if (key !== undefined) published.set(key, number);
+      const isVolatile = options.volatileEvery && number % options.volatileEvery === 0;
       (isVolatile ? io.volatile : io).to(stream).emit("event", { stream, payload });
     }
-    answer(200, { stream, number: published.get(key) });
+    answer(200, { stream, number });
   },
 };
 

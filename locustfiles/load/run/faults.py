@@ -13,18 +13,18 @@ from locustfiles.load.workers.workers import Workers
 from sim.base.clocks import WallClock
 from sim.base.errors import UsageError
 from sim.drill.fault_bases import Fault, SwitchFault
-from sim.drill.fault_kinds import CloseConnections, ConcurrentAppends, ExpireTokens, RecreateLog, RollingDeploy, ShrinkWindow
+from sim.drill.fault_kinds import CloseConnections, ExpireTokens, RecreateLog, RollingDeploy, ShrinkWindow
 from sim.drill.fault_lifecycle import Completion, Done
 from sim.drill.fault_schedule import PlannedFault, Timing
 from sim.drill.model import Drill
 from sim.engines.greenlets.http import GreenletHttp
-from sim.engines.shared.fault_actions import PublishFaults, RequestedService, ServiceFaults, Steps
+from sim.engines.shared.fault_actions import PUBLISH_FAULTS, PublishFaults, RequestedService, ServiceFaults, Steps
 from sim.server.settings import Switches
 
 POSSIBLE: tuple[type[Fault], ...] = (
     *CLIENT_FAULTS,
+    *PUBLISH_FAULTS,
     CloseConnections,
-    ConcurrentAppends,
     ExpireTokens,
     RecreateLog,
     RollingDeploy,
@@ -97,7 +97,7 @@ class LoadTestFaultActions:
 
     def inject(self, planned: PlannedFault) -> Completion:
         """See `FaultActions`."""
-        if isinstance(planned.fault, ConcurrentAppends):
+        if isinstance(planned.fault, PUBLISH_FAULTS):
             return Done(self._publishing.inject(planned.fault))
         if not self._is_on_clients(planned):
             return self._carry_out(self._service.inject(planned))
@@ -106,8 +106,8 @@ class LoadTestFaultActions:
 
     def revert(self, planned: PlannedFault) -> Completion:
         """See `FaultActions`."""
-        if isinstance(planned.fault, ConcurrentAppends):
-            return Done(self._publishing.revert())
+        if isinstance(planned.fault, PUBLISH_FAULTS):
+            return Done(self._publishing.revert(planned.fault))
         if not self._is_on_clients(planned):
             return self._carry_out(self._service.revert(planned))
         return self._carry_out(self._affected(planned, self._client_faults.revert(planned)))
@@ -130,7 +130,7 @@ class LoadTestFaultActions:
     def _revert_all(self) -> Steps:
         self._client_faults.revert_all()
         self._workers.revert()
-        self._publishing.revert()
+        self._publishing.revert_all()
         yield from self._service.revert_all()
         self._reverted()
         return 0

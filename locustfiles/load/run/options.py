@@ -19,6 +19,7 @@ from sim.drill.fault_kinds import DropSockets, SkipDeliveries
 from sim.drill.model import Drill
 from sim.engines.shared import permission
 from sim.engines.shared.endpoints import Endpoints
+from sim.engines.shared.fault_actions import PUBLISH_FAULTS
 from sim.server.settings import DEFECTS, Switches
 
 _TARGETS = "'mock' starts the embedded mock; or give a mock's local address, or a name in the targets file"
@@ -152,7 +153,7 @@ def _require_no_hooks(drill: Drill, endpoints: Endpoints) -> None:
     kinds = [
         fault.kind
         for fault in drill.faults
-        if not isinstance(fault, (*CLIENT_FAULTS, SkipDeliveries)) or fault.kind in endpoints.rules.hooks
+        if not isinstance(fault, (*CLIENT_FAULTS, *PUBLISH_FAULTS, SkipDeliveries)) or fault.kind in endpoints.rules.hooks
     ]
     if kinds and not endpoints.is_mock:
         raise UsageError(

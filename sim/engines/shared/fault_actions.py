@@ -20,6 +20,7 @@ from sim.drill.fault_kinds import (
     ForgetTokens,
     KillRuntime,
     LinkFault,
+    LosePublishAnswers,
     RecreateLog,
     RestartClients,
     RevokeSessions,
@@ -61,6 +62,7 @@ def close_order(planned: PlannedFault, fault: CloseConnections) -> CloseOrder:
 
 CLIENT_FAULTS = (DropSockets, RestartClients, SkewClocks, ForgetTokens)
 LINK_FAULTS = (LinkFault, StopReading)
+PUBLISH_FAULTS = (ConcurrentAppends, LosePublishAnswers)
 
 
 class Client(Protocol):
@@ -151,18 +153,30 @@ class PublishFaults:
 
     def __init__(self, publishing: Publishing) -> None:
         self._publishing = publishing
-        self._overlapped_before = 0
+        self._overlapped_before = self._lost_before = 0
 
-    def inject(self, fault: ConcurrentAppends) -> int:
-        """Publish in groups from now on."""
-        self._overlapped_before = self._publishing.overlapped
-        self._publishing.at_once = fault.at_once
+    def inject(self, fault: AnyFault) -> int:
+        """Publish in groups, or drop answers, from now on."""
+        match fault:
+            case ConcurrentAppends(at_once=at_once):
+                self._overlapped_before = self._publishing.overlapped
+                self._publishing.at_once = at_once
+            case LosePublishAnswers(share=share):
+                self._lost_before = self._publishing.lost_answers
+                self._publishing.answer_loss_share = share
         return 0
 
-    def revert(self) -> int:
-        """Publish one event at a time again; return the number of events whose appends overlapped an earlier one."""
-        self._publishing.at_once = 1
-        return self._publishing.overlapped - self._overlapped_before
+    def revert(self, fault: AnyFault) -> int:
+        """End the fault; return the number of appends that overlapped an earlier one, or of dropped answers."""
+        if isinstance(fault, ConcurrentAppends):
+            self._publishing.at_once = 1
+            return self._publishing.overlapped - self._overlapped_before
+        self._publishing.answer_loss_share = 0.0
+        return self._publishing.lost_answers - self._lost_before
+
+    def revert_all(self) -> None:
+        """End all faults of the publisher."""
+        self._publishing.at_once, self._publishing.answer_loss_share = 1, 0.0
 
 
 class ClientFaults:
@@ -397,7 +411,7 @@ class SessionFaultActions:
             return Done(self._clients.inject(planned))
         if isinstance(planned.fault, LINK_FAULTS):
             return Done(self._links.inject(planned))
-        if isinstance(planned.fault, ConcurrentAppends):
+        if isinstance(planned.fault, PUBLISH_FAULTS):
             return Done(self._publishing.inject(planned.fault))
         return self._carry_out(self._service.inject(planned))
 
@@ -407,8 +421,8 @@ class SessionFaultActions:
             return Done(self._clients.revert(planned))
         if isinstance(planned.fault, LINK_FAULTS):
             return Done(self._links.revert(planned))
-        if isinstance(planned.fault, ConcurrentAppends):
-            return Done(self._publishing.revert())
+        if isinstance(planned.fault, PUBLISH_FAULTS):
+            return Done(self._publishing.revert(planned.fault))
         return self._carry_out(self._service.revert(planned))
 
     def end_early(self) -> None:
@@ -422,5 +436,5 @@ class SessionFaultActions:
         self._clients.revert_all()
         self._service.sign_in()
         self._links.revert_all()
-        self._publishing.revert()
+        self._publishing.revert_all()
         return (yield from self._service.revert_all())

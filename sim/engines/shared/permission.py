@@ -13,6 +13,7 @@ from sim.drill.fault_kinds import (
     ForgetTokens,
     KillRuntime,
     LinkFault,
+    LosePublishAnswers,
     RestartClients,
     SkipDeliveries,
     StopDelivery,
@@ -27,7 +28,7 @@ from sim.server.settings import RuntimeSettings
 # Faults of the drill's own clients, their links and its publisher. They work on any target. Other faults need the server.
 ACTS_FROM_HERE: tuple[type[Fault], ...] = (
     *(DropSockets, RestartClients, StopReading, LinkFault, ForgetTokens),
-    ConcurrentAppends,
+    *(ConcurrentAppends, LosePublishAnswers),
 )
 # Faults that disconnect all clients of the service, not only the drill's.
 _HITS_ALL_CLIENTS = (KillRuntime, ExpireTokens, StopDelivery)

@@ -6,6 +6,7 @@ The engines wait until the times that this module returns, and send. Times are i
 """
 
 import math
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Final
 import msgspec
 
 from sim.base.errors import TargetError
+from sim.base.randomness import draw
 from sim.client import policies
 from sim.client.actions import ClientSettings, Send
 from sim.client.lifecycle import NEVER
@@ -46,6 +48,7 @@ from sim.service import templates
 
 _OWN_STREAMS: Final = StreamRules()
 ACKNOWLEDGED: Final = "acknowledged"  # a try's outcome, beside those of `Outcome`
+ANSWER_LOST: Final = "answer_lost"  # another one: a fault of stormgate dropped the acknowledgement
 RETRY_S: Final = 0.2  # between two tries, unless the service asks for more
 GIVE_UP_S: Final = 20.0  # after its due moment, an event without an acknowledgement has failed
 
@@ -126,6 +129,8 @@ class Publishing:
     overlapped: int = field(
         default=0, init=False
     )  # events of groups that were sent while another of their stream was in flight
+    answer_loss_share: float = field(default=0.0, init=False)  # of the acknowledgements of first tries, which are dropped
+    lost_answers: int = field(default=0, init=False)
     under_way: dict[DueEvent, None] = field(default_factory=dict, init=False)  # in the order of their due moments
     _taken: int = field(default=0, init=False)
     _groups: int = field(default=0, init=False)
@@ -198,6 +203,9 @@ class Publishing:
 
     def succeeded(self, event: DueEvent, published: PublishedEvent, now: float) -> Try | None:
         """Record an acknowledgement and return the next try, if any. After `GIVE_UP_S`, the outcome is unknown."""
+        if event.tries == 1 and draw(0, "lose_answer", zlib.crc32(event.key.encode())) < self.answer_loss_share:
+            self.lost_answers += 1
+            return self._try_again(event, ANSWER_LOST, PublishFailedError(UNKNOWN_OUTCOME), now)
         self._answered(event, ACKNOWLEDGED, now)
         if now > event.due + GIVE_UP_S:
             event.worst = UNKNOWN_OUTCOME
@@ -209,7 +217,11 @@ class Publishing:
 
     def failed(self, event: DueEvent, error: PublishFailedError, now: float) -> Try | None:
         """Record a failed try and return the next try, if any."""
-        self._answered(event, Outcome.UNKNOWN if error.code == UNKNOWN_OUTCOME else Outcome.REFUSED, now)
+        outcome = Outcome.UNKNOWN if error.code == UNKNOWN_OUTCOME else Outcome.REFUSED
+        return self._try_again(event, outcome, error, now)
+
+    def _try_again(self, event: DueEvent, outcome: str, error: PublishFailedError, now: float) -> Try | None:
+        self._answered(event, outcome, now)
         event.worst = event.worst if event.worst == UNKNOWN_OUTCOME else error.code
         again_at = now + max((error.retry_after_ms or 0) / 1000, RETRY_S)
         if not error.is_final and again_at <= event.due + GIVE_UP_S:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from sim.drill.fault_bases import SwitchFault
 from sim.drill.fault_kinds import (
     CloseConnections,
-    ConcurrentAppends,
     ExpireTokens,
     KillRuntime,
     LinkFault,
@@ -18,14 +17,13 @@ from sim.drill.fault_kinds import (
 )
 from sim.drill.fault_lifecycle import Completion, Done
 from sim.drill.fault_schedule import PlannedFault, Timing
-from sim.engines.shared.fault_actions import CLIENT_FAULTS, SessionFaultActions, Steps, at_once
+from sim.engines.shared.fault_actions import CLIENT_FAULTS, PUBLISH_FAULTS, SessionFaultActions, Steps, at_once
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.service import SimulatedService
 from sim.server.settings import Switches
 
 SIMULATED = (
-    *CLIENT_FAULTS,
-    ConcurrentAppends,
+    *(*CLIENT_FAULTS, *PUBLISH_FAULTS),
     *(CloseConnections, ExpireTokens, KillRuntime, RecreateLog, RevokeSessions, RollingDeploy, RotateKeys, ShrinkWindow),
     *(LinkFault, StopReading, SwitchFault),
 )
