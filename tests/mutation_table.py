@@ -215,6 +215,12 @@ MUTATIONS = (
     defect("drop_late_heartbeats", "latency_brownout", "reconnect.needless_disconnects", only=True),
     defect("ignore_cursor", "partition_heal", "replay.divergence", only=True),
     defect("replay_off_by_one", "network_flap", "replay.divergence"),
+    # A server that stays quiet until somebody comes: our auditor must not be the one.
+    defect(
+        *("wait_for_company", "reconnect_storm", "drill.converged"),
+        settings=(*IMPATIENT, *SHARED),
+        protocol="phoenix_sync",
+    ),
     # The shipped client: it resubscribes from zero, jumps over holes, goes on counting, and comes back when it likes.
     policy(
         *("desktop", "stale_cursor", "stale_loop", "replay.stale_loops", "stale_without_recovery"),

@@ -53,20 +53,26 @@ class World(Protocol):
     def abandon_publishing(self) -> None:
         """Record a failure for every event whose outcome is still unknown."""
 
-    def add_auditor(self) -> None:
-        """Add a client that reads all retained events, if the engine has an auditor."""
-
     def is_settled(self) -> bool:
         """Return whether every client has converged."""
 
     def conclude(self) -> None:
         """Record which clients have converged, and the reason for each client that has not."""
 
+    def add_auditor(self) -> None:
+        """Add a client that reads all retained events, if the engine has an auditor."""
+
+    def is_audited(self) -> bool:
+        """Return whether the auditor has read everything; also true without an auditor."""
+
+    def conclude_audit(self) -> None:
+        """Record the same for the auditor as `conclude` for the clients."""
+
 
 def latest_end_s(drill: Drill, model: SystemModel) -> float:
     """Return the latest possible end of a simulated run, in seconds."""
     phases = drill.phases
-    limits = (phases.steady_s, phases.steady_limit_s, phases.fault_s, phases.recovery_s, DRAIN_LIMIT_S, phases.settle_s)
+    limits = (phases.steady_s, phases.steady_limit_s, phases.fault_s, phases.recovery_s, DRAIN_LIMIT_S, 2 * phases.settle_s)
     starts = sum(isinstance(fault, KillRuntime) for fault in drill.faults)
     return drill.fleet.arrival_s + sum(limits) + starts * model.server.cold_start_s + 1.0
 
@@ -145,17 +151,19 @@ class PhaseRunner:
         yield from self._wait(now())  # other actions due at this moment still belong to the fault phase
 
     def _settle(self) -> Steps:
-        """Wait for all clients to converge. At the limit, record the reason for each client that has not."""
+        """Wait for all clients to converge by themselves, then for an auditor that reads everything.
+
+        The auditor comes last: a new connection may repair what is broken.
+        """
         world = self._world
         if not self.is_stopped:
             yield from self._drain()
+        yield from self._wait_for(world.is_settled)
+        world.conclude()
         if not self.is_stopped:
             world.add_auditor()
-        limit, is_settled = world.now() + self._phases.settle_s, False
-        while not is_settled and world.now() < limit and not self.is_stopped:
-            yield from self._wait(world.now() + POLL_S)
-            is_settled = world.is_settled()
-        world.conclude()
+            yield from self._wait_for(world.is_audited)
+            world.conclude_audit()
 
     def _drain(self) -> Steps:
         """Stop publishing, and wait for the outcome of every published event."""
@@ -179,6 +187,13 @@ class PhaseRunner:
             yield from self._wait(moment)
             if self._world.now() >= moment:
                 return
+
+    def _wait_for(self, is_over: Callable[[], bool]) -> Steps:
+        """Wait until this is true, at most `settle_s`."""
+        limit, done = self._world.now() + self._phases.settle_s, False
+        while not done and self._world.now() < limit and not self.is_stopped:
+            yield from self._wait(self._world.now() + POLL_S)
+            done = is_over()
 
     def _wait(self, *moments: float, condition: Callable[[], bool] | None = None) -> Steps:
         """Wait once, unless the run is stopped."""

@@ -18,6 +18,7 @@ from sim.server.stream_log import RETENTION_FLOOR_BREACH, Entry, Window
 # [ours] Shares that a defect affects: large enough for any drill to detect, small enough for a fleet to become live.
 DEFECT_CLIENTS = 0.25
 DEFECT_EVENTS = 0.05
+WAITING_EVENTS = 0.9  # so many that the last one of a topic is among them
 LIES = frozenset({"swap_payloads", "repeat_payloads", "alter_payloads"})  # positions and hashes are right, payloads are not
 LATE_HEARTBEAT = 1.2  # heartbeat intervals of silence from a client
 
@@ -52,6 +53,11 @@ def _hits(switches: Switches, purpose: str, client_key: int, seq: int, clients: 
     if draw(switches.seed, purpose, client_key) >= clients:
         return False
     return draw(switches.seed, purpose + "_event", client_key, seq) < events
+
+
+def waits(switches: Switches, topic: str, seq: int) -> bool:
+    """Whether this event is not delivered live until the next event of its topic, or another client, comes."""
+    return "wait_for_company" in switches.defects and draw(switches.seed, "wait", len(topic), seq) < WAITING_EVENTS
 
 
 def leaks(switches: Switches, seq: int) -> bool:

@@ -58,6 +58,7 @@ class Runtime(Outbound):
         self._deadlines: list[tuple[float, int]] = []
         self._opened = 0
         self._revoked: set[str] = set()  # ids of sessions and devices
+        self._waiting: dict[str, None] = {}  # topics with live events that are not announced yet
 
     @property
     def consumers(self) -> int:
@@ -88,6 +89,7 @@ class Runtime(Outbound):
         beat_at = now + self.settings.heartbeat_interval_s
         self._connections[number] = Connection(number, claims, key, compatibility, now, beat_at)
         heapq.heappush(self._deadlines, (self._deadline(self._connections[number]), number))
+        self._deliver_waiting(now, *self._waiting)
         return number
 
     def _admit(self, token: str | None, now: float) -> Claims:
@@ -288,9 +290,16 @@ class Runtime(Outbound):
         log = self.streams.logs[topic]
         self.counters.trimmed += log.trim(now)
         self._fanout.forget(topic)
-        self._ready.update(self._readers.announce(topic, now))
+        self._waiting[topic] = None
+        if not misbehaviours.waits(self.switches, topic, log.head):
+            self._deliver_waiting(now, topic)
         if misbehaviours.leaks(self.switches, log.head):
             self._leak(topic)
+
+    def _deliver_waiting(self, now: float, *topics: str) -> None:
+        for topic in topics:
+            self._ready.update(self._readers.announce(topic, now))
+            del self._waiting[topic]
 
     def shrink_window(self, topic: str, keep_events: int) -> int:
         """Drop all but the newest events of a topic (a fault); returns the number of dropped events."""

@@ -99,6 +99,7 @@ Defect = Literal[
     "echo_cursor_above_head",
     "announce_before_commit",
     "forget_revocations",
+    "wait_for_company",
 ]
 DEFECTS: tuple[str, ...] = get_args(Defect)
 DEFECT_MEANINGS: dict[str, str] = {
@@ -149,6 +150,7 @@ DEFECT_MEANINGS: dict[str, str] = {
     "echo_cursor_above_head": "a cursor above the head is confirmed, and all events below it are lost silently",
     "announce_before_commit": "some live events are announced before they can be read, so live clients never get them",
     "forget_revocations": "a revocation is forgotten when the session's sockets are closed",
+    "wait_for_company": "most live events wait until the next event of their topic is published, or another client connects",
 }
 
 

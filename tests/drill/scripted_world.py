@@ -42,6 +42,7 @@ class Script:
     revert_fails: bool = False
     drains_after: int = 0
     settles_after: int = 0
+    is_audited_after: int = 0
     stop_at: float | None = None
     storm_at: float | None = None
     revert_at: float | None = None
@@ -83,7 +84,7 @@ class ScriptedWorld:
         self.actions = self
         self.later: Callable[[float, Callable[[], None]], object] = lambda moment, do: None
         self.look: Callable[[], None] = lambda: None
-        self.polls = dict.fromkeys(("ready", "drained", "settled"), 0)
+        self.polls = dict.fromkeys(("ready", "drained", "settled", "audited"), 0)
         self.phases = PhaseRunner(script.drill, plan(script.drill, 1), self, is_open_ended=script.is_open_ended)
 
     def call(self, what: str) -> None:
@@ -125,6 +126,12 @@ class ScriptedWorld:
 
     def conclude(self) -> None:
         self.call("conclude")
+
+    def is_audited(self) -> bool:
+        return self._poll("audited", self.script.is_audited_after)
+
+    def conclude_audit(self) -> None:
+        self.call("conclude_audit")
 
     # --- faults -------------------------------------------------------------------------------------
 

@@ -72,6 +72,7 @@ def scripts(draw: st.DrawFn) -> Script:
         revert_fails=draw(st.booleans()),
         drains_after=draw(st.sampled_from((0, 2, NEVER))),
         settles_after=draw(st.sampled_from((0, 3, NEVER))),
+        is_audited_after=draw(st.sampled_from((0, 3, NEVER))),
         stop_at=4.0137 if stop_at is None and inject_takes_s == NEVER else stop_at,
         storm_at=draw(moments(0.0211)),
         revert_at=draw(moments(0.0293)),
@@ -102,11 +103,11 @@ def test_all_goes_well(driver: str):
         *("revert 0", "fault_observed 0 drop_sockets", "fault_reverted 0 drop_sockets"),
         *("announce [1]", "fault_injected 1 drop_sockets", "inject 1"),
         *("revert 1", "fault_observed 1 drop_sockets", "fault_reverted 1 drop_sockets"),
-        *("phase recovery", "revert_all", "phase settle", "finish_publishing", "abandon_publishing", "add_auditor"),
-        *("conclude", "phase end"),
+        *("phase recovery", "revert_all", "phase settle", "finish_publishing", "abandon_publishing"),
+        *("conclude", "add_auditor", "conclude_audit", "phase end"),
     ]
     times = [moment(calls, f"phase {name}") for name in ("steady", "fault", "recovery", "settle", "end")]
-    assert times == pytest.approx([0.0, 1.5, 4.5, 5.0, 5.6])
+    assert times == pytest.approx([0.0, 1.5, 4.5, 5.0, 5.7])
     assert moment(calls, "revert 0") == pytest.approx(3.0)
 
 
@@ -129,7 +130,7 @@ def test_a_stop_reverts_and_concludes_at_once(driver: str, stop_at: float, phase
     assert moment(calls, "phase end") == pytest.approx(stop_at)
     assert ended.count("revert_all") == 1
     assert ("end_load" in ended) == (phase in ("steady", "fault"))
-    assert ("add_auditor" in ended) == (phase == "settle")
+    assert "add_auditor" not in ended
     assert ("fault_reverted 0 drop_sockets" in ended) == (phase != "steady")
 
 
@@ -188,7 +189,20 @@ def test_publishing_that_never_drains_is_abandoned(driver: str):
 
 def test_clients_that_never_converge_end_at_the_limit(driver: str):
     calls, _ = outcome(driver, Script(drill_with(), settles_after=NEVER))
-    assert moment(calls, "conclude") - moment(calls, "add_auditor") == pytest.approx(2.0, abs=0.11)
+    assert moment(calls, "conclude") - moment(calls, "abandon_publishing") == pytest.approx(2.0, abs=0.11)
+
+
+def test_auditor_connects_after_convergence_is_judged(driver: str):
+    """A service that wakes up for a new connection must not converge because of ours."""
+    calls, _ = outcome(driver, Script(drill_with(), settles_after=NEVER, is_audited_after=NEVER))
+    assert names(calls)[-4:] == ["conclude", "add_auditor", "conclude_audit", "phase end"]
+    assert moment(calls, "conclude_audit") - moment(calls, "add_auditor") == pytest.approx(2.0, abs=0.11)
+
+
+def test_stop_during_the_audit_concludes_it_at_once(driver: str):
+    calls, _ = outcome(driver, Script(drill_with(), is_audited_after=NEVER, stop_at=5.37))
+    assert names(calls)[-2:] == ["conclude_audit", "phase end"]
+    assert moment(calls, "conclude_audit") == pytest.approx(5.37)
 
 
 def test_a_fault_that_is_brought_forward_ends_the_steady_state_and_begins_first(driver: str):

@@ -112,14 +112,21 @@ class ClientPool:
 
     def behind(self, heads: Mapping[str, Acknowledged]) -> int:
         """Return how many clients have not converged to these heads, all checked at one moment."""
-        now = self._clock.now()
-        return sum(bool(client_setup.behind(client.session, heads, now)) for client in self.clients.values())
+        return sum(self.is_behind(number, heads) for number in self.clients)
+
+    def is_behind(self, number: int, heads: Mapping[str, Acknowledged]) -> bool:
+        """Return whether one client has not converged to these heads."""
+        return bool(client_setup.behind(self.clients[number].session, heads, self._clock.now()))
 
     def conclude(self, heads: Mapping[str, Acknowledged]) -> None:
         """Record for each client that it has converged, or why not."""
-        for client in self.clients.values():
-            now, session = self._clock.now(), client.session
-            self._recorder.extend(now - self._clock.began, session.client, client_setup.conclusion(session, heads, now))
+        for number in self.clients:
+            self.conclude_one(number, heads)
+
+    def conclude_one(self, number: int, heads: Mapping[str, Acknowledged]) -> None:
+        """Record the same for one client."""
+        now, session = self._clock.now(), self.clients[number].session
+        self._recorder.extend(now - self._clock.began, session.client, client_setup.conclusion(session, heads, now))
 
     def sample_lag(self, heads: Mapping[str, Acknowledged]) -> float:
         """Record the lag of some clients in events; returns the largest, NaN without any."""

@@ -278,6 +278,7 @@ class DrillRun:
     def entered(self, phase: str) -> None:
         """See `World`."""
         self.phase = phase
+        self._guard.is_quiet = phase == "settle"  # until convergence is judged, no request of ours may help
         self.live.phases[phase] = self.clock.now() - self.clock.began
         self._say(f"{phase}: {self.live_clients} of {self.plan.drill.fleet.clients} clients live")
 
@@ -316,6 +317,7 @@ class DrillRun:
 
     def add_auditor(self) -> None:
         """See `World`."""
+        self._guard.is_quiet = False
         number = self.plan.drill.fleet.clients + len(self.header.negative_clients)
         self._client_pool.add_auditor(number)
         self.header.auditor = number
@@ -326,6 +328,14 @@ class DrillRun:
         """See `World`."""
         heads = self._publishing.heads
         return not self._others.behind(heads) + self._client_pool.behind(heads)
+
+    def is_audited(self) -> bool:
+        """See `World`."""
+        return not self._client_pool.is_behind(self.header.auditor, self._publishing.heads)
+
+    def conclude_audit(self) -> None:
+        """See `World`."""
+        self._client_pool.conclude_one(self.header.auditor, self._publishing.heads)
 
     def conclude(self) -> None:
         """See `World`."""

@@ -72,6 +72,7 @@ class TargetGuard:
         own_per_s, self.worker_connects_per_s = connects_per_s(endpoints, workers)
         self.connects = Pacer(own_per_s) if own_per_s else None
         self.events = Pacer(caps.events_per_s) if caps else None
+        self.is_quiet = False  # while true, metrics are not polled
         header.target, header.target_kind = endpoints.name, endpoints.kind
         header.remarks = permission.remarks(drill, endpoints)
         header.metrics_profile = endpoints.rules.metrics_profile if endpoints.admin_token else "none"
@@ -86,7 +87,8 @@ class TargetGuard:
         """Poll as long as the run lasts."""
         while self._metrics is not None:
             gevent.sleep(self._endpoints.rules.metrics_every_s)
-            _poll(self._metrics)
+            if not self.is_quiet:
+                _poll(self._metrics)
 
     def evaluate(self, live_share: Callable[[], float | None], stop: Callable[[str], None]) -> None:
         """Evaluate the stop conditions as long as the run lasts; call `stop` with the one that is met."""

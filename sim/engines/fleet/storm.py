@@ -114,6 +114,13 @@ class Storm:
         self._is_settled = self._there() == self._clients and is_delivered
         return self._is_settled
 
+    def is_audited(self) -> bool:
+        """See `World`. There is no auditor."""
+        return True
+
+    def conclude_audit(self) -> None:
+        """See `World`."""
+
     def conclude(self) -> None:
         """See `World`."""
         there = self._there()

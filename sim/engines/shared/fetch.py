@@ -82,12 +82,6 @@ class MetricsPoll(MetricsBook):
         await self._http.aclose()
         return self.evidence()
 
-    async def poll_for_ever(self, every_s: float) -> None:
-        """Poll every `every_s` seconds, until it is cancelled."""
-        while True:
-            await asyncio.sleep(every_s)
-            await self.poll()
-
     async def poll(self) -> None:
         """Poll once, with the retries of `tries`."""
         async with self._polling:

@@ -135,6 +135,7 @@ class _SocketsRun:
         self._streams: list[Stream] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._arrival: asyncio.Task[None] | None = None
+        self._probe: asyncio.Task[None] | None = None  # that requests retired routes
         self._header = self._new_header()
 
     async def run(self) -> RunHeader:
@@ -238,7 +239,7 @@ class _SocketsRun:
         if self._fleet:
             self._keep_on(sample_client_lag(self._fleet, self._publishing.heads, self._recorder, self.record))
         if self._drill.expect.retired_routes:
-            self._keep_on(monitor_retired_routes(http, self.record))
+            self._probe = self._keep_on(monitor_retired_routes(http, self.record))
         try:
             async with self._watch.during(self._live_share, self._stop_for, self._must_not_fail):
                 await self._driver.drive(self._phases.run())
@@ -316,8 +317,11 @@ class _SocketsRun:
         return self._clock.now()
 
     def entered(self, phase: str) -> None:
-        """See `World`."""
+        """See `World`. Until convergence is judged, clients recover by themselves: no request of ours may help them."""
         self._options.progress(phase, f"{self._live} of {len(self._fleet)} clients live")
+        self._watch.is_quiet = phase == "settle"
+        if self._watch.is_quiet and self._probe is not None:
+            self._probe.cancel()
 
     def start(self) -> None:
         """See `World`."""
@@ -359,6 +363,7 @@ class _SocketsRun:
 
     def add_auditor(self) -> None:
         """See `World`. The auditor checks that the log holds every acknowledged event."""
+        self._watch.is_quiet = False
         if not self._has_socket:
             return
         number = len(self._clients)
@@ -369,15 +374,29 @@ class _SocketsRun:
 
     def is_settled(self) -> bool:
         """See `World`. Check all clients at one moment, because a converged client may soon renew its token."""
-        now, heads = self._clock.now(), self._publishing.heads
-        return not any(client_setup.behind(client.session, heads, now) for client in self._clients.values())
+        return not any(self._behind(client) for client in self._clients.values())
+
+    def _behind(self, client: ClientDriver) -> list[str]:
+        return client_setup.behind(client.session, self._publishing.heads, self._clock.now())
+
+    def is_audited(self) -> bool:
+        """See `World`."""
+        return not self._has_socket or not self._behind(self._clients[self._header.auditor])
 
     def conclude(self) -> None:
         """See `World`."""
         for client in self._clients.values():
-            now, session = self._clock.now(), client.session
-            rows = client_setup.conclusion(session, self._publishing.heads, now)
-            self._recorder.extend(now - self._clock.began, session.client, rows)
+            self._conclude(client)
+
+    def conclude_audit(self) -> None:
+        """See `World`."""
+        if self._has_socket:
+            self._conclude(self._clients[self._header.auditor])
+
+    def _conclude(self, client: ClientDriver) -> None:
+        now, session = self._clock.now(), client.session
+        rows = client_setup.conclusion(session, self._publishing.heads, now)
+        self._recorder.extend(now - self._clock.began, session.client, rows)
 
     # --- clients ------------------------------------------------------------------------------------
 

@@ -54,6 +54,7 @@ class TargetMonitor:
         self._folder = folder
         self._recorder = recorder
         self._hooks: Hooks | None = None
+        self.is_quiet = False  # while true, metrics are not polled
         caps = endpoints.rules.caps
         self.connects = Pacer(caps.connects_per_s) if caps else None
         self.events = Pacer(caps.events_per_s) if caps else None
@@ -86,9 +87,7 @@ class TargetMonitor:
         self, live_share: Callable[[], float | None], stop: Callable[[str], None], failed: Callable[[asyncio.Task[None]], None]
     ) -> AsyncIterator[None]:
         """Poll metrics and check stop conditions while the body runs. Call `stop` with the condition that is met."""
-        tasks = (
-            [asyncio.create_task(self._metrics.poll_for_ever(self._endpoints.rules.metrics_every_s))] if self._metrics else []
-        )
+        tasks = [asyncio.create_task(self._poll_for_ever(self._metrics))] if self._metrics else []
         if self._endpoints.rules.stop != type(self._endpoints.rules.stop)():
             tasks.append(asyncio.create_task(self._check(live_share, stop)))
         for task in tasks:
@@ -98,6 +97,12 @@ class TargetMonitor:
         finally:
             for task in tasks:
                 task.cancel()
+
+    async def _poll_for_ever(self, metrics: MetricsPoll) -> None:
+        while True:
+            await asyncio.sleep(self._endpoints.rules.metrics_every_s)
+            if not self.is_quiet:
+                await metrics.poll()
 
     async def _check(self, live_share: Callable[[], float | None], stop: Callable[[str], None]) -> None:
         watch = StopMonitor(self._endpoints.rules.stop, self._recorder, self._metrics)

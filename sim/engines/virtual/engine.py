@@ -226,6 +226,10 @@ class _VirtualRun:
         """See `World`. Checks all clients at one moment: one that converged earlier may be renewing its token now."""
         return not any(self._behind(client) for client in self._clients)
 
+    def is_audited(self) -> bool:
+        """See `World`."""
+        return not self._behind(self._clients[-1])
+
     def _behind(self, client: VirtualClient) -> list[str]:
         client.catch_up()
         return client_setup.behind(client.session, self._heads, self._env.now)
@@ -233,9 +237,16 @@ class _VirtualRun:
     def conclude(self) -> None:
         """See `World`."""
         for client in self._clients:
-            client.catch_up()
-            now, session = self._env.now, client.session
-            self._recorder.extend(now - EPOCH, session.client, client_setup.conclusion(session, self._heads, now))
+            self._conclude(client)
+
+    def conclude_audit(self) -> None:
+        """See `World`."""
+        self._conclude(self._clients[-1])
+
+    def _conclude(self, client: VirtualClient) -> None:
+        client.catch_up()
+        now, session = self._env.now, client.session
+        self._recorder.extend(now - EPOCH, session.client, client_setup.conclusion(session, self._heads, now))
 
     # --- clients ------------------------------------------------------------------------------------
 
