@@ -40,6 +40,24 @@ async def test_a_connection_that_is_being_reset_may_be_reset_again():
 
 
 @on_uvloop
+async def test_a_reset_in_the_moment_when_the_service_is_reached_leaves_nothing(monkeypatch: pytest.MonkeyPatch):
+    """The loop still has to tell the task that dials that it has connected."""
+    made = proxies.Connection.made
+
+    def reset_at_once(connection: proxies.Connection, side: proxies.Side) -> None:
+        made(connection, side)
+        if side is connection.runtime:
+            connection.reset()
+
+    async with proxied() as (_, group, connect):
+        with monkeypatch.context() as patch:
+            patch.setattr(proxies.Connection, "made", reset_at_once)
+            (reader, _), _ = await connect()
+            assert await is_reset(reader)
+            await until(lambda: not group.connections)
+
+
+@on_uvloop
 async def test_a_side_whose_descriptor_is_already_closed_is_reset():
     """The loop closes it a moment before it says so."""
 

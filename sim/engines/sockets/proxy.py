@@ -232,7 +232,7 @@ class Connection:
 
     def reset(self) -> None:
         """Reset both sides."""
-        if self._dialling is not None:
+        if self._dialling is not None and not self.runtime.is_made:  # uvloop does not report the end of a cancelled connection
             self._dialling.cancel()
         self.group.held.discard(self)
         for pipe in (self.up, self.down):
@@ -251,6 +251,11 @@ class Side(asyncio.Protocol):
         self._reads = True
         self.is_writable = False
         self.is_closed = False
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the side was connected, even if it is closed by now."""
+        return self._transport is not None
 
     @property
     def is_open(self) -> bool:
