@@ -62,7 +62,7 @@ class StreamHabits:
     endings: Mapping[str, Ending]
     refused_token: Callable[[str, str], Message]  # by reference and code; the socket closes after a `Closed`
     sessions: Sessions | None = None
-    items_have_positions: bool = True  # otherwise only a whole batch has one
+    items_have_positions: bool = True  # otherwise a message states the position after it, and whether that is the head
     answers_first: bool = False  # before what is replayed
     says_caught_up: bool = False  # after what is replayed
     max_replayed: int = 0  # the position of a longer gap is not resumed; 0: no limit
@@ -73,6 +73,9 @@ class StreamHabits:
     expiry_grace_s: float | None = None  # after a token's end, until the connection is closed; None: it stays open
     states_expiry: bool = True  # in the answer to a join or a renewal, if connections end with their tokens
     keeps_log: bool = True  # after the process was killed
+    has_join: bool = True  # otherwise a connection is one request for one stream
+    asks_clients: bool = True  # whether they are still there; it closes the connections of silent ones
+    tells_of_new_log: bool = True  # it closes the connections of those who read a log that is created again
 
 
 def as_delivered(item: Item, position: Position | None) -> Item:

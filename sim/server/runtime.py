@@ -314,8 +314,11 @@ class Runtime(Outbound):
         gone = self.streams.recreate(topic)
         self._fanout.forget_log(topic)
         for connection in [c for c in self._connections.values() if not c.closing and topic in c.positions]:
-            self._expel_one(connection)
+            self._end_old_log(connection, topic)
         return gone
+
+    def _end_old_log(self, connection: Connection, topic: str) -> None:
+        self._expel_one(connection)
 
     def _leak(self, topic: str) -> None:
         for connection in self._connections.values():

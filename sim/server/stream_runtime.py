@@ -24,7 +24,7 @@ from sim.protocols.events import (
     Stale,
 )
 from sim.protocols.habits import Asked, LogState, StreamHabits
-from sim.protocols.intents import AskHead, Beat, Intent, Join, Leave, Renew, Subscribe, Unsubscribe
+from sim.protocols.intents import AskHead, Beat, Compatibility, Intent, Join, Leave, Renew, Subscribe, Unsubscribe
 from sim.protocols.profile import ServerProfile
 from sim.server import misbehaviours
 from sim.server.admission import subscribe_refusal
@@ -56,6 +56,12 @@ class StreamRuntime(Runtime):
         self._now = -math.inf
 
     # --- connections --------------------------------------------------------------------------------
+
+    def open(self, token: str | None, compatibility: Compatibility, now: float) -> int:
+        """See `Runtime`."""
+        number = super().open(token, compatibility, now)
+        self._connections[number].joined = not self._habits.has_join
+        return number
 
     def _admit(self, token: str | None, now: float) -> Claims:
         if self._habits.reads_tokens and not self._habits.checks_token_at_join:
@@ -231,7 +237,16 @@ class StreamRuntime(Runtime):
         message = super().pull(number, now)
         if message is None or not any(isinstance(event, Batch) for event in message):
             return message
-        return self._forms.converted(message, self._connections[number])
+        connection = self._connections[number]
+        converted = self._forms.converted(message, connection)
+        if self._habits.items_have_positions:
+            return converted
+        streams = (event.stream for event in converted if isinstance(event, Batch))
+        return (*converted, *(CaughtUp(stream) for stream in streams if self._fanout.is_current(connection, stream)))
+
+    def _stated(self, connection: Connection, topic: str) -> Batch:
+        """Return a message without events, that only states a position."""
+        return Batch(topic, (), self._forms.position(topic, connection.positions[topic]))
 
     def _replay_batch(self, connection: Connection, replay: Replay, now: float) -> Message | None:
         items: tuple[Item, ...] = ()
@@ -251,6 +266,8 @@ class StreamRuntime(Runtime):
                 connection.outbox.appendleft(self._answer(connection, replay))
             if self._habits.says_caught_up:
                 connection.outbox.appendleft(tuple(CaughtUp(each) for each in replay.topics))
+        if not items and is_complete and not self._habits.items_have_positions:
+            return tuple(self._stated(connection, each) for each in replay.topics)
         return self._fanout.replay_message(topic, items, False, ()) if items else None
 
     def _answer(self, connection: Connection, replay: Replay) -> Message:
@@ -271,6 +288,13 @@ class StreamRuntime(Runtime):
         self.counters.stale_cursors += 1
         return (self._habits.fell_off(topic),)
 
+    def _end_old_log(self, connection: Connection, topic: str) -> None:
+        """End reading a log that is gone; a server may leave its reader on an open connection, without a word."""
+        if self._habits.tells_of_new_log:
+            super()._end_old_log(connection, topic)
+        else:
+            self._readers.remove(connection, topic)
+
     # --- time ---------------------------------------------------------------------------------------
 
     def wake(self, now: float) -> None:
@@ -285,20 +309,22 @@ class StreamRuntime(Runtime):
     def _deadline(self, connection: Connection) -> float:
         if connection.closing:
             return math.inf
-        return min(super()._deadline(connection), self._expires_at(connection))
+        due_at = super()._deadline(connection) if self._habits.asks_clients else connection.beat_at
+        return min(due_at, self._expires_at(connection))
 
     def _beat(self, connection: Connection, now: float) -> None:
         """Send a ping, or close the connection of a silent client, or after its token's end."""
         if connection.closing:
             return
-        if now >= connection.last_heard + self._client_timeout_s:
+        if self._habits.asks_clients and now >= connection.last_heard + self._client_timeout_s:
             self.counters.silent_clients += 1
             self._close_for(connection, "silent")
         elif now >= self._expires_at(connection):
             self._close_for(connection, "expired")
         elif now >= connection.beat_at:
             connection.beat_at = now + self.settings.heartbeat_interval_s
-            self._send(connection, Activity())
+            stated = [self._stated(connection, each) for each in connection.positions]
+            self._send(connection, *([Activity()] if self._habits.items_have_positions else stated))
 
     def _judge_consumer(self, connection: Connection) -> None:
         """Disconnect a client with too many bytes that were not sent yet."""

@@ -324,3 +324,68 @@ def test_refused_credentials_close_the_socket_with_an_error_before(nats: Driver)
     assert problem.code == "authorization_violation"
     assert nats.runtime.end_of(number) == Closed(problem.reason, 1008, nats.runtime.end_of(number).next)
     assert nats.runtime.end_of(number).next.step is Step.TERMINAL
+
+
+# --- one request for each stream, with an offset after each part of its answer --------------------------
+
+
+def offset(number: int) -> Position:
+    return Position(f"{0:016d}_{number:016d}")
+
+
+@pytest.fixture
+def durable() -> Driver:
+    driver = Driver("durable_streams")
+    driver.publish("a", 5)
+    return driver
+
+
+def test_a_request_is_answered_without_a_join(durable: Driver) -> None:
+    resumed, batch, caught_up = durable.ask(durable.open(), Subscribe("2", {"a": offset(3)}))
+    assert resumed == Resumed("2", "a")
+    assert isinstance(batch, Batch)
+    assert (len(batch.items), batch.after, caught_up) == (2, offset(5), CaughtUp("a"))
+
+
+def test_a_request_at_the_head_states_it(durable: Driver) -> None:
+    answer = durable.ask(durable.open(), Subscribe("2", {"a": offset(5)}))
+    assert answer == [Resumed("2", "a"), Batch("a", (), offset(5)), CaughtUp("a")]
+
+
+def test_only_an_offset_above_the_head_shows_another_log(durable: Driver) -> None:
+    answer = durable.ask(durable.open(), Subscribe("2", {"a": offset(6)}))
+    assert answer == [Resumed("2", "a"), PositionUnknown("a", offset(6), offset(5), "above_head")]
+    durable.runtime.recreate_log("a")
+    durable.publish("a", 4)
+    events = durable.ask(durable.open(), Subscribe("2", {"a": offset(2)}))
+    assert [len(event.items) for event in events if isinstance(event, Batch)] == [2]
+
+
+def test_a_long_answer_says_only_at_its_end_that_it_is_complete() -> None:
+    driver = Driver("durable_streams", replay_batch_size=2)
+    driver.publish("a", 5)
+    events = driver.ask(driver.open(), Subscribe("2", {"a": None}))
+    assert [event.after for event in events if isinstance(event, Batch)] == [offset(2), offset(4), offset(5)]
+    assert events[-1] == CaughtUp("a")
+    assert sum(isinstance(event, CaughtUp) for event in events) == 1
+
+
+def test_a_silent_reader_is_kept_and_told_its_own_position(durable: Driver) -> None:
+    settings, number = RuntimeSettings(), durable.open()
+    durable.ask(number, Subscribe("2", {"a": None}))
+    log = durable.runtime.streams.log("a")
+    log.append("late", canonical_json({"n": 6}), durable.now)  # stored, but not yet announced
+    durable.wait(settings.heartbeat_interval_s)
+    assert durable.pull(number) == [Batch("a", (), offset(5))]
+    durable.wait(10 * settings.client_timeout_s)
+    assert not durable.runtime.is_closing(number)
+
+
+def test_those_who_read_a_deleted_log_hear_nothing_more(durable: Driver) -> None:
+    number = durable.open()
+    durable.ask(number, Subscribe("2", {"a": None}))
+    durable.runtime.recreate_log("a")
+    durable.publish("a", 2)
+    durable.wait(RuntimeSettings().heartbeat_interval_s)
+    assert durable.pull(number) == []
+    assert not durable.runtime.is_closing(number)

@@ -3,6 +3,8 @@
 Bytes arrive in the order they were sent, as in TCP, so a frame never overtakes an earlier one. What is in flight when a
 connection ends is dropped: each attempt to connect has its own `Link`, which callbacks carry. Frames that only bring the next
 events wait in the link's inbox until the client takes them (`catch_up`).
+
+`VirtualClient` has one connection. `sim.engines.virtual.streams_client` has one for each stream.
 """
 
 import math
@@ -49,7 +51,7 @@ class VirtualClient:
         self._recorder = recorder
         self._began = began
         self.delay_s = one_way_delay_s(model, session.settings.seed, session.client)
-        self._link: Link | None = None  # the connection that is opening or open
+        self._links: dict[str, Link] = {}  # the connections that are opening or open, by stream; "": of all streams
         self._timer_at = NEVER
         self._offline_until = 0.0
         self._is_dead = False
@@ -68,21 +70,18 @@ class VirtualClient:
         """Cut the socket and block connects for `offline_s` seconds; return whether there was a socket."""
         self.catch_up()
         self._offline_until = self._env.now + offline_s
-        state = self.session.state
-        if state not in (State.CONNECTING, State.JOINING, State.SUBSCRIBING, State.LIVE):
-            return False
-        self._abandon()
+        cut = self._abandon()
         self.session.is_cut_by_fault = True
-        self._lose(Closed())
+        for link in cut:
+            self._lose(link, Closed())
         self.session.is_cut_by_fault = False
-        return True
+        return bool(cut)
 
     def withhold(self, withholding: Withholding | None) -> None:
         """Withhold live events from the session from now on; None: no longer."""
         self.catch_up()
         self._withholding = withholding
-        if self._link is not None and self._link.is_foreseen:
-            self._link.surprise(self._look)
+        self._surprise()
 
     def come_online(self) -> None:
         """Allow connects and deliveries again, correct the clock, and restart the process if it is still down."""
@@ -113,36 +112,36 @@ class VirtualClient:
     # --- network faults -----------------------------------------------------------------------------
 
     def reset(self) -> bool:
-        """Reset the connection on both sides, as the network does; return whether there was one."""
+        """Reset the connections on both sides, as the network does; return whether there was one."""
         self.catch_up()
-        link, self._link = self._link, None
-        if link is None:
-            return False
-        self._later(self._service.close, link.number, link)
-        self._lose(Closed())
-        return True
+        links = list(self._links.values())
+        for link in links:
+            self.reset_one(link)
+        return bool(links)
 
     def reset_one(self, link: object) -> None:
-        """Reset the connection if it is still this one."""
-        if link is self._link:
-            self.reset()
-
-    def half_open(self, gone: str) -> "Link | None":
-        """Remove one side of the open connection; return the connection that the other side still has, or None."""
+        """Reset this connection on both sides, if the client still has it."""
         self.catch_up()
-        link = self._link
-        if link is None or not link.number or self.session.state is State.CONNECTING:
-            return None
-        if gone == "runtime":
-            self._service.close(link.number, link)
-        else:
-            self._link = None
-            self._lose(Closed())
-        return link
+        if isinstance(link, Link) and self._has(link):
+            self._later(self._service.close, link.number, link)
+            self._drop(link)
+            self._lose(link, Closed())
+
+    def half_open(self, gone: str) -> list[Link]:
+        """Remove one side of each open connection; return the connections that the other side still has."""
+        self.catch_up()
+        links = [link for link in self._links.values() if link.number and link.is_open]
+        for link in links:
+            if gone == "runtime":
+                self._service.close(link.number, link)
+            elif self._has(link):
+                self._drop(link)
+                self._lose(link, Closed())
+        return links
 
     def is_left_in(self, link: Link) -> bool:
         """Return whether one side still has this half-open connection."""
-        return link is self._link or self._service.has(link.number, link)
+        return self._has(link) or self._service.has(link.number, link)
 
     def end_half_open(self, link: Link) -> None:
         """Reset this connection on the side that still has it."""
@@ -153,15 +152,15 @@ class VirtualClient:
 
     def arrives(self, message: Message, link: Link, place: int) -> None:
         """Receive a message, after the first `place` frames that its link has ever put in its inbox."""
-        if link is self._link:
+        if not link.is_dropped:
             link.called -= 1
             self._read(link, self._env.now, link.taken + len(link.inbox) - place)
-            if link is self._link:
+            if not link.is_dropped:
                 self._receive(message, link)
 
     def catch_up(self) -> None:
         """Take the frames in the inbox that have arrived by now."""
-        if (link := self._link) is not None and link.inbox:
+        if (link := self._links.get("")) is not None and link.inbox:  # only a single connection is foreseen
             self._read(link, self._env.now, 0)
 
     def _read(self, link: Link, now: float, leave: int) -> None:
@@ -172,7 +171,7 @@ class VirtualClient:
             arrived, message, run = inbox.popleft()
             if not link.is_foreseen:
                 link.taken, before = link.taken + before - len(inbox), len(inbox)
-                if link is self._link:
+                if not link.is_dropped:
                     self._receive(message, link)
             elif run is not None:
                 if not session.follow(run, arrived):
@@ -190,23 +189,36 @@ class VirtualClient:
         self._pump()
         if link.pongs and message == _PING:
             self._send(Beat(""))
-        if link is self._link and link.may_be_foreseen and self._withholding is None:
+        if not link.is_dropped and link.may_be_foreseen and self._withholding is None:
             link.foresee(self.session)
 
+    def _surprise(self) -> None:
+        """Take each frame that is left in an inbox when it arrives: its effect could not be predicted after all."""
+        if (link := self._links.get("")) is not None and link.is_foreseen:
+            link.surprise(self._look)
+
     def _look(self, link: Link) -> None:
-        """Take a frame of the inbox when it arrives, because its effect could not be predicted after all."""
-        if link is self._link:
+        if self._has(link):
             self.catch_up()
 
     def is_lost(self, link: Link, event: Closed) -> None:
         """Learn that the service closed the connection, or died."""
-        if link is self._link:
-            self.catch_up()
-            self._link = None
-            self._lose(event)
+        self.catch_up()
+        if self._has(link):
+            self._drop(link)
+            self._lose(link, event)
 
-    def _lose(self, event: Closed) -> None:
-        if self.session.state is State.CONNECTING:
+    def _has(self, link: Link) -> bool:
+        return not link.is_dropped
+
+    def _drop(self, link: Link) -> None:
+        """Forget a connection: nothing that is in flight on it reaches the client any more."""
+        link.is_dropped = True
+        self._links.pop(link.stream, None)
+
+    def _lose(self, link: Link, event: Closed) -> None:
+        """Tell the session that a connection ended, or could not be opened."""
+        if not link.is_open:
             self.session.connect_failed(self._service.profile.refusals.connect("network"), self._env.now)
         else:
             self.session.disconnected(event, self._env.now)
@@ -220,8 +232,7 @@ class VirtualClient:
                 self._carry_out(action)
         if notices := self.session.notices():
             self._recorder.extend(self._env.now - self._began, self.session.client, notices)
-            if self._link is not None and self._link.is_foreseen:
-                self._link.surprise(self._look)
+            self._surprise()
         wake_at = self.session.wake_at()
         if wake_at < self._timer_at:
             self._arm(wake_at)
@@ -237,7 +248,7 @@ class VirtualClient:
             self._mint()
 
     def _send(self, intent: Intent) -> None:
-        if link := self._link:
+        if link := self._links.get(""):
             if self.rough is not None:
                 size = self.rough.size_of.of_intent(intent)
                 self.rough.to_runtime.carry(link, self._env.now, size, self._reaches, intent, link)
@@ -246,13 +257,20 @@ class VirtualClient:
             self._env.call_at(link.up_free, self._reaches, intent, link)
 
     def _reaches(self, intent: Intent, link: Link) -> None:
-        if link is self._link:
+        if self._has(link):
             self._service.received(link.number, link, intent)
 
-    def _abandon(self) -> None:
-        """Leave the connection; the service learns this one delay later."""
-        link, self._link = self._link, None
-        if link is None or not link.number:
+    def _abandon(self) -> list[Link]:
+        """Leave all connections, and return them."""
+        links = list(self._links.values())
+        for link in links:
+            self._leave(link)
+        return links
+
+    def _leave(self, link: Link) -> None:
+        """Leave a connection; the service learns this one delay later."""
+        self._drop(link)
+        if not link.number:
             return
         if self.rough is not None:
             self.rough.to_runtime.close(link, self._env.now, self._service.close, link.number, link)
@@ -282,20 +300,23 @@ class VirtualClient:
     # --- connecting ---------------------------------------------------------------------------------
 
     def _connect(self, asked: Connect) -> None:
-        run_of, pongs = self.session.settings.run_of, self._service.profile.pings
-        link = self._link = Link(self, self._env, self.delay_s, run_of, pongs=pongs)
+        self._dial(asked, Link(self, self._env, self.delay_s, self.session.settings.run_of, pongs=self._service.profile.pings))
+
+    def _dial(self, asked: Connect, link: Link) -> None:
+        """Start to open a connection."""
+        self._links[link.stream] = link
         if self._env.now < self._offline_until:
             self._env.call_at(self._env.now, self._refused, "network", link)
         else:
             self._syn(asked, link, self._model.syn_retry_s)
 
     def _syn(self, asked: Connect, link: Link, retry_s: float) -> None:
-        if link is self._link:
+        if self._has(link):
             self._later(self._syn_arrives, asked, link, retry_s)
 
     def _syn_arrives(self, asked: Connect, link: Link, retry_s: float) -> None:
         """Answer a SYN, refuse it if nothing listens, or drop it if the backlog is full; the kernel then sends it again."""
-        if link is not self._link:
+        if not self._has(link):
             return
         if not self._service.is_up or (self.rough is not None and self.rough.is_refused()):
             self._later(self._refused, "network", link)
@@ -312,7 +333,7 @@ class VirtualClient:
             self._env.call_at(self._env.now + 2 * self.delay_s, self._upgrade, asked, link)
 
     def _upgrade(self, asked: Connect, link: Link) -> None:
-        if link is not self._link:
+        if not self._has(link):
             return
         if self._service.is_up:
             self._service.upgrade(asked, link, lambda outcome: self._upgraded(outcome, link))
@@ -325,9 +346,13 @@ class VirtualClient:
             self._later(self._refused, outcome, link)
             return
         link.number = outcome
-        if link is not self._link:
+        if not self._has(link):
             self._service.close(outcome, link)
-            return
+        else:
+            self._accepted(link)
+
+    def _accepted(self, link: Link) -> None:
+        """Open the connection at the client, too, one delay later."""
         if self.rough is not None:
             self.rough.to_client.carry(link, self._env.now, 0.0, self._open, link)
             return
@@ -335,16 +360,21 @@ class VirtualClient:
         self._env.call_at(link.down_free, self._open, link)
 
     def _open(self, link: Link) -> None:
-        if link is self._link:
+        if self._has(link):
+            link.is_open = True
             self.session.connected(Opened(), self._env.now)
             self._pump()
 
     def _refused(self, refusal: str | Refused, link: Link) -> None:
-        if link is self._link:
-            self._link = None
+        if self._has(link):
+            self._drop(link)
             known = refusal if isinstance(refusal, Refused) else self._service.profile.refusals.connect(refusal)
-            self.session.connect_failed(known, self._env.now)
+            self._fail(known, link)
             self._pump()
+
+    def _fail(self, refusal: Refused, link: Link) -> None:
+        """Tell the session that a connection was refused."""
+        self.session.connect_failed(refusal, self._env.now)
 
     def _later(self, do: Callable[..., None], *arguments: object) -> None:
         """Call `do(*arguments)` one delay from now."""

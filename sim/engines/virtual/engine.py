@@ -35,6 +35,7 @@ from sim.engines.virtual.faults import SIMULATED, SimulatedServiceControl, Virtu
 from sim.engines.virtual.link_faults import VirtualLinkFaults
 from sim.engines.virtual.publisher import VirtualPublisher
 from sim.engines.virtual.service import SimulatedService
+from sim.engines.virtual.streams_client import StreamsClient
 from sim.protocols import registry
 from sim.record.parquet import Recorder
 from sim.record.run_header import RunHeader, write_header
@@ -264,7 +265,8 @@ class _VirtualRun:
         policy = policies.get(self._drill.fleet.policy if number < self._drill.fleet.clients else "reference")
         session = session_class(negative)(number, topics, policy, self._client_settings)
         self._header.subscriptions[str(number)] = [cursor.stream for cursor in session.replica.cursors.values()]
-        return VirtualClient(self._env, session, self._service, self._options.model, self._recorder, EPOCH)
+        kind = VirtualClient if self._client_settings.capabilities.is_one_connection else StreamsClient
+        return kind(self._env, session, self._service, self._options.model, self._recorder, EPOCH)
 
     def _fault_actions(self) -> VirtualFaultActions:
         model, env, service = self._options.model, self._env, self._service

@@ -16,6 +16,7 @@ from sim.client.spans import go_on
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.links import RoughLink
 from sim.protocols.events import Activity, Answer, Batch, Closed, Head, Message, Repeated
+from sim.protocols.intents import Subscribe
 
 _ALIVE = frozenset({Head, Activity, Repeated})  # the first event of a heartbeat message
 
@@ -40,8 +41,8 @@ class Link:
     """
 
     __slots__ = (
-        *("_client", "_delay_s", "_env", "_run_of", "called", "down_free", "follows", "inbox", "is_foreseen", "number"),
-        *("pongs", "taken", "up_free"),
+        *("_client", "_delay_s", "_env", "_run_of", "called", "down_free", "follows", "inbox", "is_dropped", "is_foreseen"),
+        *("is_open", "number", "pongs", "request", "stream", "taken", "up_free"),
     )
 
     def __init__(
@@ -52,12 +53,17 @@ class Link:
         run_of: Callable[[Message], Run | None],
         *,
         pongs: bool = False,
+        request: Subscribe | None = None,
     ) -> None:
         self._client = client
         self._env = env
         self._delay_s = delay_s
         self._run_of = run_of
         self.pongs = pongs  # whether the client answers pings
+        self.request = request  # for one stream, where each has a connection of its own
+        self.stream = "" if request is None else next(iter(request.after))
+        self.is_open = False  # as far as the client knows
+        self.is_dropped = False  # the client has no longer this connection
         self.number = 0  # the service's number of the connection, once open
         self.up_free = self.down_free = 0.0  # when the last bytes each way arrive
         self.inbox: deque[tuple[float, Message, Run | None]] = deque()  # with the moment of arrival, earliest first
@@ -102,8 +108,8 @@ class Link:
 
     @property
     def may_be_foreseen(self) -> bool:
-        """Whether `follows` is not known and nothing is in flight."""
-        return self.follows is None and not self.called and not self.inbox
+        """Whether `follows` is not known and nothing is in flight, on a connection with all streams."""
+        return self.follows is None and not self.called and not self.inbox and not self.stream
 
     def foresee(self, session: Session) -> None:
         """Keep the next frames in the inbox from now on, if the session only takes them."""

@@ -60,10 +60,10 @@ class VirtualLinkFaults:
             case ResetLinks():
                 return sum(client.reset() for client in clients)
             case HalfOpenLinks(gone=gone):
-                made = [(client, link) for client in clients if (link := client.half_open(gone)) is not None]
+                made = [(client, link) for client in clients for link in client.half_open(gone)]
                 self._half_open[planned.index] = made
                 self._service.kick()
-                return len(made)
+                return len({id(client) for client, _ in made})
         counter, _ = _ACTS[type(planned.fault)]
         self._before[planned.index] = {client: self._link(client).acted[counter] for client in planned.clients}
         self._active[planned.index] = planned

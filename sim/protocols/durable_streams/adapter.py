@@ -33,9 +33,9 @@ from sim.protocols.adapter import (
     Transport,
     TransportEnd,
 )
+from sim.protocols.durable_streams import endings
 from sim.protocols.durable_streams import options as target_options
 from sim.protocols.events import (
-    MINT,
     RETRY,
     Activity,
     Batch,
@@ -49,12 +49,10 @@ from sim.protocols.events import (
     Opened,
     Position,
     PositionUnknown,
-    Refused,
     Resumed,
     Step,
     StreamEnded,
     Whose,
-    retry_after,
 )
 from sim.protocols.intents import Intent, Join, Leave, Subscribe, Unsubscribe
 from sim.protocols.shared_decoding import SharedDecoding
@@ -82,9 +80,7 @@ CAPABILITIES = Capabilities(
 )
 START = "-1"  # the offset before the first message
 _NEXT_OFFSET, _UP_TO_DATE, _CURSOR, _IS_CLOSED = "stream-next-offset", "stream-up-to-date", "stream-cursor", "stream-closed"
-_CODES = {401: "unauthorized", 403: "forbidden"}  # of a proxy before the server
-_ENDED_FOR_GOOD = frozenset({400, 405, 410})
-_REFETCH, _TERMINAL, _ASK_AGAIN = Next(Step.REFETCH), Next(Step.TERMINAL), Next(Step.RESUBSCRIBE)
+_TERMINAL, _ASK_AGAIN = Next(Step.TERMINAL), Next(Step.RESUBSCRIBE)
 _MESSAGES = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -206,9 +202,9 @@ class DurableStreamsConnection(ActionQueue):
         stream = request.stream
         if end.status is None or 200 <= end.status < 300:
             self._ends.pop(stream, None)
-            return (StreamEnded(stream, "protocol" if end.is_broken else "network" if end.status is None else "body_ended"),)
-        code = _CODES.get(end.status, f"status_{end.status}")
-        return (Refused("", code, next=_next(end), streams=(stream,)),)
+            ended = "network" if end.status is None else endings.BODY_ENDED
+            return (StreamEnded(stream, "protocol" if end.is_broken else ended),)
+        return (endings.refused(end, stream),)
 
     # --- whole answers ------------------------------------------------------------------------------
 
@@ -291,15 +287,3 @@ class DurableStreamsConnection(ActionQueue):
             self._actions.append(Close(id))
         self._ends.pop(request.stream, None)
         return (StreamEnded(request.stream, code, RETRY),)
-
-
-def _next(end: TransportEnd) -> Next:
-    """Return what a client does after a refusal. A missing stream may be created again, but then from its start."""
-    if end.status == 404:
-        return _REFETCH
-    if end.status in _CODES:
-        return MINT
-    if end.status in _ENDED_FOR_GOOD:
-        return _TERMINAL
-    seconds = end.headers.get("retry-after", "")
-    return retry_after(float(seconds) * 1000 if seconds.isascii() and seconds.isdigit() else None)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from sim.protocols.durable_streams.adapter import CAPABILITIES, DurableStreamsConnection
+from sim.protocols.durable_streams.profile import SERVER
 from sim.protocols.registry import Protocol
 
 _EVENT = "event"  # messages have no type
@@ -19,4 +20,5 @@ PROTOCOL = Protocol(
     new_connection=lambda options: DurableStreamsConnection(options.url, options.options),
     stream_id=str,
     streams_of=_streams_of,
+    server=SERVER,
 )

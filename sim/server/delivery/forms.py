@@ -42,19 +42,20 @@ class Forms:
         out: list[Event] = []
         for event in message:
             if isinstance(event, Batch):
-                if event.items or not self._habits.items_have_positions:
+                if event.items or event.after is not None:
                     out.append(self._batch(event))
             elif not isinstance(event, Head | CaughtUp):
                 out.append(event)
         return tuple(out)
 
     def _batch(self, batch: Batch) -> Batch:
+        if batch.after is not None:
+            return batch
         places = [self.position(batch.stream, seq_of(item)) for item in batch.items]
         if self._habits.items_have_positions:
             items = tuple(as_delivered(item, place) for item, place in zip(batch.items, places, strict=True))
             return Batch(batch.stream, items)
-        after = places[-1] if places else self.position(batch.stream, self._streams.head(batch.stream))
-        return Batch(batch.stream, tuple(as_delivered(item, None) for item in batch.items), after)
+        return Batch(batch.stream, tuple(as_delivered(item, None) for item in batch.items), places[-1])
 
     def position(self, topic: str, seq: int) -> Position:
         """Return the position of an event in the form that clients see."""
