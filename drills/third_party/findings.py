@@ -19,7 +19,7 @@ _QUICK = ("phases.steady_s=1.5", "phases.steady_limit_s=20", "phases.settle_s=8"
 _SHORT: dict[str, tuple[str, ...]] = {
     "reconnect_storm": ("phases.fault_s=2.5", "faults.1.at_s=1.5", "phases.recovery_s=0.5"),
     "network_flap": (
-        *("load.events_per_s=45", "phases.fault_s=4.0", "faults.0.times=3", "faults.0.every_s=0.7"),
+        *("load.events_per_s=45", "phases.fault_s=6.5", "faults.0.times=5", "faults.0.every_s=1.0"),
         "phases.recovery_s=0.5",
     ),
     "half_open_sockets": ("phases.fault_s=17.5", "faults.0.for_s=17.0", "faults.1.at_s=0.5", "faults.1.for_s=12.0"),
