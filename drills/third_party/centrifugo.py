@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 
 from drills.third_party import installed
-from drills.third_party.recipe import Place, Recipe, Variant
+from drills.third_party.recipe import Parameters, Place, Recipe, Variant
 
 CHANNELS = ("ev:one", "ev:two", "ev:three")
 USER = "stormgate"  # of all clients, so that one request concerns all
@@ -82,7 +82,7 @@ protocol = "centrifugo"
 socket_path = "/connection/websocket"
 payload_at = ""
 metrics_profile = "none"
-caps = {{ clients = 200, connects_per_s = 500.0, events_per_s = 500.0 }}
+caps = {{ clients = 1000, connects_per_s = 1000.0, events_per_s = 500.0 }}
 
 [targets.centrifugo.protocol_options]
 history = {str(has_history).lower()}   # whether the namespace keeps any, so that its events have positions
@@ -126,7 +126,9 @@ def _hooks(place: Place) -> str:
 [targets.centrifugo.hooks.shrink_window]
 {place.hook("remove_history")}
 [targets.centrifugo.hooks.expire_tokens]
-{place.hook("expire_connections")}"""
+{place.hook("expire_connections")}
+[targets.centrifugo.hooks.close_connections]
+{place.hook("disconnect")}"""
 
 
 def _ask(place: Place, method: str, body: dict[str, object]) -> None:
@@ -135,15 +137,21 @@ def _ask(place: Place, method: str, body: dict[str, object]) -> None:
     httpx.post(f"{_url(place)}/api/{method}", headers=headers, json=body).raise_for_status()
 
 
-def _remove_history(place: Place) -> None:
+def _remove_history(place: Place, _: Parameters) -> None:
     """Remove the retained events of all channels; their positions go on."""
     for channel in CHANNELS:
         _ask(place, "history_remove", {"channel": channel})
 
 
-def _expire_connections(place: Place) -> None:
+def _expire_connections(place: Place, _: Parameters) -> None:
     """Close all connections as if their tokens had run out."""
     _ask(place, "refresh", {"user": USER, "expired": True})
+
+
+def _disconnect(place: Place, parameters: Parameters) -> None:
+    """Close all connections, with one code."""
+    code = int(parameters["codes"].split(",")[0])
+    _ask(place, "disconnect", {"user": USER, "disconnect": {"code": code, "reason": "closed by a drill"}})
 
 
 RECIPE = Recipe(
@@ -183,5 +191,5 @@ RECIPE = Recipe(
     ready_url=lambda place: f"{_url(place)}/health",
     target=lambda place: _target(place) + _hooks(place),
     environment={"CENTRIFUGO_API_KEY": _API_KEY, "CENTRIFUGO_TOKEN_KEY": _TOKEN_KEY},
-    actions={"remove_history": _remove_history, "expire_connections": _expire_connections},
+    actions={"remove_history": _remove_history, "expire_connections": _expire_connections, "disconnect": _disconnect},
 )

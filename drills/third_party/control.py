@@ -1,9 +1,16 @@
-"""Asks a running third-party server for an action: `python -m drills.third_party.control SOCKET ACTION`. Hooks call it."""
+"""Asks a running third-party server for an action: `python -m drills.third_party.control SOCKET ACTION`. Hooks call it.
+
+The parameters of the fault come from the hook's environment variables.
+"""
 
 import json
+import os
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+
+from sim.base.operator_command import PREFIX
 
 SOCKET = "control"  # in the server's folder
 _ANSWER_S = 60.0  # [ours] an action may restart the server
@@ -14,13 +21,14 @@ def command(path: Path) -> tuple[str, ...]:
     return (sys.executable, "-m", "drills.third_party.control", str(path))
 
 
-def ask(path: str, action: str) -> str:
+def ask(path: str, action: str, environment: Mapping[str, str]) -> str:
     """Ask for an action and wait until it is done; return what went wrong, or nothing."""
+    parameters = {name.removeprefix(PREFIX).lower(): value for name, value in environment.items() if name.startswith(PREFIX)}
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_ANSWER_S)
         try:
             connection.connect(path)
-            connection.sendall(f"{action}\n".encode())
+            connection.sendall(json.dumps([action, parameters]).encode() + b"\n")
             answer = connection.makefile().readline()
         except OSError as error:
             return f"{path}: the server cannot be reached ({error}). It runs only as long as `stormgate target up`."
@@ -31,6 +39,6 @@ def ask(path: str, action: str) -> str:
 
 
 if __name__ == "__main__":
-    if problem := ask(sys.argv[1], sys.argv[2]):
+    if problem := ask(sys.argv[1], sys.argv[2], os.environ):
         print(problem, file=sys.stderr)
         sys.exit(1)

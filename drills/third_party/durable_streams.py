@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 
 from drills.third_party import installed
-from drills.third_party.recipe import PREFIX, Place, Recipe, Variant
+from drills.third_party.recipe import PREFIX, Parameters, Place, Recipe, Variant
 from sim.base.errors import TargetError
 
 SCRIPT = "durable_streams.mjs"
@@ -107,11 +107,12 @@ def _target(place: Place) -> str:
     return text + "\n".join(f"[targets.durable_streams.hooks.{kind}]\n{keys}" for kind, keys in hooks.items())
 
 
-def _crash(place: Place) -> None:
+def _crash(place: Place, _: Parameters) -> None:
     """Kill the server in the moment between storing an append and answering it: then the publisher retries what is stored."""
     _ask(place, f"crash/{place.settings['crashes']}")
     with contextlib.suppress(httpx.HTTPError):
-        for _ in range(int(_CRASH_LIMIT_S / _LOOK_EVERY_S)):
+        until = time.monotonic() + _CRASH_LIMIT_S
+        while time.monotonic() < until:
             httpx.get(f"http://127.0.0.1:{place.ports[0]}/", timeout=_ANSWER_S)
             time.sleep(_LOOK_EVERY_S)
 
@@ -144,7 +145,7 @@ RECIPE = Recipe(
     ready_statuses=(404,),
     target=_target,
     clean_up=_clean_up,
-    actions={"crash": _crash, "recreate": lambda place: _ask(place, "recreate")},
+    actions={"crash": _crash, "recreate": lambda place, _: _ask(place, "recreate")},
     program="node",
     ports=2,
 )

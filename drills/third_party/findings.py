@@ -45,6 +45,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     first: str = ""  # part of the text of the first occurrence
     says: str = ""  # why, unless it is a go
     settings: tuple[str, ...] = ()  # overrides besides those of `short`, as with --set
+    at_full_length: tuple[str, ...] = ()  # overrides of the drill as the catalogue has it, with its own phases and clients
     ci: bool = True  # otherwise only `make prove` takes the time
 
     def overrides(self) -> tuple[str, ...]:

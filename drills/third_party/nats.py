@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from drills.third_party import installed
-from drills.third_party.recipe import Place, Recipe, Variant
+from drills.third_party.recipe import Parameters, Place, Recipe, Variant
 from sim.base.errors import TargetError
 
 STREAM = "stormgate"
@@ -103,7 +103,7 @@ def _create(place: Place) -> None:
     _request(place, f"$JS.API.STREAM.CREATE.{STREAM}", json.dumps(config))
 
 
-def _crash(place: Place) -> None:
+def _crash(place: Place, _: Parameters) -> None:
     """Let the process hang, then kill it while it works off what came meanwhile: some is stored but not acknowledged."""
     process = int(_pid_file(place).read_text())
     os.kill(process, signal.SIGSTOP)
@@ -117,7 +117,7 @@ def _pid_file(place: Place) -> Path:
     return place.folder / "nats.pid"
 
 
-def _recreate(place: Place) -> None:
+def _recreate(place: Place, _: Parameters) -> None:
     """Delete the stream and create it again: its positions start over."""
     _request(place, f"$JS.API.STREAM.DELETE.{STREAM}", "")
     _create(place)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PREFIX = "stormgate-server-"  # of the temporary folders of servers
+Parameters = Mapping[str, str]  # of a fault, as a hook gets them, with names in lower case
+NO_PARAMETERS: Parameters = {}
 SANE = "sane"  # the variant in which the server is set up well
 
 
@@ -58,7 +60,7 @@ class Recipe:
     environment: Mapping[str, str] = field(default_factory=dict)  # for the drill's process: keys that are no secrets here
     prepare: Callable[[Place], None] = lambda place: None
     clean_up: Callable[[Place], None] = lambda place: None  # removes what is not in the folder
-    actions: Mapping[str, Callable[[Place], None]] = field(default_factory=dict)
+    actions: Mapping[str, Callable[[Place, Parameters], None]] = field(default_factory=dict)
 
     def settings_of(self, variant: str) -> Mapping[str, object]:
         """Return all settings of a variant."""

@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx
 
 from drills.third_party import control, installed, recipes
-from drills.third_party.recipe import PREFIX, SANE, Place, Recipe
+from drills.third_party.recipe import NO_PARAMETERS, PREFIX, SANE, Parameters, Place, Recipe
 from sim.base.errors import StormgateError, TargetError
 from sim.base.ownership import OwnedFolder
 
@@ -28,6 +28,7 @@ START_LIMIT_S = 30.0  # [ours] until a started server must be ready
 STOP_LIMIT_S = 10.0  # [ours] for a server to end by itself
 TARGETS = "targets.toml"
 _LOOK_EVERY_S = 0.02
+_MAX_REQUEST_BYTES = 1 << 20
 
 
 class Server:
@@ -65,13 +66,13 @@ class Server:
         """The environment variables that its target names."""
         return self.recipe.environment
 
-    def act(self, action: str) -> None:
+    def act(self, action: str, parameters: Parameters = NO_PARAMETERS) -> None:
         """Do what a hook asks for. Raises `StormgateError` if it fails."""
         own: dict[str, Callable[[], None]] = {"kill": self.kill, "start": self.start, "restart": self.restart}
         if action in own:
             own[action]()
         elif action in self.recipe.actions:
-            self.recipe.actions[action](self.place)
+            self.recipe.actions[action](self.place, parameters)
         else:
             raise TargetError(
                 f"{self.recipe.title} has no action '{action}'; there are: {', '.join([*own, *self.recipe.actions])}."
@@ -161,9 +162,12 @@ def running(name: str, variant: str = SANE, *, log: Path) -> Iterator[Server]:
 
 
 class _Listener(socketserver.UnixStreamServer):
-    """Takes the requests of hooks, one at a time: a line with an action, answered by a JSON object with its error, or none."""
+    """Takes the requests of hooks, one at a time: a line of JSON with an action and its parameters.
 
-    def __init__(self, path: str, act: Callable[[str], None]) -> None:
+    The answer is a JSON object with the error, or none.
+    """
+
+    def __init__(self, path: str, act: Callable[[str, Parameters], None]) -> None:
         super().__init__(path, _Request)
         self.act = act
 
@@ -173,8 +177,8 @@ class _Request(socketserver.StreamRequestHandler):
         assert isinstance(self.server, _Listener)
         error = ""
         try:
-            self.server.act(self.rfile.readline(1000).decode(errors="replace").strip())
-        except (StormgateError, OSError, httpx.HTTPError) as failure:
+            self.server.act(*json.loads(self.rfile.readline(_MAX_REQUEST_BYTES)))
+        except (StormgateError, OSError, ValueError, httpx.HTTPError) as failure:
             error = str(failure) or type(failure).__name__
         with contextlib.suppress(OSError):
             self.wfile.write(json.dumps({"error": error}).encode() + b"\n")

@@ -5,7 +5,7 @@ import json
 import httpx
 
 from drills.third_party import installed
-from drills.third_party.recipe import Place, Recipe, Variant
+from drills.third_party.recipe import Parameters, Place, Recipe, Variant
 
 _TARGET = """\
 [targets.socketio]
@@ -60,7 +60,7 @@ def _target(place: Place) -> str:
     return _TARGET.format(port=place.ports[0], key=key, kill_hook=place.hook("kill", "start"), drop_hook=place.hook("drop"))
 
 
-def _drop(place: Place) -> None:
+def _drop(place: Place, _: Parameters) -> None:
     """Let the server close all connections, as an instance that is replaced does."""
     httpx.post(f"http://127.0.0.1:{place.ports[0]}/drop", timeout=5.0).raise_for_status()
 

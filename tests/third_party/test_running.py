@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from drills.third_party import control, running
-from drills.third_party.recipe import Place, Recipe, Variant
+from drills.third_party.recipe import Parameters, Place, Recipe, Variant
 from drills.third_party.running import Server
 from sim.base.errors import TargetError, UsageError
 
@@ -37,11 +37,11 @@ sys.stdin.read()
 """
 
 
-def told(place: Place) -> None:
-    (place.folder / "told").write_text("yes")
+def told(place: Place, parameters: Parameters) -> None:
+    (place.folder / "told").write_text(parameters["codes"])
 
 
-def refuse(place: Place) -> None:
+def refuse(place: Place, _: Parameters) -> None:
     raise TargetError("the log cannot be recreated today.")
 
 
@@ -68,7 +68,8 @@ def pid(server: Server) -> int:
 
 def asked(server: Server, action: str) -> subprocess.CompletedProcess[str]:
     """What a hook's command line does."""
-    return subprocess.run([*server.place.control, action], capture_output=True, text=True, timeout=60, check=False)
+    command, environment = [*server.place.control, action], {**os.environ, "STORMGATE_CODES": "1000,4000"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.fixture
@@ -99,7 +100,7 @@ def test_restart_and_its_own_actions(server: Server):
     assert asked(server, "restart").returncode == 0
     assert pid(server) != first
     assert asked(server, "tell").returncode == 0
-    assert (server.place.folder / "told").read_text() == "yes"
+    assert (server.place.folder / "told").read_text() == "1000,4000"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_stopping_leaves_the_log_and_nothing_else(server: Server):
     assert not server.place.folder.exists()
     assert server.log.exists()
     assert_ended(process)
-    assert "cannot be reached" in control.ask(str(server.place.folder / control.SOCKET), "start")
+    assert "cannot be reached" in control.ask(str(server.place.folder / control.SOCKET), "start", {})
 
 
 def test_a_program_that_ends_at_once_is_one_sentence_with_the_end_of_its_log(tmp_path: Path):
