@@ -103,7 +103,11 @@ def _target(place: Place) -> str:
         long_poll_timeout_s=settings["long_poll_timeout_s"],
         producer=_PRODUCER if settings["producer_ids"] else "",
     )
-    hooks = {"kill_runtime": place.hook("crash", "start"), "recreate_log": place.hook("recreate")}
+    hooks = {
+        "kill_runtime": place.hook("crash", "start"),
+        "recreate_log": place.hook("recreate"),
+        "close_connections": place.hook("close"),
+    }
     return text + "\n".join(f"[targets.durable_streams.hooks.{kind}]\n{keys}" for kind, keys in hooks.items())
 
 
@@ -145,7 +149,11 @@ RECIPE = Recipe(
     ready_statuses=(404,),
     target=_target,
     clean_up=_clean_up,
-    actions={"crash": _crash, "recreate": lambda place, _: _ask(place, "recreate")},
+    actions={
+        "crash": _crash,
+        "recreate": lambda place, _: _ask(place, "recreate"),
+        "close": lambda place, _: _ask(place, "close"),
+    },
     program="node",
     ports=2,
 )

@@ -29,6 +29,7 @@ _SHORT: dict[str, tuple[str, ...]] = {
         *("phases.fault_s=3.5", "faults.0.offline_s=1.2", "faults.1.for_s=3.5", "faults.1.events=20"),
         *("faults.2.at_s=1.0", "faults.2.keep_events=10", "phases.recovery_s=0.5"),
     ),
+    "close_codes": ("phases.steady_s=6", "phases.fault_s=8.2", "phases.recovery_s=0.5"),
     "lost_publish_answers": ("phases.fault_s=3.0", "faults.0.for_s=3.0", "phases.recovery_s=0.5"),
     "dropped_delivery": ("phases.fault_s=3.0", "faults.0.for_s=3.0", "phases.recovery_s=2.5"),
     "token_expiry_storm": ("phases.fault_s=3.0", "faults.0.for_s=3.0", "phases.recovery_s=1.0"),

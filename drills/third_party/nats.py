@@ -5,7 +5,10 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
+
+import httpx
 
 from drills.third_party import installed
 from drills.third_party.recipe import Parameters, Place, Recipe, Variant
@@ -13,6 +16,9 @@ from sim.base.errors import TargetError
 
 STREAM = "stormgate"
 _ANSWER_S = 5.0  # [ours]
+_MAX_CONNECTIONS = 10_000
+_SYSTEM = {"user": "system", "pass": "system"}
+_NO_CREDENTIALS: Mapping[str, str] = {}
 _HANG_S, _WORK_S = 0.5, 0.01  # [ours] of a crash
 
 _CONFIG = """\
@@ -23,6 +29,12 @@ http: 127.0.0.1:{http}
 websocket {{ host: 127.0.0.1, port: {web_socket}, no_tls: true }}
 jetstream {{ store_dir: "{store}", max_mem: 256M, max_file: 1G, sync_interval: {sync_interval} }}
 ping_interval: {ping_interval}
+system_account: SYS
+no_auth_user: clients
+accounts {{
+  SYS {{ users: [{{ user: system, password: system }}] }}
+  CLIENTS {{ jetstream: enabled, users: [{{ user: clients, password: clients }}] }}
+}}
 pid_file: "{pid_file}"
 """
 
@@ -64,7 +76,9 @@ without_token = []
 [targets.nats.hooks.kill_runtime]
 {kill_hook}
 [targets.nats.hooks.recreate_log]
-{recreate_hook}"""
+{recreate_hook}
+[targets.nats.hooks.close_connections]
+{kick_hook}"""
 
 
 def _command(place: Place) -> list[str]:
@@ -87,6 +101,7 @@ def _target(place: Place) -> str:
         inactive_threshold_s=place.settings["inactive_threshold_s"],
         kill_hook=place.hook("crash", "start"),
         recreate_hook=place.hook("recreate"),
+        kick_hook=place.hook("kick"),
     )
 
 
@@ -123,12 +138,23 @@ def _recreate(place: Place, _: Parameters) -> None:
     _create(place)
 
 
-def _request(place: Place, subject: str, body: str) -> None:
+def _kick(place: Place, _: Parameters) -> None:
+    """Close all connections of clients. The server chooses the close code."""
+    http = f"http://127.0.0.1:{place.ports[1]}"
+    server = httpx.get(f"{http}/varz", timeout=_ANSWER_S).raise_for_status().json()["server_id"]
+    connections = (
+        httpx.get(f"{http}/connz?limit={_MAX_CONNECTIONS}", timeout=_ANSWER_S).raise_for_status().json()["connections"]
+    )
+    for each in connections:
+        _request(place, f"$SYS.REQ.SERVER.{server}.KICK", json.dumps({"cid": each["cid"]}), _SYSTEM)
+
+
+def _request(place: Place, subject: str, body: str, credentials: Mapping[str, str] = _NO_CREDENTIALS) -> None:
     """Send a request over TCP. Raises `TargetError` if it is refused."""
+    introduction = json.dumps({"verbose": False, "no_responders": True, "headers": True, **credentials})
     with socket.create_connection(("127.0.0.1", place.ports[0]), _ANSWER_S) as connection:
         connection.sendall(
-            b'CONNECT {"verbose":false,"no_responders":true,"headers":true}\r\nSUB answer.setup 1\r\n'
-            + f"PUB {subject} answer.setup {len(body)}\r\n{body}\r\n".encode()
+            f"CONNECT {introduction}\r\nSUB answer.setup 1\r\nPUB {subject} answer.setup {len(body)}\r\n{body}\r\n".encode()
         )
         lines = connection.makefile("rb")
         while line := lines.readline().strip():
@@ -173,5 +199,5 @@ RECIPE = Recipe(
     ready_url=lambda place: f"http://127.0.0.1:{place.ports[1]}/healthz",
     target=_target,
     prepare=_create,
-    actions={"crash": _crash, "recreate": _recreate},
+    actions={"crash": _crash, "recreate": _recreate, "kick": _kick},
 )

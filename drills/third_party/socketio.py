@@ -47,7 +47,9 @@ without_token = []
 [targets.socketio.hooks.kill_runtime]
 {kill_hook}
 [targets.socketio.hooks.rolling_deploy]
-{drop_hook}"""
+{drop_hook}
+[targets.socketio.hooks.close_connections]
+{disconnect_hook}"""
 
 
 def _command(place: Place) -> list[str]:
@@ -57,12 +59,22 @@ def _command(place: Place) -> list[str]:
 
 def _target(place: Place) -> str:
     key = ', key = "{key}"' if place.settings["keys"] else ""
-    return _TARGET.format(port=place.ports[0], key=key, kill_hook=place.hook("kill", "start"), drop_hook=place.hook("drop"))
+    hooks = {
+        "kill_hook": place.hook("kill", "start"),
+        "drop_hook": place.hook("drop"),
+        "disconnect_hook": place.hook("disconnect"),
+    }
+    return _TARGET.format(port=place.ports[0], key=key, **hooks)
 
 
 def _drop(place: Place, _: Parameters) -> None:
     """Let the server close all connections, as an instance that is replaced does."""
     httpx.post(f"http://127.0.0.1:{place.ports[0]}/drop", timeout=5.0).raise_for_status()
+
+
+def _disconnect(place: Place, _: Parameters) -> None:
+    """Let the server disconnect all clients, as an application does that removes them."""
+    httpx.post(f"http://127.0.0.1:{place.ports[0]}/disconnect", timeout=5.0).raise_for_status()
 
 
 RECIPE = Recipe(
@@ -109,5 +121,5 @@ RECIPE = Recipe(
     command=_command,
     ready_url=lambda place: f"http://127.0.0.1:{place.ports[0]}/ready",
     target=_target,
-    actions={"drop": _drop},
+    actions={"drop": _drop, "disconnect": _disconnect},
 )

@@ -2,6 +2,7 @@
 //   port, controlPort; longPollTimeout (ms); dataDir (absent: streams are kept in memory)
 // PUT /crash/before_answer: end as by kill -9 after the next append is stored and before it is answered
 // PUT /crash/before_index: the same after its message is in the file and before the file store's index knows it
+// PUT /close: end all connections
 // PUT /recreate: delete every stream and create it again
 import { createServer } from "node:http"
 import { DurableStreamTestServer } from "@durable-streams/server"
@@ -49,6 +50,7 @@ createServer(async (request, response) => {
   try {
     if (request.url === "/crash/before_answer") crashes = true
     else if (request.url === "/crash/before_index") service.store.db.put = crash
+    else if (request.url === "/close") server.closeAllConnections()
     else if (request.url === "/recreate") await recreate()
     response.writeHead(204).end()
   } catch (error) {

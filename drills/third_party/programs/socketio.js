@@ -36,6 +36,11 @@ const routes = {
     for (const socket of sockets) socket.close(true);
     answer(200, { dropped: sockets.length });
   },
+  "POST /disconnect": (_, answer) => {
+    const { clientsCount: dropped } = io.engine;
+    io.disconnectSockets(true);
+    answer(200, { dropped });
+  },
   "POST /publish": ({ stream, payload, key }, answer) => {
     let number = published.get(key);
     if (number === undefined) {
