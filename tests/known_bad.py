@@ -16,7 +16,7 @@ from sim.protocols.spacetime.adapter import CAPABILITIES
 from sim.protocols.spacetime.negative import KINDS
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, stream_id
 from sim.record.observations import Kind
-from tests.histories import STREAM, Story, good_storm, storm_drill
+from tests.histories import AUDITOR, STREAM, Story, good_storm, storm_drill
 
 ENOUGH = ("delivery.dropped_deliveries", "ux.integrity")
 WITH_EPOCHS = msgspec.to_builtins(msgspec.structs.replace(CAPABILITIES, has_epochs=True))
@@ -99,6 +99,14 @@ def leaves_out_a_live_event(story: Story) -> Story:
     story.tell(5.59, Kind.GAP, 0, STREAM, 51, value=49.0, detail="live").tell(5.59, Kind.REPLAY_STARTED, 0, STREAM, 49)
     story.apply(0, 50, 51, t=5.62)
     return story.tell(5.63, Kind.REPLAYED, 0, STREAM, 2, value=2.0)
+
+
+def with_one_unanswered(story: Story) -> Story:
+    """The publish of event 331 gets no answer, and everybody has the event."""
+    story.tell(27.0, Kind.PUBLISH_FAILED, stream=STREAM, value=400.0, detail="unknown_outcome", marker=331)
+    for client in range(CLIENTS):
+        story.apply(client, 331, t=27.0)
+    return story.apply(AUDITOR, 331, t=59.0).marked()
 
 
 def with_workers(story: Story) -> Story:
@@ -192,6 +200,11 @@ KNOWN_BAD = (
     ),
     known_bad("checkpoint_regressed", by=told(Kind.CHECKPOINT_WRITTEN, 3, t=57.0, stream=STREAM, seq=3)),
     known_bad("resumed_in_new_log", by=learns_another_epoch, prepare=with_epochs),
+    known_bad(
+        "partly_delivered",
+        by=lambda story: story.without(lambda row: row.client == 3 and row.seq == 331),
+        prepare=with_one_unanswered,
+    ),
     known_bad("applied_out_of_order", "ux.integrity", by=applies_the_last_again),
     known_bad("unexplained_gap", by=leaves_out_a_live_event),
     known_bad(

@@ -154,6 +154,7 @@ MUTATIONS = (
     ),
     defect(  # the reference client asks again; one that does not loses what was announced too early
         *("announce_before_commit", "reconnect_storm", "silent_loss", "delivery.dropped_deliveries", "drill.converged"),
+        "missing_at_rest",
         settings=(*IMPATIENT, "fleet.policy=desktop"),
     ),
     defect(

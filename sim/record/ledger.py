@@ -63,9 +63,10 @@ class _Pairs:
 class Ledger:
     """Which clients should have each acknowledged event, and which do."""
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, others: Rows | None = None) -> None:
+        """`others`: rows of publishes that count as acknowledged, too."""
         self.history = history
-        self.published = published_events(history)
+        self.published = published_events(history, others)
         self._has_positions = history.positions != "opaque"
 
     @cached_property
@@ -80,12 +81,43 @@ class Ledger:
     @cached_property
     def dropped(self) -> Shortfall:
         """Deliveries expected, but not applied, not covered by a snapshot and not declared lost."""
-        return self._shortfall(np.full(len(self._pairs.pair), SPAN - 1))
+        return self._shortfall(np.zeros_like(self._pairs.reach), np.full(len(self._pairs.pair), SPAN - 1))
 
     @cached_property
     def silent(self) -> Shortfall:
         """The dropped deliveries at or below the client's final checkpoint."""
-        return self._shortfall(self._pairs.reach)
+        return self._shortfall(np.zeros_like(self._pairs.reach), self._pairs.reach)
+
+    @cached_property
+    def missing_at_rest(self) -> Shortfall:
+        """The dropped deliveries above the client's final checkpoint: no later event showed that they are missing.
+
+        Those of a log that was created again are no longer there to be delivered.
+        """
+        is_newest = np.array(
+            [self.history.exists_until_t(code) == np.inf for code in range(len(self.history.streams))], np.bool_
+        )
+        up_to = np.where(is_newest[self._pairs.stream], SPAN - 1, 0) if len(is_newest) else self._pairs.reach
+        return self._shortfall(self._pairs.reach, up_to)
+
+    def lacking(self, events: Ints) -> tuple[Ints, Ints, Ints]:
+        """Which fleet clients lack which of the events at these indices into `published`, from their start on.
+
+        Returns, for each, the index, the client, and whether the client reached a later event.
+        """
+        pairs, place, stream = self._pairs, self.published.place[events], self.published.stream[events]
+        pair, event = np.nonzero(pairs.stream[:, None] == stream[None, :])
+        gaps = self._fleet_gaps
+        order = np.lexsort((gaps.low, gaps.owner))
+        keys = gaps.owner[order] * SPAN + gaps.low[order]
+        at = np.maximum(np.searchsorted(keys, pair * SPAN + place[event]) - 1, 0)
+        gap = order[at]
+        is_missing = (gaps.owner[gap] == pair) & (gaps.low[gap] < place[event]) & (place[event] <= gaps.high[gap])
+        is_due = place[event] > pairs.lower[pair]
+        is_due |= self.published.sent_t[events][event] > pairs.live_t[pair]
+        found = is_missing & is_due
+        pair, event = pair[found], event[found]
+        return events[event], pairs.client[pair], place[event] < pairs.reach[pair]
 
     @cached_property
     def lost_by_authority(self) -> Ints:
@@ -165,16 +197,17 @@ class Ledger:
         gaps = self._had_by(self.history.pair, with_auditor=False).gaps(self._pairs.pair)
         return Intervals(np.searchsorted(self._pairs.pair, gaps.owner), gaps.low, gaps.high)
 
-    def _shortfall(self, up_to: Ints) -> Shortfall:
-        """Expected events in the gaps of each pair, at most up to `up_to`."""
+    def _shortfall(self, after: Ints, up_to: Ints) -> Shortfall:
+        """Expected events in the gaps of each pair, in the places `(after, up_to]`."""
         pairs, gaps = self._pairs, self._fleet_gaps
         high = np.minimum(gaps.high, up_to[gaps.owner])
-        low = np.maximum(gaps.low, pairs.lower[gaps.owner])
+        begin_at = np.maximum(gaps.low, after[gaps.owner])
+        low = np.maximum(begin_at, pairs.lower[gaps.owner])
         stream = pairs.stream[gaps.owner]
         begin = self.published.index_after(stream, low)
         counts = np.maximum(self.published.index_after(stream, high) - begin, 0) * (high > low)
         below_index, below_owner = self._below_baseline(
-            Intervals(gaps.owner, gaps.low, np.minimum(high, pairs.lower[gaps.owner]))
+            Intervals(gaps.owner, begin_at, np.minimum(high, pairs.lower[gaps.owner]))
         )
         total = int(counts.sum()) + len(below_index)
         if total == 0:

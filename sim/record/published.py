@@ -107,9 +107,10 @@ class Published:
         return keys[index], index
 
 
-def published_events(history: History) -> Published:
-    """The acknowledged events of a run."""
+def published_events(history: History, others: Rows | None = None) -> Published:
+    """The acknowledged events of a run, and `others`: rows of publishes that count as acknowledged, too."""
     rows = history.of(Kind.PUBLISHED)
+    rows = rows if others is None else rows.and_then(others)
     streams = len(history.streams)
     is_marked = np.zeros(streams, np.bool_)
     of_marked = history.of(Kind.PUBLISHED, Kind.PUBLISH_FAILED)

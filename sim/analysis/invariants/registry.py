@@ -7,7 +7,7 @@ Duplicates on the wire are legal; an event that is *applied* twice is a violatio
 from collections.abc import Callable, Iterator
 
 from sim.analysis import live_gaps
-from sim.analysis.invariants import application, content, log, order, reactions, replays, stored
+from sim.analysis.invariants import application, content, log, order, reactions, replays, rest, stored
 from sim.analysis.invariants.evidence import Evidence, Violation
 from sim.analysis.samples import stale_loops
 from sim.record.history import History, Rows
@@ -23,6 +23,8 @@ INVARIANTS: dict[str, Callable[[Evidence], Rows | Iterator[Violation]]] = {
     "stale_loop": lambda evidence: stale_loops(evidence.history),
     "stale_without_recovery": application.stale_without_recovery,
     "silent_loss": application.silent_loss,
+    "missing_at_rest": rest.missing_at_rest,
+    "partly_delivered": rest.partly_delivered,
     "resumed_in_new_log": log.resumed_in_new_log,
     "log_recreated": log.log_recreated,
     "unexplained_gap": lambda evidence: live_gaps.unexplained(evidence.history, evidence.ledger.published),
@@ -45,7 +47,10 @@ INVARIANTS: dict[str, Callable[[Evidence], Rows | Iterator[Violation]]] = {
     "reconnected_too_fast": reactions.reconnected_too_fast,
     "runtime_died": lambda evidence: evidence.history.of(Kind.RUNTIME_DIED),
 }
-_NEED_THE_END = ("stale_without_recovery", "acknowledged_lost", "phantom_event", "needless_loss", "false_start")
+_NEED_THE_END = (
+    *("stale_without_recovery", "missing_at_rest", "partly_delivered", "acknowledged_lost", "phantom_event"),
+    *("needless_loss", "false_start"),
+)
 
 
 def violations(history: History, ledger: Ledger, complete: bool = True) -> list[Violation]:
