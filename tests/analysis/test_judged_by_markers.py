@@ -7,7 +7,7 @@ import pytest
 
 from sim.record.observations import Kind
 from tests.analysis.test_invariants import WORKER, broken, one_stream, opaque, unlocated, whole
-from tests.histories import STREAM, Story
+from tests.histories import AUDITOR, STREAM, Story
 
 
 def lying(*applied: tuple[int, int], form: Callable[[Story], Story] = Story.marked) -> dict[str, int]:
@@ -41,7 +41,7 @@ def test_lying_positions_hide_nothing(applied: Any, names: set[str], form: Calla
 
 @pytest.mark.parametrize(("outcome", "expected"), [("unknown_outcome", {}), ("rate_limited", {"phantom_event": 1})])
 def test_publish_of_unknown_outcome_explains_its_own_event_only(outcome: str, expected: dict[str, int]) -> None:
-    story = whole().apply(0, 6).apply(1, 6).marked()
+    story = whole().apply(0, 6).apply(1, 6).apply(AUDITOR, 6, t=90.0).marked()
     assert broken(story.tell(2.0, Kind.PUBLISH_FAILED, stream=STREAM, detail=outcome, marker=6)) == expected
     assert broken(story.tell(2.0, Kind.PUBLISH_FAILED, stream=STREAM, detail=outcome, marker=8).apply(1, 7)) != {}
 
@@ -126,3 +126,21 @@ def test_a_loss_without_a_number_excuses_nothing_that_was_sent_later(form: Calla
     for missing in ({3}, {3, 4}, {4}):
         story = whole.without(lambda row, gone=missing: row.client == 0 and row.marker in gone)
         assert story.ledger().dropped.count == len(missing)
+
+
+def test_client_that_starts_again_is_read_like_another_one() -> None:
+    """It lost event 1 by its own declaration, and its next process, which lost the checkpoint, gets all that is retained."""
+    story = sent(Story(1).fresh(0), (1, 1.0, 1.2), (2, 1.3, 1.5))
+    story.header = {**story.header, "plan": [{"kind": "restart_clients", "checkpoint": "lost"}]}
+    story.tell(2.0, Kind.REBOOTSTRAPPED, 0, STREAM, 1, value=0.0, detail="retained")
+    story.tell(2.0, Kind.DECLARED_LOSS, 0, STREAM, 1, value=1.0)
+    story.tell(2.1, Kind.APPLIED, 0, STREAM, 2, marker=2)
+    story.tell(3.0, Kind.FAULT_INJECTED, detail="restart_clients")
+    story.tell(3.1, Kind.RESTARTED, 0, STREAM, -1, value=2.0, detail="lost")
+    story.tell(3.9, Kind.FAULT_REVERTED, detail="restart_clients").tell(4.0, Kind.REBOOTSTRAPPED, 0, STREAM, 0, detail="fresh")
+    again = [(5.0, 1), (5.1, 2)]
+    for number, order in ((0, again), (1, again[::-1])):
+        found = Story(1, [*story.rows], story.header)
+        for t, (_, marker) in zip((5.0, 5.1), order, strict=True):
+            found.tell(t, Kind.APPLIED, 0, STREAM, marker, marker=marker)
+        assert broken(found).get("real_time_order", 0) == number

@@ -12,20 +12,23 @@ from sim.record.published import first_sent_t
 def real_time_order(evidence: Evidence) -> Rows:
     """Events that a client applied, or the service stored, after one that was first sent when they had been acknowledged.
 
-    Two publishes under way at the same time may be put in any order.
+    Two publishes under way at the same time may be put in any order. A client that starts again, from a snapshot or checkpoint,
+    is read from there on like another one.
     """
-    history, published = evidence.history, evidence.ledger.published
-    rows = history.session_rows(Kind.APPLIED).and_then(history.of(Kind.READ_BACK))
-    rows = rows.take(rows.marker >= 0)
-    rows = rows.take(np.argsort(history.pair(rows), kind="stable"))
-    pair = history.pair(rows)
-    _, first = np.unique(pair * EPOCH_SPAN + rows.marker, return_index=True)
-    rows, pair = rows.take(np.sort(first)), pair[np.sort(first)]
+    history, published, walk = evidence.history, evidence.ledger.published, evidence.walk
+    stored = history.of(Kind.READ_BACK)
+    rows = walk.rows.take(walk.applied).and_then(stored)
+    reader = np.concatenate((walk.epoch[walk.applied], walk.epoch.max(initial=0) + 1 + stored.stream))
+    order = np.flatnonzero(rows.marker >= 0)
+    order = order[np.argsort(reader[order], kind="stable")]
+    rows, reader = rows.take(order), reader[order]
+    _, first = np.unique(reader * EPOCH_SPAN + rows.marker, return_index=True)
+    rows, reader = rows.take(np.sort(first)), reader[np.sort(first)]
     index = published.find(rows)
     sent_t = first_sent_t(history, rows.stream, rows.marker, np.full(len(rows), -np.inf))
     acknowledged_t = np.where(index >= 0, published.acknowledged_t[index] if len(published) else np.inf, np.inf)
     moments = np.unique(sent_t)
     latest = np.searchsorted(moments, sent_t)  # as ranks, because a running maximum per client needs whole numbers
-    group = np.cumsum(changes(pair)) * (len(moments) + 1)
+    group = np.cumsum(changes(reader)) * (len(moments) + 1)
     latest_before = np.maximum.accumulate(group + latest) - group
     return rows.take(latest_before >= np.searchsorted(moments, acknowledged_t, side="right"))
