@@ -145,6 +145,7 @@ MUTATIONS = (
     ),
     defect(
         *("stall_on_concurrent_appends", "concurrent_appends", "drill.streams_alive", "delivery.failed_publish_ratio"),
+        "error.failed_tries_ratio",
         only=True,
     ),
     defect("introspect_tokens", "control_outage", "error.websocket_auth_error_ratio", "drill.token_holders", settings=PATIENT),
@@ -171,6 +172,7 @@ MUTATIONS = (
     defect("revoke_everyone", "session_revocation", "drill.revocation", only=True, settings=PATIENT),
     defect("forget_fallback_key", "token_rotation", "drill.key_rotation", "error.websocket_auth_error_ratio", only=True),
     defect("sign_with_old_key", "token_rotation", "drill.key_rotation"),
+    defect("refuse_every_other_publish", "reconnect_storm", "error.failed_tries_ratio", tested=EVERYWHERE),
     defect("publish_needs_delivery", "http_authority", "drill.authority_served", settings=PATIENT),
     defect("lose_undelivered", "http_authority", "acknowledged_lost", settings=PATIENT),
     defect("accept_old_builds", "compatibility_window", "drill.negative_clients", "old_build_accepted", only=True),

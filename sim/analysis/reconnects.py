@@ -46,6 +46,12 @@ def time_until(share: float, seconds: Floats) -> float:
     return float(seconds[max(int(np.ceil(share * len(seconds) - 1e-9)), 1) - 1])
 
 
+def calm_t(history: History) -> float:
+    """When the last fault was over for all clients, in seconds; infinity in a run without a recovery phase."""
+    ended = history.of(Kind.FAULT_REVERTED)
+    return max(history.phases.get("recovery", np.inf), float(ended.t.max(initial=0.0))) + NOTICE_S
+
+
 def episodes(history: History) -> list[Episode]:
     """The faults that disconnected fleet clients, in time order."""
     return [episode for fault in history.faults if (episode := _episode(history, fault)).clients]

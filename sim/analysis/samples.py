@@ -62,6 +62,18 @@ def failed_publishes(history: History) -> Share:
     return Share(failed, failed + len(history.of(Kind.PUBLISHED)))
 
 
+def failed_tries(history: History, but: tuple[float, float] = (np.inf, -np.inf)) -> Share:
+    """Tries of publishes that were refused or got no answer, of all tries; publishes, where no tries are recorded.
+
+    `but`: without the tries that were under way between these two times, in seconds.
+    """
+    rows = history.of(Kind.PUBLISH_TRIED)
+    if len(rows) == 0:
+        return failed_publishes(history)
+    rows = rows.take((rows.t < but[0]) | (rows.t - np.nan_to_num(rows.value) / 1000.0 > but[1]))
+    return Share(int((~history.detail_is(rows, ["acknowledged"])).sum()), len(rows))
+
+
 def subscribe_answers(history: History) -> int:
     """Number of answered subscribes of the fleet, with any answer."""
     others = len(history.fleet(Kind.SUBSCRIBED)) + len(history.fleet(Kind.SUBSCRIBE_REFUSED))

@@ -151,6 +151,8 @@ def failure(switches: Switches, counters: Counters) -> Refusal | None:
     counters.publish_tries += 1
     if switches.delivery_down and switches.defects & {"publish_needs_delivery", "lose_undelivered"}:
         return Refusal(503, *_FAILURES[503])
+    if "refuse_every_other_publish" in switches.defects and counters.publish_tries % 2:
+        return Refusal(503, *_FAILURES[503])
     share = switches.publish_fail_share
     if share <= 0 or draw(switches.seed, "fail_publish", counters.publish_tries) >= share:
         return None

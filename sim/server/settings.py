@@ -100,6 +100,7 @@ Defect = Literal[
     "announce_before_commit",
     "forget_revocations",
     "wait_for_company",
+    "refuse_every_other_publish",
 ]
 DEFECTS: tuple[str, ...] = get_args(Defect)
 DEFECT_MEANINGS: dict[str, str] = {
@@ -150,6 +151,7 @@ DEFECT_MEANINGS: dict[str, str] = {
     "echo_cursor_above_head": "a cursor above the head is confirmed, and all events below it are lost silently",
     "announce_before_commit": "some live events are announced before they can be read, so live clients never get them",
     "forget_revocations": "a revocation is forgotten when the session's sockets are closed",
+    "refuse_every_other_publish": "every other publish is refused, until it is tried again",
     "wait_for_company": "most live events wait until the next event of their topic is published, or another client connects",
 }
 

@@ -14,9 +14,8 @@ from drills.judging.checks import phases, reconnect
 from drills.judging.checks.base import NAN, Answer, Case, Decide, by_count, by_percentile, by_ratio, needed
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
-from sim.analysis.reconnects import NOTICE_S
+from sim.analysis import reconnects
 from sim.analysis.samples import Share
-from sim.record.observations import Kind
 from sim.record.tally import Tally
 
 _UNANSWERED = (State.NO_DATA, State.NOT_RUN)
@@ -152,8 +151,7 @@ def _never_resets(case: Case, threshold: Threshold | None) -> Answer:
 
 def _undisturbed(case: Case, threshold: Threshold | None) -> Answer:
     history, tally = case.history, _tally(case)
-    ended = history.of(Kind.FAULT_REVERTED)
-    calm_t = max(history.phases.get("recovery", math.inf), float(ended.t.max(initial=0.0))) + NOTICE_S
+    calm_t = reconnects.calm_t(history)
     begins = np.arange(len(tally.series["disconnected"])) * tally.bin_s
     calm = (begins + tally.bin_s <= history.first_fault_t) | (begins > calm_t)
     lost, lives = int(np.array(tally.series["disconnected"])[calm].sum()), tally.totals["went_live"]

@@ -7,7 +7,7 @@ import numpy as np
 from drills.judging.checks.base import NAN, Answer, Case, Decide, needed, soonest_renewal_s
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
-from sim.analysis import samples, server_metrics
+from sim.analysis import reconnects, samples, server_metrics
 from sim.analysis.reconnects import NOTICE_S
 from sim.protocols.events import Outcome
 from sim.record.history import PHASES, History, Ints, Rows
@@ -173,10 +173,9 @@ def _unseen_by_clients(history: History, index: int, injected_t: float) -> str:
 def _undisturbed(case: Case, threshold: Threshold | None) -> Answer:
     """Count the connections that the runtime lost while no fault was active."""
     history = case.history
-    ended, lost = history.of(Kind.FAULT_REVERTED), history.fleet(Kind.DISCONNECTED)
+    lost = history.fleet(Kind.DISCONNECTED)
     lost = _without_renewals(history, lost).and_then(_renewed_early(case))
-    calm_t = max(history.phases.get("recovery", np.inf), float(ended.t.max(initial=0.0))) + NOTICE_S
-    lost = lost.take((lost.t < history.first_fault_t) | (lost.t > calm_t))
+    lost = lost.take((lost.t < history.first_fault_t) | (lost.t > reconnects.calm_t(history)))
     lost = lost.take(~np.isin(lost.number, _of_deleted_logs(history)))
     lives = len(history.fleet(Kind.SUBSCRIBED))
     resets = server_metrics.unexplained_resets(history)

@@ -56,6 +56,13 @@ _OF_RUNS = (
     ),
     CheckSpec("error.token_issue_failure_ratio", "ratio", "token requests refused / all", RATIO, across="ratio"),
     CheckSpec(
+        *("error.failed_tries_ratio", "ratio", "tries of publishes without an acknowledgement / all"),
+        f"{RATIO}; passes without any",
+        window="while no fault is active",
+        origin="synthetic",
+        across="ratio",
+    ),
+    CheckSpec(
         "error.stale_cursors",
         "answers",
         "stale answers to clients",

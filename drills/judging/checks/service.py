@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from drills.judging.checks.base import Answer, Case, Decide, by_count, by_percentile, by_ratio, needed
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
-from sim.analysis import corrupted, samples
+from sim.analysis import corrupted, reconnects, samples
 from sim.analysis.invariants import watermarks
 from sim.record.observations import Kind
 
@@ -50,6 +50,14 @@ def _failed_publishes(case: Case, threshold: Threshold | None) -> Answer:
     return by_ratio(samples.failed_publishes(case.history), needed(threshold), "publishes failed")
 
 
+def _failed_tries(case: Case, threshold: Threshold | None) -> Answer:
+    """Judge the tries while no fault is active. Of a few tries, none may fail."""
+    tries = samples.failed_tries(case.history, but=(case.history.first_fault_t, reconnects.calm_t(case.history)))
+    if tries.n and not tries.hits:
+        return Answer(State.PASS, 0.0, tries.n, f"none of {tries.n} tries of publishes failed while no fault was active")
+    return by_ratio(tries, needed(threshold), "tries of publishes failed while no fault was active")
+
+
 def _dropped(case: Case, threshold: Threshold | None) -> Answer:
     dropped, expected = case.ledger.dropped, case.ledger.expected
     return by_count(dropped.count, expected, needed(threshold), "events never delivered", "expected deliveries")
@@ -89,6 +97,7 @@ DECISIONS: Mapping[str, Decide] = {
     "replay.divergence": _divergence,
     "replay.stale_loops": _stale_loops,
     "delivery.failed_publish_ratio": _failed_publishes,
+    "error.failed_tries_ratio": _failed_tries,
     "delivery.dropped_deliveries": _dropped,
     "delivery.slow_consumer_evictions": _evictions,
     "ux.integrity": _integrity,

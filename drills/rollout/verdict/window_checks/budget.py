@@ -1,6 +1,7 @@
 """Decide about the error budget: the share of requests that end in errors, and how fast errors burn the budget.
 
-The requests are token requests, connects and publishes. Servers count them; clients of the canary checks are the second source.
+The requests are token requests, connects and each try of a publish. Servers count them; clients of the canary checks are the
+second source.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ KINDS = (
     ("connects", names.AUTH_FAILURES, names.CONNECTS),
 )
 _Pairs = Mapping[str, tuple[Counted, Counted]]  # kind -> errors and tries
-SHARES = {"tokens": samples.token_refusals, "connects": samples.auth_refusals, "publishes": samples.failed_publishes}
+SHARES = {"tokens": samples.token_refusals, "connects": samples.auth_refusals, "publishes": samples.failed_tries}
 
 
 class _Tally(NamedTuple):
