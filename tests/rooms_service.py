@@ -3,7 +3,10 @@
 Like `thirdparty.py`, on which it is built, it imports nothing of stormgate. One port serves all. Tokens are JWTs that its users
 sign; publishes need a signature of the body in a header; there is one form of error, in plain words.
 
-    python rooms_service.py [--drop EVERY]
+With `--gate`, tickets come from the service instead: a client enters in two steps, and then asks for a ticket with its pass.
+Passes can be taken away, one by one or some at once; then their sockets end, and their tickets are refused.
+
+    python rooms_service.py [--drop EVERY] [--gate] [--defect ignore_revocations|keep_sockets|accept_tickets]
 """
 
 import argparse
@@ -29,8 +32,12 @@ def signature(data: bytes) -> str:
 class Rooms(Theirs):
     """The whole service."""
 
-    def __init__(self, drop: int) -> None:
+    def __init__(self, drop: int, gate: bool = False, defect: str = "") -> None:
         super().__init__(drop, "none", "")
+        self.gate, self.defect = gate, defect
+        self.riddles: dict[str, str] = {}
+        self.passes: dict[str, str] = {}  # its number by the pass itself
+        self.taken: set[str] = set()  # numbers of the passes that are no longer good
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -55,13 +62,60 @@ class Rooms(Theirs):
         body, _, signed = rest.partition(".")
         if signed and hmac.compare_digest(signed, signature(f"{head}.{body}".encode())):
             claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
-            if claims["until"] > time.time():
+            if self.is_taken(token):
+                self.tokens.pop(token, None)
+            elif claims["until"] > time.time():
                 self.tokens[token] = claims["rooms"]
+
+    def why(self, token: str) -> str:
+        return "token_revoked" if self.is_taken(token) else "invalid_token"
+
+    def is_taken(self, token: str) -> bool:
+        body = [*token.split("."), ""][1]
+        if not body or self.defect == "accept_tickets":
+            return False
+        return json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))).get("pass") in self.taken
+
+    def at_the_gate(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, Any]:
+        said, number = json.loads(body or b"null"), self.passes.get(headers.get("x-pass", ""))
+        if (method, path) == ("POST", "/gate"):
+            riddle = f"riddle {next(self.numbers)}"
+            self.riddles[riddle] = said["who"]
+            return 200, {"ask": {"riddle": riddle}}
+        if (method, path) == ("PUT", "/gate"):
+            if self.riddles.pop(said["riddle"], None) != said["who"] or said["word"] != "open sesame":
+                return 403, {"oops": "wrong word"}
+            own, number = f"pass-{os.urandom(8).hex()}", f"no-{next(self.numbers)}"
+            self.passes[own] = number
+            return 201, {"pass": own, "details": [{"number": number}]}
+        if path == "/gate/taken":
+            return self.take_passes([said["one"]] if "one" in said else said["some"], number)
+        if number is None or number in self.taken:
+            return 401, {"oops": "no pass"}
+        claims = {"who": said.get("who"), "rooms": said.get("rooms", []), "until": time.time() + 300, "pass": number}
+        head, claimed = (base64.urlsafe_b64encode(json.dumps(each).encode()).rstrip(b"=").decode() for each in ({}, claims))
+        return 200, {"ticket": f"{head}.{claimed}.{signature(f'{head}.{claimed}'.encode())}"}
+
+    def take_passes(self, numbers: list[str], own: str | None) -> tuple[int, Any]:
+        if own is not None and own not in numbers:
+            return 403, {"oops": "not yours"}
+        if self.defect == "ignore_revocations":
+            return 200, {"gone": numbers}
+        self.taken |= set(numbers)
+        for socket in [] if self.defect == "keep_sockets" else list(self.sockets):
+            claims = socket.token.split(".")[1]
+            if json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["pass"] in numbers:
+                socket.push("sync:error", {"code": "reauth_required", "message": "your pass was taken"})
+                socket.ws.send_close(1008)
+                socket.flush()
+        return 200, {"gone": numbers}
 
     def answered(self, method: str, target: str, headers: dict[str, str], body: bytes) -> tuple[int, Any]:
         path = target.partition("?")[0]
         if path == "/alive":
             return 202, {"breathing": True}
+        if self.gate and path.startswith("/gate"):
+            return self.at_the_gate(method, path, headers, body)
         if method == "PUT" and path == "/rooms":
             name = json.loads(body)["label"] + f"-{next(self.numbers)}"
             self.logs[f"chat/{name}"] = []
@@ -90,7 +144,10 @@ class Rooms(Theirs):
 async def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--drop", type=int, default=0)
-    rooms = Rooms(parser.parse_args().drop)
+    parser.add_argument("--gate", action="store_true")
+    parser.add_argument("--defect", default="")
+    given = parser.parse_args()
+    rooms = Rooms(given.drop, given.gate, given.defect)
     server = await asyncio.start_server(rooms.serve, "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.get_running_loop().create_future()

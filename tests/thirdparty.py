@@ -76,6 +76,10 @@ class Theirs:
 
     # --- HTTP ---------------------------------------------------------------------------------------
 
+    def why(self, token: str) -> str:
+        """The code for a token that is refused."""
+        return "invalid_token"
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
@@ -192,10 +196,11 @@ class Socket:
             reply(
                 self.writer,
                 503 if self.endpoints.is_shut else 403,
-                {"error": {"code": "shut" if self.endpoints.is_shut else "invalid_token"}},
+                {"error": {"code": "shut" if self.endpoints.is_shut else self.endpoints.why(token)}},
             )
             return
         self.endpoints.note("upgrade")
+        self.token = token
         self.granted = self.endpoints.tokens[token]
         self.ws.receive_data(head)
         (request,) = self.ws.events_received()

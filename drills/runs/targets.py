@@ -6,7 +6,6 @@ An entry of the file says where a service is, what a drill may do to it, and whi
 import ipaddress
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
+from drills.runs.target_forms import FORMS, SIGN_IN, read_forms, require_program, secret_of, table_of, variables_of
 from sim.base.config import read_toml, to_struct
 from sim.base.errors import UsageError
 from sim.drill.fault_kinds import AnyFault
@@ -34,10 +34,10 @@ from sim.protocols import registry
 from sim.protocols.adapter import Publishing
 from sim.protocols.markers import PUBLISHED_AT
 from sim.server.settings import Positive, RuntimeSettings
-from sim.service.forms import PageForm, ReadBackForm, ServiceForms
+from sim.service.forms import ServiceForms
 from sim.service.metric_names import KNOWN
 from sim.service.paths import SOCKET_PATH
-from sim.service.templates import SECRET_PREFIX, Pointer, check, names_in
+from sim.service.templates import Pointer, names_in
 
 if TYPE_CHECKING:
     from sim.engines.shared.endpoints import Endpoints
@@ -48,12 +48,8 @@ VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 SocketPath = Annotated[str, msgspec.Meta(pattern=r"^/[A-Za-z0-9._~/-]*$")]
 Expression = Annotated[str, msgspec.Meta(min_length=1, max_length=2000)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-FORMS: dict[str, type[msgspec.Struct]] = {  # tables with the forms of the service's requests
-    **{key: type(form) for key in ServiceForms.__struct_fields__ if (form := getattr(ServiceForms(), key)) is not None},
-    "read_back": ReadBackForm,
-}
 # Subtables of a target, each with its own reader.
-_TABLES = ("hooks", "stop", "revisions", "prometheus", "rollback", "streams", "service", "protocol_options", *FORMS)
+_TABLES = ("hooks", "stop", "revisions", "prometheus", "rollback", "streams", "service", "protocol_options", SIGN_IN, *FORMS)
 _LIVE_EVERY_S = 5.0  # [ours] between polls of a live runtime's metrics
 
 
@@ -173,11 +169,11 @@ def _target(path: Path, name: str, table: object, environment: Mapping[str, str]
     rest = {key: value for key, value in table.items() if key not in _TABLES}
     entry = to_struct(rest, Entry, where)
     stop = _stop(table.get("stop", {}), where)
-    streams = to_struct(_table(table, "streams", where), StreamRules, f"{where[:-1]}.streams]")
-    forms = _forms(table, streams, where)
+    streams = to_struct(table_of(table, "streams", where), StreamRules, f"{where[:-1]}.streams]")
+    forms = read_forms(table, streams, entry.kind, where)
     _require_publishing(entry, forms, where)
     _require_live(entry, stop, forms, where)
-    _require_options(registry.get(entry.protocol), _table(table, "protocol_options", where), where)
+    _require_options(registry.get(entry.protocol), table_of(table, "protocol_options", where), where)
     return Target(
         name=name,
         entry=entry,
@@ -190,14 +186,14 @@ def _target(path: Path, name: str, table: object, environment: Mapping[str, str]
         ),
         runtime_url=_url(entry.runtime_url, entry.runtime_url_env, "runtime_url", where, environment),
         control_url=_url(entry.control_url, entry.control_url_env, "control_url", where, environment),
-        admin_token=_secret(entry.admin_token_env, "admin_token_env", where, environment),
-        session=_secret(entry.session_token_env, "session_token_env", where, environment),
+        admin_token=secret_of(entry.admin_token_env, "admin_token_env", where, environment),
+        session=secret_of(entry.session_token_env, "session_token_env", where, environment),
         forms=forms,
         streams=streams,
-        service=to_struct(_table(table, "service", where), RuntimeSettings, f"{where[:-1]}.service]"),
-        protocol_options=_table(table, "protocol_options", where),
-        variables=_variables(forms, where, environment),
-        signing_key=_secret(forms.token.signing_key_env or None, "token.signing_key_env", where, environment),
+        service=to_struct(table_of(table, "service", where), RuntimeSettings, f"{where[:-1]}.service]"),
+        protocol_options=table_of(table, "protocol_options", where),
+        variables=variables_of(forms, where, environment),
+        signing_key=secret_of(forms.token.signing_key_env or None, "token.signing_key_env", where, environment),
         revisions=_revisions(table.get("revisions", {}), where),
         prometheus=_prometheus(table["prometheus"], where, environment) if "prometheus" in table else None,
         rollback=_rollback(table.get("rollback", {}), where),
@@ -217,8 +213,7 @@ def _require_live(entry: Entry, stop: Stop, forms: ServiceForms, where: str) -> 
     if entry.kind != "mock":
         if entry.caps is None:
             raise UsageError(f"{where}: key 'caps' is missing; a target of kind {entry.kind} needs [targets.NAME.caps].")
-        needs_session = forms.token.source == "http" and "session" in names_in([forms.token.headers, forms.token.body])
-        if entry.session_token_env is None and needs_session:
+        if entry.session_token_env is None and forms.shares_session:
             raise UsageError(
                 f"{where}: key 'session_token_env' is missing; expected the name of the environment variable that holds the "
                 "session to mint tokens with."
@@ -240,45 +235,6 @@ def _require_publishing(entry: Entry, forms: ServiceForms, where: str) -> None:
             f"{where[:-1]}.publish]: key 'over' is 'protocol', but clients of '{entry.protocol}' cannot publish. "
             "Leave it out, and describe the HTTP request."
         )
-
-
-def _table(tables: dict[str, object], key: str, where: str) -> dict[str, object]:
-    table = tables.get(key, {})
-    if not isinstance(table, dict):
-        raise UsageError(f"{where}: key '{key}' is {table!r}, but expected a table.")
-    return table
-
-
-def _forms(tables: dict[str, object], streams: StreamRules, where: str) -> ServiceForms:
-    """Read the forms of a target's requests, and check the names in their templates."""
-    found: dict[str, msgspec.Struct | None] = {"create": None} if streams.names else {}
-    for key in FORMS.keys() & tables.keys():
-        at = f"{where[:-1]}.{key}]"
-        form = found[key] = to_struct(_table(tables, key, where), FORMS[key], at)
-        if isinstance(form, PageForm):
-            form.check(at)
-    for key in ("names", "created_by_publish"):
-        if getattr(streams, key) and "create" in tables:
-            raise UsageError(f"{where}: tables 'create' and 'streams' with '{key}' are both given; expected one of them.")
-    if streams.names and streams.created_by_publish:
-        raise UsageError(f"{where[:-1]}.streams]: keys 'names' and 'created_by_publish' are both given; expected one of them.")
-    forms = ServiceForms(**found)  # type: ignore[arg-type]
-    at = f"{where[:-1]}.token]"
-    for command, name in ((forms.token.command, "command"), (forms.status.command, "status.command")):
-        _require_program(command, f"{at}: key '{name}'")
-    needed = {"command": forms.token.command, "signing_key": forms.token.signing_key_env and forms.token.claims}
-    if not needed.get(forms.token.source, True):
-        keys = "'command'" if forms.token.source == "command" else "'signing_key_env' and 'claims'"
-        raise UsageError(f"{at}: source {forms.token.source!r} needs {keys}.")
-    check(streams.topic, ("run_id",), f"{where[:-1]}.streams]: key 'topic'")
-    return forms
-
-
-def _variables(forms: ServiceForms, where: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment variables in the forms' templates, by their names there."""
-    names = {name for form in forms.pages.values() for _, template in form.templates() for name in names_in(template)}
-    wanted = sorted(name for name in names if name.startswith(SECRET_PREFIX))
-    return {name: _secret(name.removeprefix(SECRET_PREFIX), f"{{{name}}}", where, environment) for name in wanted}
 
 
 def _stop(table: object, where: str) -> Stop:
@@ -312,7 +268,7 @@ def _hooks(tables: object, where: str) -> dict[str, Hook]:
             raise UsageError(f"{at}: is {table!r}, but expected a table with 'inject' and 'revert'.")
         hook = hooks[kind] = to_struct(table, Hook, at)
         for key, command in (("inject", hook.inject), ("revert", hook.revert)):
-            _require_program(command, f"{at}: key '{key}'")
+            require_program(command, f"{at}: key '{key}'")
     return hooks
 
 
@@ -324,7 +280,7 @@ def _revisions(table: object, where: str) -> RevisionCommands:
     for key, command in (("control", commands.control), ("runtime", commands.runtime)):
         if key in table and not command:
             raise UsageError(f"{at}: key '{key}' is empty; expected a program and its arguments, or no such key.")
-        _require_program(command, f"{at}: key '{key}'")
+        require_program(command, f"{at}: key '{key}'")
     return commands
 
 
@@ -346,7 +302,7 @@ def _prometheus(table: object, where: str, environment: Mapping[str, str]) -> Pr
         raise UsageError(f"{at}: key 'expressions' is empty; expected one expression per metric.")
     return Prometheus(
         url=_url(entry.url, entry.url_env, "url", at, environment),
-        token=_secret(entry.token_env, "token_env", at, environment),
+        token=secret_of(entry.token_env, "token_env", at, environment),
         max_age_s=entry.max_age_s,
         expressions=dict(entry.expressions),
     )
@@ -360,18 +316,13 @@ def _rollback(table: object, where: str) -> RollbackRules:
         if name in table and not isinstance(table[name], dict):
             raise UsageError(f"{at}: key '{name}' is {table[name]!r}, but expected a table with 'apply' and 'restore'.")
     rules = to_struct(table, RollbackRules, at)
-    _require_program(rules.check, f"{at}: key 'check'")
+    require_program(rules.check, f"{at}: key 'check'")
     hooks: dict[str, RollbackHook | None] = {"traffic": rules.traffic, "throttle": rules.throttle, "cohort": rules.cohort}
     for name, hook in hooks.items():
         if hook is not None:
-            _require_program(hook.apply, f"{at}: key '{name}.apply'")
-            _require_program(hook.restore, f"{at}: key '{name}.restore'")
+            require_program(hook.apply, f"{at}: key '{name}.apply'")
+            require_program(hook.restore, f"{at}: key '{name}.restore'")
     return rules
-
-
-def _require_program(command: list[str], key: str) -> None:
-    if command and shutil.which(command[0]) is None:
-        raise UsageError(f"{key} starts with {command[0]!r}, which is not an executable program on this machine.")
 
 
 def _url(given: str, variable: str | None, key: str, where: str, environment: Mapping[str, str]) -> str:
@@ -399,19 +350,6 @@ def _parts(given: str) -> SplitResult | None:
     except ValueError:
         return None
     return parts if fits and given.isascii() and given.isprintable() and " " not in given else None
-
-
-def _secret(variable: str | None, key: str, where: str, environment: Mapping[str, str]) -> str:
-    if variable is None:
-        return ""
-    secret = environment.get(variable, "").strip()
-    if not secret:
-        raise UsageError(f"{where}: key '{key}' names the environment variable {variable}, which is not set; set it.")
-    if not secret.isascii() or not secret.isprintable():
-        raise UsageError(
-            f"{where}: key '{key}' names the environment variable {variable}, whose value is not valid in an HTTP header."
-        )
-    return secret
 
 
 # --- what `--target` names ---------------------------------------------------------------------------

@@ -33,17 +33,23 @@ class FailedError(Exception):
 
 
 async def ask(http: ServiceHttp, request: Request[T], table: str) -> tuple[str, str, T]:
-    """Send a request; return what was sent, the answer in words, and its result. Raises `FailedError`.
+    """Send a request, and those that follow from it; return the last one, its answer and its result. Raises `FailedError`.
 
     `table` is the one of the target that describes the request.
     """
-    sent = f"{request.method} {request.url} {(request.body or b'').decode(errors='replace')}".strip()
-    sent = sent or (f"command {request.command.argv[0]}" if request.command else "signed here, nothing was sent")
-    seen: list[Answer] = []
+    sent, seen = "", list[Answer]()
 
-    def read(answer: Answer) -> T:
-        seen.append(answer)
-        return request.read(answer)
+    def watched(each: Request[T]) -> Request[T]:
+        nonlocal sent
+        sent = _sent(each)
+        seen.clear()
+
+        def read(answer: Answer) -> T | Request[T]:
+            seen.append(answer)
+            result = each.read(answer)
+            return watched(result) if isinstance(result, Request) else result
+
+        return replace(each, read=read, unanswered=unanswered)
 
     def unanswered(error: NoAnswerError) -> T:
         raise FailedError(
@@ -51,10 +57,16 @@ async def ask(http: ServiceHttp, request: Request[T], table: str) -> tuple[str, 
         )
 
     try:
-        result = await http.send(replace(request, read=read, unanswered=unanswered))
+        result = await http.send(watched(request))
     except (TargetError, OperationFailedError) as error:
         raise FailedError(sent, shown(seen[0]) if seen else str(error), advice(table, seen[0] if seen else None)) from None
     return sent, shown(seen[0]), result
+
+
+def _sent(request: Request[T]) -> str:
+    """A request in words."""
+    text = f"{request.method} {request.url} {(request.body or b'').decode(errors='replace')}".strip()
+    return text or (f"command {request.command.argv[0]}" if request.command else "signed here, nothing was sent")
 
 
 def shown(answer: Answer) -> str:
@@ -74,6 +86,18 @@ def advice(table: str, answer: Answer | None) -> str:
 def place_of(document: Any, text: str) -> str | None:
     """Return the pointer to the table that has a text value which begins so; None without one."""
     return next(_places(document, text, ""), None)
+
+
+def places(document: Any) -> list[str]:
+    """Return the pointers to all values of a document that are neither tables nor lists."""
+    if not isinstance(document, dict | list):
+        return []
+    found: list[str] = []
+    parts = document.items() if isinstance(document, dict) else enumerate(document)
+    for key, value in parts:
+        step = "/" + str(key).replace("~", "~0").replace("/", "~1")
+        found += [step + rest for rest in places(value)] if isinstance(value, dict | list) else [step]
+    return found
 
 
 def _places(document: Any, text: str, at: str) -> Iterator[str]:

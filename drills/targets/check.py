@@ -3,12 +3,13 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from drills.runs import catalog
-from drills.targets.asking import NO_ANSWER, FailedError, advice, ask, place_of
+from drills.targets.asking import NO_ANSWER, FailedError, advice, ask, place_of, places
 from drills.targets.listener import TIMEOUT_S, Listener, known
 from sim.base.clocks import WallClock
 from sim.base.errors import TargetError
@@ -27,14 +28,16 @@ from sim.engines.sockets.publisher import ProtocolPublisher
 from sim.protocols import markers
 from sim.server.tokens import device_id
 from sim.service import metrics
-from sim.service.forms import PageForm
-from sim.service.requests import Answer, Request
+from sim.service.forms import PageForm, SignInStep
+from sim.service.requests import Answer, Request, request_of
+from sim.service.sign_in import NotSignedInError, values_of
 from sim.service.templates import NOWHERE, find
 from sim.service.tokens import wrong_claims
 
 T = TypeVar("T")
 State = Literal["pass", "fail", "missing", "not_run"]
 _MAX_SHOWN = 240  # characters of a request or an answer
+_MIN_HIDDEN = 8  # characters of a value that is kept out of what is shown, because it may be a secret
 _ANY_DRILL = "reconnect_storm"  # only the settings of its clients are used
 _CONNECT_ADVICE = "Correct protocol, socket_path, [token], [streams] topic, or protocol_options; the code is the service's."
 
@@ -98,6 +101,7 @@ class _Check:
         self._listener: Listener | None = None
         self._publisher: ProtocolPublisher | None = None
         self._published: list[PublishedEvent] = []
+        self._signed_in: dict[str, object] = {}
 
     async def run(self) -> list[Item]:
         """Try all items that the description has."""
@@ -116,7 +120,10 @@ class _Check:
         forms, has_socket = self._endpoints.forms, self._endpoints.has_socket
         yield "ready", "", self._ready
         yield "stream", "", self._find_stream
-        yield "token", "stream", self._mint
+        steps = [f"sign_in_{number}" for number, _ in enumerate(forms.sign_in, 1)]
+        for name, needs, step in zip(steps, ["stream", *steps], forms.sign_in, strict=False):
+            yield name, needs, partial(self._sign_in, step)
+        yield "token", " ".join(["stream", *steps]), self._mint
         if has_socket and forms.ready.without_token:
             yield "without_token", "", self._without_token
         if has_socket:
@@ -125,6 +132,8 @@ class _Check:
         if has_socket:
             yield "delivery", "connect publish", self._delivery
             yield "resume", "delivery", self._resume
+        if forms.revoke is not None and not self._endpoints.is_mock:
+            yield "revoke", "token", self._revoke
         if forms.read_back is not None:
             yield "read_back", "publish", self._read_back
         if is_asked(self._endpoints):
@@ -169,9 +178,54 @@ class _Check:
             raise FailedError(sent, answer, "Set [ready] path to a route that answers 200 when the service can work.")
         return sent, answer
 
+    def _new_session(self, number: int) -> Session:
+        assert self._stream is not None
+        return Session(number, [self._stream.topic], policies.get("reference"), self._settings)
+
+    async def _sign_in(self, step: SignInStep) -> tuple[str, str]:
+        known = {**self._endpoints.values(), **service_api.client_values(self._new_session(0)), **self._signed_in}
+        asked: Request[Answer] = request_of(step, self._endpoints.base_url(step.service), known, lambda answer: answer)
+        sent, said, answer = await self._ask(asked, "[[sign_in]]")
+        sent = self._redact.text(sent)
+        try:
+            found = values_of(step, answer, known)
+        except NotSignedInError as error:
+            if error.missing:  # the answer is not shown, because it may hold the session of a client
+                pointers = ", ".join(places(answer.value)) or "nothing that a pointer could lead to"
+                raise FailedError(
+                    sent, f"{answer.status_code} with {pointers}", f"Correct the pointer of '{error.missing}' in [[sign_in]]."
+                ) from None
+            raise FailedError(sent, said, advice("[[sign_in]]", answer)) from None
+        self._signed_in |= found
+        hidden = (str(value) for value in self._signed_in.values() if len(str(value)) >= _MIN_HIDDEN)
+        self._redact = Redactor((*self._endpoints.secrets, *hidden))
+        return sent, f"{answer.status_code} with {', '.join(found)}"
+
+    async def _revoke(self) -> tuple[str, str]:
+        """Revoke the session of a client of its own, whose token must then be refused."""
+        assert self._stream is not None
+        asked = service_api.mint(self._endpoints, self._new_session(1))
+        token = (await self._ask(asked, "[token]"))[2]
+        if not token.session_id:
+            where = "'session_id' in [token], or a value of that name in [[sign_in]]"
+            raise FailedError("", "nothing states the session of a token", f"Set {where}.")
+        sent, answer, count = await self._ask(service_api.revoke(self._endpoints, [token]), "[revoke]")
+        if count < 1:
+            raise FailedError(sent, answer, "The service says that it revoked nothing: correct [revoke], or 'session_id'.")
+        if not self._endpoints.has_socket:
+            return sent, f"{answer}; without a socket nobody can see whether the token is refused"
+        code = await refusal(self._endpoints, token, self._settings.compatibility.client_build_id)
+        if not code:
+            raise FailedError(
+                sent, f"{answer}, but a token of that session is still accepted", "The runtime ignores revocations."
+            )
+        return sent, f"{answer}; its token is then refused: {code}"
+
     async def _mint(self) -> tuple[str, str]:
         assert self._stream is not None
-        session = Session(0, [self._stream.topic], policies.get("reference"), self._settings)
+        session = self._new_session(0)
+        if self._signed_in:  # by the items before, which are not repeated
+            session.token = Token("", 0.0, 0.0, account=session.token_request.account, signed_in=self._signed_in)
         sent, _, token = await self._ask(service_api.mint(self._endpoints, session), "[token]")
         if wrong := wrong_claims(token.text, self._endpoints.forms.token.claim_types):
             change = "The runtime needs the claims of [token.claim_types]: correct the control service, or that table."

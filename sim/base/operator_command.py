@@ -95,8 +95,9 @@ async def run(
     assert process.stdout is not None
     reading = asyncio.create_task(output.take(process.stdout))
     if process.stdin is not None:
-        process.stdin.write(given)
-        process.stdin.close()
+        with contextlib.suppress(OSError, RuntimeError):  # it ended without reading its input; uvloop calls the pipe closed
+            process.stdin.write(given)
+            process.stdin.close()
     try:
         await asyncio.wait_for(process.wait(), limit_s)
     except TimeoutError:

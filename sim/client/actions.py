@@ -18,7 +18,7 @@ class Token:
     """A minted token. Its times are unix seconds of the client's own clock, computed from its lifetime.
 
     `server_*` are the times that the control service reported by its own clock (NaN: not reported). `sign` signs a
-    server's nonce.
+    server's nonce. `signed_in` are the values that `account` got when it signed in (None: it did not have to).
     """
 
     text: str
@@ -29,6 +29,8 @@ class Token:
     server_refresh_at: float = math.nan
     server_expires_at: float = math.nan
     sign: Callable[[bytes], bytes] | None = None
+    account: str = ""
+    signed_in: Mapping[str, object] | None = None
 
     def by_clock(self, ahead_s: float) -> "Token":
         """Return the token as a client sees it that uses the reported times, with a clock that is `ahead_s` ahead."""

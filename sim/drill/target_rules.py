@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from sim.server.settings import Count, Positive, Share
+from sim.service.templates import NOWHERE, Pointer
 
 TargetKind = Literal["mock", "staging", "production"]
 MetricsProfile = Literal["full", "pinned", "none"]  # none: the metrics endpoint is not polled
@@ -39,12 +40,30 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.metrics_unreachable_polls is not None or bool(self.metrics_above)
 
 
+class HookReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the JSON that `inject` prints as its last line says what it did. Without any key, nothing is read.
+
+    `target` hooks need not be believed: what clients observe is judged besides.
+    """
+
+    count: Pointer = NOWHERE  # how often the fault took effect: a number, or a list such as that of the restarted nodes
+    devices: Pointer = NOWHERE  # list of the devices whose clients it affected
+    sessions: Pointer = NOWHERE  # list of the ids of the sessions that it affected
+    key_id: Pointer = NOWHERE  # id of the key that signs tokens from now on, of `rotate_keys`
+
+    @property
+    def is_read(self) -> bool:
+        """Whether a report is expected."""
+        return self != HookReport()
+
+
 class Hook(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The operators' commands that inject and revert one kind of fault on their target."""
 
     inject: Command  # injects the fault
     revert: list[str] = []  # reverts the fault; empty: the fault ends by itself
     timeout_s: Positive = 60.0  # [ours] timeout of each command
+    reports: HookReport = HookReport()
 
 
 class RevisionCommands(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

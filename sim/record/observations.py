@@ -88,7 +88,7 @@ class Kind(StrEnum):
     BACKOFF = "backoff"  # [attempt: the policy's own count, value: delay ms, detail: reason]
     TOKEN_FORGOTTEN = "token_forgotten"  # a fault deleted the client's token
     KEYS_ROTATED = "keys_rotated"  # tokens are now signed with another key [detail: its id]
-    SESSION_REVOKED = "session_revoked"  # a fault is about to revoke the client's session
+    SESSION_REVOKED = "session_revoked"  # a fault begins to revoke the client's session [value: s until it says that it did]
     SIGNED_IN = "signed_in"  # the fault is over: the client has a new session
     ROUTE_ANSWERED = "route_answered"  # a retired route answered [value: HTTP status, detail: method and route]
     PROBED = "probed"  # a negative client's request was answered [detail: client:answer, or client:request:answer]

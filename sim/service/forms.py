@@ -5,14 +5,14 @@ Each table of a target in `targets.toml` is one of these structs.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
 from sim.base.errors import UsageError
-from sim.service import paths
-from sim.service.templates import NOWHERE, Pointer, check
+from sim.service import paths, templates
+from sim.service.templates import NOWHERE, Pointer
 
 Service = Literal["runtime", "control"]
 Path = Annotated[str, msgspec.Meta(pattern=r"^/[!-~]*$", max_length=2000)]
@@ -22,6 +22,7 @@ Command = list[str]  # a program and its arguments; runs without a shell
 ClaimType = Literal["text", "number", "boolean", "list", "table"]
 _MAX_DIGITS = 18  # of a position that is a number
 COMMON_NAMES = ("session", "admin_token", "now", "now_iso")
+_CLIENT_NAMES = ("account", "client", "device", "topics", "ttl_s", "unique")  # of the client that wants a token
 _BEARER = {"Authorization": "Bearer {session}"}
 
 
@@ -38,10 +39,10 @@ class PageForm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         for key in self.__struct_fields__:
             yield key, getattr(self, key)
 
-    def check(self, where: str) -> None:
-        """Raise `UsageError` for an unknown name in a template."""
+    def check(self, where: str, further: Iterable[str] = ()) -> None:
+        """Raise `UsageError` for an unknown name in a template. `further` are names that this target adds."""
         for key, template in self.templates():
-            check(template, (*COMMON_NAMES, *self.NAMES), f"{where}: key '{key}'")
+            templates.check(template, (*COMMON_NAMES, *self.NAMES, *further), f"{where}: key '{key}'")
 
 
 class RequestForm(PageForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,9 +79,9 @@ class PublishForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=
     payload_hash: Pointer = "/event/payload_hash"  # the hash in the answer
     NAMES: ClassVar = ("run_id", "stream", "event_type", "payload", "key")
 
-    def check(self, where: str) -> None:
+    def check(self, where: str, further: Iterable[str] = ()) -> None:
         """See `PageForm`."""
-        super().check(where)
+        super().check(where, further)
         try:
             has_group = re.compile(self.position_pattern).groups == 1 or not self.position_pattern
         except re.error as error:
@@ -104,8 +105,25 @@ class ErrorForm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     retry_after_ms: Pointer = "/error/retry_after_ms"  # wait that the service asks for
 
 
+class SignInStep(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One request of a client that signs in, before its first token. Its values go to later steps and to [token]."""
+
+    service: Service = "control"
+    values: dict[str, Pointer]  # names, and where their values stand in the answer; `session` and `session_id` as in [token]
+    NAMES: ClassVar = _CLIENT_NAMES
+
+    def check_values(self, where: str) -> None:
+        """Raise `UsageError` for a value whose name no template could use, or that replaces a value which is not its own."""
+        for name in self.values:
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in {*_CLIENT_NAMES, *COMMON_NAMES} - {"session"}:
+                raise UsageError(f"{where}: key 'values' has the name {name!r}; use small letters and _, and no name of ours.")
+
+
 class TokenForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where tokens come from: an HTTP request, a command that prints one, a signing key (JWT, HS256), or nowhere."""
+    """Where tokens come from: an HTTP request, a command that prints one, a signing key (JWT, HS256), or nowhere.
+
+    In a token that a command printed or that is signed here, the pointers lead into its claims.
+    """
 
     source: Literal["http", "command", "signing_key", "none"] = "http"  # where tokens come from
     service: Service = "control"
@@ -125,16 +143,21 @@ class TokenForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     claims: dict[str, Any] = {}  # template of a signed token's claims
     header: dict[str, Any] = {}  # template of a signed token's header
     claim_types: dict[str, ClaimType] = {}  # types of claims that the runtime requires; `target check` compares
-    NAMES: ClassVar = ("account", "client", "device", "topics", "ttl_s", "expires_at", "unique")
+    NAMES: ClassVar = (*_CLIENT_NAMES, "expires_at")
 
 
 class RevokeForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Revoke sessions."""
+    """Revoke sessions: all at once with {session_ids}, or else one by one, with {session_id} and what its sign-in returned."""
 
     path: Path = paths.REVOKE_PATH
     body: Any = msgspec.field(default_factory=lambda: {"session_ids": "{session_ids}"})
-    count: Pointer = "/revoked"  # how many were revoked: a number, or a list
-    NAMES: ClassVar = ("session_ids",)
+    count: Pointer = "/revoked"  # how many were revoked: a number, or a list; none: as many as were named
+    NAMES: ClassVar = ("session_ids", "session_id")
+
+    @property
+    def is_for_one(self) -> bool:
+        """Whether one request revokes one session only."""
+        return all("session_ids" not in templates.names_in(template) for _, template in self.templates())
 
 
 class ReadyForm(PageForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -205,8 +228,9 @@ class ServiceForms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     create: CreateForm | None = CreateForm()  # None: streams are given by name
     publish: PublishForm = PublishForm()
     error: ErrorForm = ErrorForm()
+    sign_in: tuple[SignInStep, ...] = ()  # of each client, before its first token
     token: TokenForm = TokenForm()
-    revoke: RevokeForm = RevokeForm()
+    revoke: RevokeForm | None = RevokeForm()  # None: the service has no such request
     ready: ReadyForm = ReadyForm()
     health: HealthForm = HealthForm()
     status: StatusForm = StatusForm()
@@ -217,4 +241,16 @@ class ServiceForms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     @property
     def pages(self) -> dict[str, PageForm]:
         """The forms with a request, by table."""
-        return {key: form for key in self.__struct_fields__ if isinstance(form := getattr(self, key), PageForm)}
+        steps = {f"sign_in.{number}": step for number, step in enumerate(self.sign_in)}
+        return {key: form for key in self.__struct_fields__ if isinstance(form := getattr(self, key), PageForm)} | steps
+
+    @property
+    def shares_session(self) -> bool:
+        """Whether the tokens of all clients are asked for with the target's own session, because none of them signs in."""
+        used = {name for _, template in self.token.templates() for name in templates.names_in(template)}
+        return self.token.source == "http" and "session" in used - self.signed_in_names
+
+    @property
+    def signed_in_names(self) -> frozenset[str]:
+        """The names of all values that signing in returns."""
+        return frozenset(name for step in self.sign_in for name in step.values)

@@ -65,12 +65,14 @@ class Command:
 class Request(Generic[T]):
     """One HTTP request. `read` converts the answer to a result or raises; `unanswered` does so if no answer came.
 
+    The result may be a further request, which is sent next: its result is then the result of both.
+
     The output of `command` are further headers. Without a `url` nothing is sent, and `read` gets that output as the answer.
     """
 
     method: str
     url: str
-    read: Callable[[Answer], T]
+    read: Callable[[Answer], "T | Request[T]"]
     body: bytes | None = None
     headers: dict[str, str] = field(default_factory=dict)
     pool: Pool = "other"
@@ -112,7 +114,7 @@ def request_of(
     form: PageForm,
     base_url: str,
     values: Mapping[str, object],
-    read: Callable[[Answer], T],
+    read: Callable[[Answer], T | Request[T]],
     pool: Pool = "other",
     unanswered: Callable[[NoAnswerError], T] | None = None,
 ) -> Request[T]:

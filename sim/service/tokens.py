@@ -35,11 +35,11 @@ class Issued:
 
 
 def read_token(form: TokenForm, answer: Any, now: float) -> Issued | None:
-    """Return the token in an answer: decoded JSON, or the bytes that a command printed. None without a token."""
+    """Return the token in an answer: decoded JSON, or bytes that were printed or signed here. None without one."""
     if isinstance(answer, bytes):
         words = answer.decode("utf-8", "replace").split()
         text: object = words[0] if words else ""
-        answer = None
+        answer = claims_of(text) if isinstance(text, str) else None
     else:
         text = templates.find(answer, form.token)
     lifetime_s = _FOR_EVER_S if form.source == "none" else _lifetime_of(text, now) or form.lifetime_s

@@ -78,6 +78,13 @@ class GreenletHttp:
             self._send(request)
 
     def _send(self, request: Request[T]) -> T:
+        """Send a request, and those that its answer leads to; return the result of the last one."""
+        while isinstance(result := self._sent(request), Request):
+            request = result
+        return result
+
+    def _sent(self, request: Request[T]) -> T | Request[T]:
+        """Send one request; return the result of its `read`, or of its `unanswered`."""
         try:
             printed = _run(request.command) if request.command else b""
             if not request.url:

@@ -3,6 +3,7 @@
 import math
 import platform
 import secrets
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from importlib.metadata import version
 
 import msgspec
 
+from sim.base.errors import TargetError
 from sim.base.randomness import draw_bits
 from sim.client.actions import ClientSettings, Token
 from sim.client.checkpoints import damage, restore, stored
@@ -232,6 +234,23 @@ def next_life(session: Session, stored_checkpoints: Mapping[str, str | None]) ->
 def revoked_with(session: Session, is_concerned: bool) -> bool:
     """Return whether a revocation fault revokes this session: of an affected client, or of a `RevokedToken` client."""
     return session.token is not None and (is_concerned or isinstance(session, RevokedToken))
+
+
+def require_own_sessions(concerned: Sequence[Session], clients: Sequence[Session]) -> None:
+    """Raise `TargetError` unless each concerned client has a session of its own, which can be revoked by its id."""
+    nameless = sum(not each.token.session_id for each in concerned if each.token)
+    if nameless:
+        raise TargetError(
+            f"{nameless} of {len(concerned)} sessions cannot be revoked, because nothing states their ids. Set 'session_id' in "
+            "[token], or a value of that name in [[sign_in]]."
+        )
+    ids = Counter(each.token.session_id for each in clients if each.token)
+    shared = next((id_ for each in concerned if each.token and ids[id_ := each.token.session_id] > 1), "")
+    if shared:
+        raise TargetError(
+            f"{ids[shared]} clients share one session, so it cannot be revoked for some of them. Describe with [[sign_in]] how "
+            "each client gets its own."
+        )
 
 
 def forget_token(session: Session, *, sign_in: bool = False) -> None:

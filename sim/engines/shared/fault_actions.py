@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from sim.client.actions import Token
 from sim.client.session import Session
 from sim.drill.fault_bases import SwitchFault
 from sim.drill.fault_kinds import (
@@ -101,8 +102,10 @@ class Service(Protocol):
 class WholeService(Service, Protocol):
     """A service that an engine may also kill. It may also change the service's keys and sessions."""
 
+    revokes_singly: bool  # one session with each request
+
     def change_keys(self, *, rotate: bool) -> Any: ...
-    def revoke(self, sessions: list[str]) -> Any: ...
+    def revoke(self, tokens: Sequence[Token]) -> Any: ...
     def kill(self) -> Any: ...
     def restart(self, switches: Callable[[], Switches]) -> Any: ...
     def restart_if_down(self) -> Any: ...
@@ -111,8 +114,9 @@ class WholeService(Service, Protocol):
 class RequestedService:
     """A service behind its HTTP API. `ask` returns the outcome of an operation of `service_api`, or an awaitable for it."""
 
-    def __init__(self, ask: Callable[..., Any], now: Callable[[], float]) -> None:
+    def __init__(self, ask: Callable[..., Any], now: Callable[[], float], *, revokes_singly: bool = False) -> None:
         self._ask = ask
+        self.revokes_singly = revokes_singly
         self.now = now
 
     def acted(self, kind: str) -> Any:
@@ -143,9 +147,9 @@ class RequestedService:
         """See `WholeService`."""
         return self._ask(service_api.change_keys, rotate=rotate)
 
-    def revoke(self, sessions: list[str]) -> Any:
+    def revoke(self, tokens: Sequence[Token]) -> Any:
         """See `WholeService`."""
-        return self._ask(service_api.revoke, sessions)
+        return self._ask(service_api.revoke, tokens)
 
 
 class PublishFaults:
@@ -331,15 +335,10 @@ class WholeServiceFaults(ServiceFaults):
         match planned.fault:
             case RotateKeys():
                 self._has_old_keys = True
-                self._record("keys_rotated", detail=(yield self._whole.change_keys(rotate=True)))
+                self.note_rotated((yield self._whole.change_keys(rotate=True)))
                 return 1
             case RevokeSessions():
-                sessions = [client.session for client in self._clients.values()]
-                concerned = [each for each in sessions if client_setup.revoked_with(each, each.client in planned.clients)]
-                for session in concerned:
-                    self._record("session_revoked", session.client)
-                self._revoked += concerned
-                return float((yield self._whole.revoke([each.token.session_id for each in concerned if each.token])))
+                return (yield from self._revoke(self.concerned(planned)))
             case KillRuntime():
                 return float((yield self._whole.kill()))
         return (yield from super().inject(planned))
@@ -362,6 +361,39 @@ class WholeServiceFaults(ServiceFaults):
         yield self._whole.restart_if_down()
         yield from self._retire_keys()
         return (yield from super().revert_all())
+
+    def now(self) -> float:
+        """Return the time on the run's clock."""
+        return self._whole.now()
+
+    def concerned(self, planned: PlannedFault) -> list[Session]:
+        """Return the sessions of a fault's clients; where it revokes them, also those of negative clients that ask for it."""
+        sessions = [client.session for client in self._clients.values()]
+        if isinstance(planned.fault, RevokeSessions):
+            return [each for each in sessions if client_setup.revoked_with(each, each.client in planned.clients)]
+        return [each for each in sessions if each.client in planned.clients]
+
+    def note_rotated(self, key_id: str) -> None:
+        """Record that tokens are signed with another key from now on."""
+        self._record("keys_rotated", detail=key_id)
+
+    def _revoke(self, sessions: Sequence[Session]) -> Steps:
+        concerned = [each for each in sessions if each.token is not None]
+        client_setup.require_own_sessions(concerned, [client.session for client in self._clients.values()])
+        groups = [[each] for each in concerned] if self._whole.revokes_singly else [concerned]
+        count = 0.0
+        for group in filter(None, groups):
+            began = self._whole.now()
+            count += yield self._whole.revoke([each.token for each in group if each.token is not None])
+            self.note_revoked(group, began)
+        return count
+
+    def note_revoked(self, sessions: Sequence[Session], began: float) -> None:
+        """Record sessions whose revocation began at `began`, and that are now revoked."""
+        for session in sessions:
+            took_s = self._whole.now() - began
+            self._record("session_revoked", session.client, value=took_s, at=began)
+        self._revoked += sessions
 
     def sign_in(self) -> None:
         """Make the clients of revoked sessions sign in again."""

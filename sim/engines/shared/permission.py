@@ -15,6 +15,7 @@ from sim.drill.fault_kinds import (
     LinkFault,
     LosePublishAnswers,
     RestartClients,
+    RevokeSessions,
     SkipDeliveries,
     StopDelivery,
     StopReading,
@@ -151,17 +152,35 @@ def _require_possible(drill: Drill, fault: AnyFault, endpoints: Endpoints) -> No
             f"drill '{drill.name}' gives clients checkpoints that are '{fault.checkpoint}', and positions of protocol "
             f"'{endpoints.protocol}' can only be read by their server. Use kept, lost or torn."
         )
+    if isinstance(fault, RevokeSessions) and fault.kind not in endpoints.rules.hooks and endpoints.forms.revoke is not None:
+        _require_own_sessions(drill, endpoints)
+        return
     is_withheld = isinstance(fault, SkipDeliveries) and endpoints.has_socket  # between adapter and session
     if fault.kind in endpoints.rules.hooks or is_withheld or not needs_server(fault):
         return
     if not endpoints.is_mock:
         raise NotRunnableError(
             f"drill '{drill.name}' has the fault {fault.kind}, which needs the server, and target '{endpoints.name}' has no "
-            f"hook for it. Add [targets.{endpoints.name}.hooks.{fault.kind}] to the targets file, or run another drill."
+            f"hook for it. Add [targets.{endpoints.name}.hooks.{fault.kind}] to the targets file"
+            f"{_or_request(fault, endpoints)}, or run another drill."
         )
     if isinstance(fault, KillRuntime):
         raise NotRunnableError(
             f"drill '{drill.name}' kills the service's process, which only works on the embedded mock. Leave --target out."
+        )
+
+
+def _or_request(fault: AnyFault, endpoints: Endpoints) -> str:
+    return f", or [targets.{endpoints.name}.revoke]" if isinstance(fault, RevokeSessions) else ""
+
+
+def _require_own_sessions(drill: Drill, endpoints: Endpoints) -> None:
+    """Raise `NotRunnableError` where to revoke one client's session would revoke that of all, or of nobody."""
+    forms = endpoints.forms
+    if forms.token.source == "none" or (forms.shares_session and endpoints.session):
+        raise NotRunnableError(
+            f"drill '{drill.name}' revokes the sessions of some clients, and on target '{endpoints.name}' no client has a "
+            f"session of its own. Describe in [[targets.{endpoints.name}.sign_in]] how a client signs in."
         )
 
 

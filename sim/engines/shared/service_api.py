@@ -5,8 +5,8 @@
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
@@ -25,6 +25,7 @@ from sim.service import templates
 from sim.service.forms import CreateForm, PageForm, RequestForm, TokenForm
 from sim.service.paths import MOCK_PATH
 from sim.service.requests import Answer, Command, NoAnswerError, Pool, Request, request_of
+from sim.service.sign_in import NotSignedInError, sign_in
 from sim.service.templates import find
 from sim.service.tokens import read_token, signed_token
 
@@ -89,7 +90,7 @@ def _problem(endpoints: Endpoints, answer: Answer) -> _Problem:
 def request(
     endpoints: Endpoints,
     form: PageForm,
-    read: Callable[[Answer], T],
+    read: Callable[[Answer], T | Request[T]],
     values: Mapping[str, object] | None = None,
     pool: Pool = "other",
     unanswered: Callable[[NoAnswerError], T] | None = None,
@@ -102,37 +103,74 @@ def request(
 
 
 def mint(endpoints: Endpoints, session: Session) -> Request[Token]:
-    """Issue a token for this client and its topics. The request raises `MintFailedError`."""
-    asked, device = session.token_request, device_id(session.client)
-    values = {"account": asked.account, "client": session.client, "device": device, "topics": list(asked.topics)}
-    values["ttl_s"] = asked.ttl_s
+    """Issue a token for this client and its topics. The request raises `MintFailedError`.
 
-    def read(answer: Answer) -> Token:
+    A client whose account has not signed in yet does so first, where the target has steps for that.
+    """
+    asked = session.token_request
+    values = client_values(session)
+    before = session.token.signed_in if session.token is not None and session.token.account == asked.account else None
+
+    def read(answer: Answer, signed_in: Mapping[str, object]) -> Token:
         if not 200 <= answer.status_code < 300:
-            problem = _problem(endpoints, answer)
-            raise MintFailedError(problem.code, problem.retry_after_ms)
-        return _token(endpoints.forms.token, answer)
+            raise _mint_failed(endpoints, answer)
+        return replace(_token(endpoints.forms.token, answer, signed_in), account=asked.account)
 
-    return _token_request(endpoints, values, read, _mint_unanswered)
+    def not_signed_in(error: NotSignedInError) -> NoReturn:
+        raise MintFailedError("bad_response") if error.missing else _mint_failed(endpoints, error.answer)
+
+    def then(signed_in: Mapping[str, object]) -> Request[Token]:
+        return _token_request(endpoints, {**values, **signed_in}, lambda answer: read(answer, signed_in), _mint_unanswered)
+
+    return then(before) if before is not None else _sign_in(endpoints, values, then, not_signed_in, _mint_unanswered)
+
+
+def client_values(session: Session) -> dict[str, object]:
+    """Return the values of the names that stand for a client, in templates of its sign-in and its token."""
+    asked = session.token_request
+    values: dict[str, object] = {"account": asked.account, "client": session.client, "device": device_id(session.client)}
+    return values | {"topics": list(asked.topics), "ttl_s": asked.ttl_s, "unique": str(uuid.uuid4())}
+
+
+def _mint_failed(endpoints: Endpoints, answer: Answer) -> MintFailedError:
+    problem = _problem(endpoints, answer)
+    return MintFailedError(problem.code, problem.retry_after_ms)
 
 
 def any_token(endpoints: Endpoints) -> Request[Token]:
     """Issue a token without naming topics. The request raises `TargetError`."""
-    values = dict.fromkeys(TokenForm.NAMES) | {"account": "client-0", "client": 0}
+    values = dict.fromkeys(TokenForm.NAMES) | {"account": "client-0", "client": 0, "unique": str(uuid.uuid4())}
 
-    def read(answer: Answer) -> Token:
-        if not 200 <= answer.status_code < 300:
-            raise TargetError(
-                f"{asked.url} answered {answer} where a token was expected. "
-                "Check that it is a control service and that the session may mint."
-            )
-        try:
-            return _token(endpoints.forms.token, answer)
-        except MintFailedError:
-            raise TargetError(f"{asked.url} answered {answer} where the token's JSON was expected.") from None
+    def then(signed_in: Mapping[str, object]) -> Request[Token]:
+        def read(answer: Answer) -> Token:
+            if not 200 <= answer.status_code < 300:
+                raise TargetError(
+                    f"{asked.url} answered {answer} where a token was expected. "
+                    "Check that it is a control service and that the session may mint."
+                )
+            try:
+                return _token(endpoints.forms.token, answer, signed_in)
+            except MintFailedError:
+                raise TargetError(f"{asked.url} answered {answer} where the token's JSON was expected.") from None
 
-    asked = _token_request(endpoints, values, read)
-    return asked
+        asked = _token_request(endpoints, {**values, **signed_in}, read)
+        return asked
+
+    def not_signed_in(error: NotSignedInError) -> NoReturn:
+        what = f"without the value '{error.missing}'" if error.missing else "which is a refusal"
+        raise TargetError(f"a client cannot sign in: a step of [[sign_in]] was answered with {error.answer}, {what}.") from None
+
+    return _sign_in(endpoints, values, then, not_signed_in)
+
+
+def _sign_in(
+    endpoints: Endpoints,
+    values: Mapping[str, object],
+    then: Callable[[Mapping[str, object]], Request[T]],
+    refused: Callable[[NotSignedInError], T],
+    unanswered: Callable[[NoAnswerError], T] | None = None,
+) -> Request[T]:
+    return sign_in(endpoints.forms.sign_in, endpoints.base_url, {**endpoints.values(), **values}, then, refused, unanswered)
 
 
 def _token_request(
@@ -143,13 +181,13 @@ def _token_request(
 ) -> Request[T]:
     """Return the request for a token. A token that is signed here, or none, is an answer without a request."""
     form = endpoints.forms.token
-    values["unique"] = str(uuid.uuid4())
-    values["session"] = endpoints.session or f"session-{values['account']}"
+    values.setdefault("session", endpoints.session or f"session-{values['account']}")
     if form.source == "http":
         return request(endpoints, form, read, values, "mint", unanswered)
     if form.source == "command":
         topics = values["topics"] if isinstance(values["topics"], list) else []
-        variables = {name.upper(): templates.text(f"{{{name}}}", values) for name in ("account", "device", "ttl_s")}
+        names = ("account", "device", "ttl_s", *endpoints.forms.signed_in_names)
+        variables = {name.upper(): templates.text(f"{{{name}}}", values) for name in names}
         command = Command(form.command, {**variables, "TOPICS": ",".join(topics)})
         return Request("", "", read, pool="mint", unanswered=unanswered, command=command)
     is_signed = form.source == "signing_key"
@@ -157,14 +195,16 @@ def _token_request(
     return Request("", "", lambda _: read(Answer(200, "text/plain", token.encode())), pool="mint")
 
 
-def _token(form: TokenForm, answer: Answer) -> Token:
+def _token(form: TokenForm, answer: Answer, signed_in: Mapping[str, object]) -> Token:
     """Return the token of an answer. Raises `MintFailedError` without one."""
     now = time.time()
     found = read_token(form, answer.content if form.source != "http" else answer.value, now)
     if found is None:
         raise MintFailedError("bad_response")
     moments = now + found.refresh_in_s, now + found.expires_in_s
-    return Token(found.text, *moments, found.key_id, found.session_id, unix_s(found.refresh_at), unix_s(found.expires_at))
+    stated = unix_s(found.refresh_at), unix_s(found.expires_at)
+    session_id = found.session_id or str(signed_in.get("session_id", ""))
+    return Token(found.text, *moments, found.key_id, session_id, *stated, signed_in=signed_in)
 
 
 def _mint_unanswered(error: NoAnswerError) -> NoReturn:
@@ -230,17 +270,22 @@ def _publish_unanswered(error: NoAnswerError) -> NoReturn:
     raise PublishFailedError(UNKNOWN_OUTCOME) from None
 
 
-def revoke(endpoints: Endpoints, sessions: list[str]) -> Request[int]:
-    """Revoke sessions; return how many the service reports as revoked. The request raises `TargetError`."""
-    if not endpoints.is_mock:  # on a real target they belong to its users, or to the operator
-        raise TargetError(f"sessions are only ever revoked on stormgate's own mock, not on {endpoints.name}.")
+def revoke(endpoints: Endpoints, tokens: Sequence[Token]) -> Request[int]:
+    """Revoke the sessions of tokens: of all, or of one where the form is for one. The request raises `TargetError`.
+
+    It returns how many the service reports as revoked.
+    """
     form = endpoints.forms.revoke
+    if form is None:  # nothing on a live target is ours to revoke unless its description says how
+        raise TargetError(f"target {endpoints.name} has no [revoke] request. Add it to the targets file.")
+    ids = [token.session_id for token in tokens]
+    values: dict[str, object] = {**(tokens[0].signed_in or {}), "session_id": ids[0]} if form.is_for_one else {}
 
     def count(answer: Any) -> int | None:
         found = find(answer, form.count)
-        return len(found) if isinstance(found, list) else found
+        return len(ids) if form.count == templates.NOWHERE else len(found) if isinstance(found, list) else found
 
-    return _wanted(endpoints, form, {"session_ids": sessions}, count, "sessions were to be revoked")
+    return _wanted(endpoints, form, {"session_ids": ids, **values}, count, "sessions were to be revoked")
 
 
 @dataclass(frozen=True, slots=True)

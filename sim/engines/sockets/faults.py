@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from sim.base.clocks import WallClock
 from sim.base.errors import TargetError, UsageError
-from sim.drill.fault_kinds import AnyFault
+from sim.client.session import Session
+from sim.drill.fault_kinds import AnyFault, RevokeSessions, RotateKeys
 from sim.drill.fault_lifecycle import Completion, Record
 from sim.drill.fault_schedule import PlannedFault, Timing
 from sim.engines.shared import service_api
@@ -17,11 +18,12 @@ from sim.engines.shared.fault_actions import (
     WholeServiceFaults,
 )
 from sim.engines.sockets.driver import AsyncioDriver, carried_out
-from sim.engines.sockets.hooks import Hooks
+from sim.engines.sockets.hooks import HookClient, Hooks
 from sim.engines.sockets.http import ServiceHttp
 from sim.engines.sockets.links import LinkActions
 from sim.mock.process import MockProcess
 from sim.server.settings import Switches
+from sim.server.tokens import device_id
 
 _READY_POLL_S = 0.05
 _READY_LIMIT_S = 20.0
@@ -31,7 +33,8 @@ class ServiceProcess(RequestedService):
     """The service over HTTP. `process` is None for a service that this run did not start and cannot kill."""
 
     def __init__(self, http: ServiceHttp, process: MockProcess | None, clock: WallClock, record: Record) -> None:
-        super().__init__(http.ask, clock.now)
+        form = http.endpoints.forms.revoke
+        super().__init__(http.ask, clock.now, revokes_singly=form is not None and form.is_for_one)
         self._http = http
         self._process = process
         self._record = record
@@ -80,6 +83,12 @@ class ServiceProcess(RequestedService):
             self._record("runtime_died")
 
 
+def described(session: Session) -> HookClient:
+    """Return what a hook is told of a client."""
+    token = session.token
+    return HookClient(device_id(session.client), session.token_request.account, token.session_id if token else "")
+
+
 class SocketsFaultActions(SessionFaultActions):
     """Injects and reverts all faults of one run. If the target has a hook for a kind, the operators' command does it."""
 
@@ -107,14 +116,33 @@ class SocketsFaultActions(SessionFaultActions):
     def inject(self, planned: PlannedFault) -> Completion:
         """See `FaultActions`."""
         if self._is_hooked(planned):
-            return self._driver.carry_out(self._hooks.inject(planned))
+            return self._driver.carry_out(self._inject_by_hook(planned))
         return super().inject(planned)
 
     def revert(self, planned: PlannedFault) -> Completion:
         """See `FaultActions`."""
         if self._is_hooked(planned):
-            return self._driver.carry_out(self._hooks.revert(planned))
+            return self._driver.carry_out(self._revert_by_hook(planned))
         return super().revert(planned)
+
+    async def _inject_by_hook(self, planned: PlannedFault) -> float:
+        sessions = self._service.concerned(planned)
+        began, asked = self._service.now(), {described(session): session for session in sessions}
+        reported = await self._hooks.inject(planned, list(asked))
+        match planned.fault:
+            case RevokeSessions():
+                affected = [session for client, session in asked.items() if reported.effect and reported.names(client)]
+                self._service.note_revoked(affected, began)
+                return float(len(affected))
+            case RotateKeys() if reported.key_id:
+                self._service.note_rotated(reported.key_id)
+        return reported.effect
+
+    async def _revert_by_hook(self, planned: PlannedFault) -> float:
+        await self._hooks.revert(planned)
+        if isinstance(planned.fault, RevokeSessions):
+            self._service.sign_in()
+        return 0
 
     def revert_all(self) -> Completion:
         """See `FaultActions`."""

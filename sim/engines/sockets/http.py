@@ -54,7 +54,13 @@ class ServiceHttp:
             await self.send(request)
 
     async def send(self, request: Request[T]) -> T:
-        """Send a request; return the result of its `read`, or of its `unanswered`."""
+        """Send a request, and those that its answer leads to; return the result of the last one."""
+        while isinstance(result := await self._sent(request), Request):
+            request = result
+        return result
+
+    async def _sent(self, request: Request[T]) -> T | Request[T]:
+        """Send one request; return the result of its `read`, or of its `unanswered`."""
         try:
             async with self._pools[request.pool]:
                 printed = await _run(request.command) if request.command else b""

@@ -36,6 +36,7 @@ class SimulatedServiceControl:
         self._clock = clock
         self._service = service
         self.revoke = service.revoke
+        self.revokes_singly = False
         self.hang_up = service.hang_up
         self.close_connections = service.close_connections
 

@@ -5,7 +5,7 @@ Everything is a callback on the environment's clock. `now` is always the environ
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -380,11 +380,11 @@ class SimulatedService:
         self.control.retire_old_keys()
         self.runtime.take_keys(self.control.keyring)
 
-    def revoke(self, sessions: list[str]) -> int:
-        """Revoke sessions; return how many."""
-        self.runtime.revoke(sessions)
+    def revoke(self, tokens: Sequence[Token]) -> int:
+        """Revoke the sessions of tokens; return how many."""
+        self.runtime.revoke([token.session_id for token in tokens])
         self.kick()
-        return len(sessions)
+        return len(tokens)
 
     def hang_up(self, clients: Iterable[int]) -> int:
         """Close these clients' sockets; return how many."""
