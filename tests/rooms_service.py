@@ -90,7 +90,7 @@ class Rooms(Theirs):
             return 201, {"pass": own, "details": [{"number": number}]}
         if path == "/gate/taken":
             return self.take_passes([said["one"]] if "one" in said else said["some"], number)
-        if number is None or number in self.taken:
+        if number is None or (number in self.taken and self.defect != "accept_tickets"):
             return 401, {"oops": "no pass"}
         claims = {"who": said.get("who"), "rooms": said.get("rooms", []), "until": time.time() + 300, "pass": number}
         head, claimed = (base64.urlsafe_b64encode(json.dumps(each).encode()).rstrip(b"=").decode() for each in ({}, claims))

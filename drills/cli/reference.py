@@ -276,11 +276,11 @@ def _targets_file() -> Iterator[str]:
         ".rollback": target_rules.RollbackRules,
         ".streams": target_rules.StreamRules,
         **{f".{table}": form for table, form in target_forms.FORMS.items()},
-        ".sign_in (a list)": SignInStep,
         ".service": RuntimeSettings,
     }
     for name, cls in tables.items():
         yield from _section(f"[targets.NAME{name}]", cls)
+    yield from _section("[[targets.NAME.sign_in]]", SignInStep)
     yield from _tree(target_rules.RollbackRules, "targets.NAME.rollback")
 
 

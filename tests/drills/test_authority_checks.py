@@ -59,13 +59,16 @@ def outage(*lives: tuple[int, float]) -> Story:
     return story.tell(20.0, Kind.FAULT_REVERTED, detail="mint_outage")
 
 
-def revocation(notified: float | None = 10.1, live_at: float | None = None, other: float | None = None) -> Story:
+def revocation(
+    notified: float | None = 10.1, live_at: float | None = None, other: float | None = None, took_s: float = 0.0
+) -> Story:
     """Client 0 is revoked at 10 s, signs in at 15 s, is live again at 16 s; client 1 stays connected.
 
-    `notified`: when client 0 is disconnected; `live_at`: when it is live too early; `other`: when client 1 is cut.
+    `notified`: when client 0 is disconnected; `live_at`: when it is live too early; `other`: when client 1 is cut; `took_s`:
+    until the revocation was said to be done.
     """
     story = Story(2).tell(1.0, Kind.SUBSCRIBED, 0).tell(1.0, Kind.SUBSCRIBED, 1)
-    story.tell(10.0, Kind.SESSION_REVOKED, 0).tell(15.0, Kind.SIGNED_IN, 0).tell(16.0, Kind.SUBSCRIBED, 0)
+    story.tell(10.0, Kind.SESSION_REVOKED, 0, value=took_s).tell(15.0, Kind.SIGNED_IN, 0).tell(16.0, Kind.SUBSCRIBED, 0)
     if notified is not None:
         story.tell(notified, Kind.DISCONNECTED, 0, detail="unauthorized")
     if live_at is not None:
@@ -135,8 +138,14 @@ CASES = [
     *cases(
         "drill.revocation",
         with_fault(2, RevokeSessions(at_s=0.0, for_s=1.0)),
-        PASS=[revocation(), revocation(12.0), revocation(other=17.0)],
-        FAIL=[revocation(None), revocation(14.9), revocation(live_at=12.0), revocation(other=11.0)],
+        PASS=[revocation(), revocation(12.0), revocation(13.5, took_s=1.5), revocation(other=17.0)],
+        FAIL=[
+            revocation(None),
+            revocation(14.9),
+            revocation(13.6, took_s=1.5),
+            revocation(live_at=12.0),
+            revocation(other=11.0),
+        ],
         NO_DATA=[Story(2)],
     ),
     *cases(

@@ -145,6 +145,19 @@ def test_at_most_so_many_publishes_of_a_stream_are_in_flight(tmp_path: Path) -> 
     assert not made.under_way
 
 
+@pytest.mark.parametrize("is_late_answer", [True, False])
+def test_a_try_that_ends_after_all_were_given_up_changes_nothing(tmp_path: Path, is_late_answer: bool) -> None:
+    made, rows = publishing(tmp_path)
+    event = first(made).event
+    made.give_up_all(BEGAN + 1)
+    before = list(rows)
+    if is_late_answer:
+        assert made.succeeded(event, PublishedEvent(1), BEGAN + 2) is None
+    else:
+        assert made.failed(event, PublishFailedError(UNKNOWN_OUTCOME), BEGAN + 2) is None
+    assert rows == before == [("publish_failed", -1, UNKNOWN_OUTCOME)]
+
+
 def test_a_group_is_due_at_once_on_one_stream_at_the_same_rate(tmp_path: Path) -> None:
     made, _ = publishing(tmp_path, runs=2)
     before = first(made)

@@ -203,6 +203,8 @@ class Publishing:
 
     def succeeded(self, event: DueEvent, published: PublishedEvent, now: float) -> Try | None:
         """Record an acknowledgement and return the next try, if any. After `GIVE_UP_S`, the outcome is unknown."""
+        if event not in self.under_way:  # `give_up_all` has recorded it, and the end of its last try was not to be stopped
+            return None
         if event.tries == 1 and draw(0, "lose_answer", zlib.crc32(event.key.encode())) < self.answer_loss_share:
             self.lost_answers += 1
             return self._try_again(event, ANSWER_LOST, PublishFailedError(UNKNOWN_OUTCOME), now)
@@ -217,6 +219,8 @@ class Publishing:
 
     def failed(self, event: DueEvent, error: PublishFailedError, now: float) -> Try | None:
         """Record a failed try and return the next try, if any."""
+        if event not in self.under_way:
+            return None
         outcome = Outcome.UNKNOWN if error.code == UNKNOWN_OUTCOME else Outcome.REFUSED
         return self._try_again(event, outcome, error, now)
 
