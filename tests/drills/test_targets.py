@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from drills import DATA
-from drills.runs import targets
+from drills.runs import target_forms, targets
 from sim.base.errors import UsageError
 from sim.drill.target_rules import Caps
 from tests.commands import Said, free_port, stormgate_here
@@ -79,8 +79,9 @@ def test_the_example_is_one() -> None:
 
 def uncommented(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> targets.Target:
     """The example's target with all its optional tables, which are comments there."""
-    monkeypatch.setattr(targets.shutil, "which", lambda program: f"/bin/{program}")
+    monkeypatch.setattr(target_forms.shutil, "which", lambda program: f"/bin/{program}")
     monkeypatch.setenv("PROMETHEUS_TOKEN", "s3cret-prometheus")
+    monkeypatch.setenv("STAGING_CODE", "s3cret-code")
     head, begin, rest = EXAMPLE.read_text().partition("# [targets.staging.")
     tables, production, tail = (begin + rest).partition("[targets.production]")
     keys = [line.removeprefix("# ") for line in tables.splitlines() if line.startswith(("# [", '# "')) or " = " in line]
@@ -90,6 +91,8 @@ def uncommented(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> targets.Targ
 def test_optional_tables_of_the_example_are_valid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = uncommented(monkeypatch, tmp_path)
     assert found.rules.hooks["kill_runtime"].timeout_s == 90
+    assert found.rules.hooks["revoke_sessions"].reports.sessions == "/revoked"
+    assert [sorted(step.values) for step in found.forms.sign_in] == [["challenge"], ["session", "session_id"]]
     way = found.rollback
     assert (way.observed_within_s, way.allow_on_production, way.recovery_check) == (60.0, False, ())
     assert way.traffic is not None
