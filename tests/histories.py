@@ -97,6 +97,20 @@ class Story:
     def ledger(self) -> Ledger:
         return Ledger(self.history())
 
+    def clocks(self, until: float) -> "Story":
+        """That our wall clock was right each second."""
+        for second in range(int(until) + 1):
+            self.tell(float(second), Kind.MACHINE, value=0.0, detail="wall_clock")
+        return self
+
+    def busy(self, since: float, until: float, who: str = "generator") -> "Story":
+        """That a process of ours wanted a core all the time."""
+        for tick in range(round((until - since) * 10)):
+            t = since + (tick + 1) / 10
+            self.tell(t, Kind.MACHINE, attempt=100, value=0.7, detail=f"{who}_ran")
+            self.tell(t, Kind.MACHINE, attempt=100, value=0.29, detail=f"{who}_waited")
+        return self
+
     def write(self, folder: Path, drill: Drill, complete: bool = True, **header: Any) -> None:
         """Write the files that an engine writes."""
         recorder = Recorder(folder)
@@ -177,7 +191,7 @@ def good_storm(clients: int = 150) -> Story:
         story.tell(tick * 0.5, Kind.GENERATOR_LAG, value=1.0 + tick % 7)
     for client in range(clients):
         _one_client(story, client)
-    story.audit(*range(1, 331), t=59.0)
+    story.audit(*range(1, 331), t=59.0).clocks(60.0)
     story.rows.sort(key=lambda row: row.t)
     return story
 

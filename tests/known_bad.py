@@ -185,6 +185,7 @@ KNOWN_BAD = (
     known_bad("drill.phases", by=told(Kind.PHASE, -1, t=25.0, detail="recovery")),
     known_bad("drill.faults_observed", by=changed(Kind.FAULT_OBSERVED, value=20.0)),
     known_bad("drill.generator_lag_ms", by=changed(Kind.GENERATOR_LAG, value=900.0)),
+    known_bad("drill.wall_clocks", by=changed(Kind.MACHINE, value=30.0)),
     known_bad("drill.load", by=falls_silent),
     known_bad(
         "drill.misusers_served",

@@ -380,7 +380,7 @@ def quiet_story(slower_ms: float = 0.0, clients: int = OBSERVATION.fleet.clients
         for tick in range(5, 60, 5):
             story.tell(tick + 0.001 * client, Kind.CLIENT_LAG, client, value=float(tick % 3))
         story.tell(58.0, Kind.SETTLED, client)
-    story.audit(*range(1, 61), t=59.0)
+    story.audit(*range(1, 61), t=59.0).clocks(60.0)
     story.rows.sort(key=lambda row: row.t)
     return story
 

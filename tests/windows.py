@@ -101,7 +101,7 @@ def quiet(clients: int = CLIENTS, events: int = EVENTS) -> Story:
         _one_client(story, client, events)
     for seq in range(1, events + 1):
         story.publish(seq, t=0.9 + seq * 5.0 / events, value=2.0)
-    story.audit(*range(1, events + 1), t=9.0)
+    story.audit(*range(1, events + 1), t=9.0).clocks(10.0)
     story.rows.sort(key=lambda row: row.t)
     return story
 

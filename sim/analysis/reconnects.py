@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sim.analysis.machine import NO_SPANS, Spans
 from sim.analysis.samples import fullest_window
 from sim.record.history import FaultTimes, Floats, History, Ints, Rows
 from sim.record.observations import Kind
@@ -52,12 +53,12 @@ def calm_t(history: History) -> float:
     return max(history.phases.get("recovery", np.inf), float(ended.t.max(initial=0.0))) + NOTICE_S
 
 
-def episodes(history: History) -> list[Episode]:
-    """The faults that disconnected fleet clients, in time order."""
-    return [episode for fault in history.faults if (episode := _episode(history, fault)).clients]
+def episodes(history: History, busy: Spans = NO_SPANS) -> list[Episode]:
+    """The faults that disconnected fleet clients, in time order. `busy` are times that are taken out of the recovery."""
+    return [episode for fault in history.faults if (episode := _episode(history, fault, busy)).clients]
 
 
-def _episode(history: History, fault: FaultTimes) -> Episode:
+def _episode(history: History, fault: FaultTimes, busy: Spans) -> Episode:
     cut = history.fleet(Kind.DISCONNECTED)
     until = fault.end_t + NOTICE_S if np.isfinite(fault.end_t) else history.duration_s
     cut = cut.take((cut.t >= fault.start_t) & (cut.t <= until))
@@ -71,7 +72,10 @@ def _episode(history: History, fault: FaultTimes) -> Episode:
     tries = tries.take((tries.t >= fault.start_t) & (tries.t <= live_t[tries.client]) & np.isfinite(last_cut[tries.client]))
     attempts = np.bincount(tries.client, minlength=history.header.clients)[affected]
     zero_t = fault.end_t if np.isfinite(fault.end_t) else -np.inf  # no recovery from a fault that was never reverted
-    live_s, caught_up_s = (np.sort(np.maximum(t[affected] - zero_t, 0.0)) for t in (live_t, caught_up_t))
+    zero_ts = np.full(len(affected), zero_t)
+    live_s, caught_up_s = (
+        np.sort(np.maximum(t[affected] - zero_t - busy.within_s(zero_ts, t[affected]), 0.0)) for t in (live_t, caught_up_t)
+    )
     return Episode(fault.kind, live_s, caught_up_s, attempts)
 
 

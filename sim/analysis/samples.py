@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from sim.analysis.machine import NO_SPANS, Spans
 from sim.record.history import Floats, History, Ints, Rows
 from sim.record.ledger import Ledger
 from sim.record.observations import Kind
@@ -56,22 +57,23 @@ def renewals(history: History) -> tuple[Rows, Floats]:
     return rows.take(renewed), np.diff(rows.t, prepend=0.0)[renewed]
 
 
-def failed_publishes(history: History) -> Share:
-    """Publishes without an acknowledgement, of all publishes."""
-    failed = len(history.of(Kind.PUBLISH_FAILED))
+def failed_publishes(history: History, busy: Spans = NO_SPANS) -> Share:
+    """Publishes without an acknowledgement, of all publishes; without those that a busy machine may have given up."""
+    failed = int((~busy.may_drop(history.of(Kind.PUBLISH_FAILED).t)).sum())
     return Share(failed, failed + len(history.of(Kind.PUBLISHED)))
 
 
-def failed_tries(history: History, but: tuple[float, float] = (np.inf, -np.inf)) -> Share:
+def failed_tries(history: History, but: tuple[float, float] = (np.inf, -np.inf), busy: Spans = NO_SPANS) -> Share:
     """Tries of publishes that were refused or got no answer, of all tries; publishes, where no tries are recorded.
 
     `but`: without the tries that were under way between these two times, in seconds.
     """
     rows = history.of(Kind.PUBLISH_TRIED)
     if len(rows) == 0:
-        return failed_publishes(history)
+        return failed_publishes(history, busy)
     rows = rows.take((rows.t < but[0]) | (rows.t - np.nan_to_num(rows.value) / 1000.0 > but[1]))
-    return Share(int((~history.detail_is(rows, ["acknowledged"])).sum()), len(rows))
+    failed = ~history.detail_is(rows, ["acknowledged"]) & ~busy.may_drop(rows.t)
+    return Share(int(failed.sum()), len(rows))
 
 
 def subscribe_answers(history: History) -> int:
@@ -118,18 +120,21 @@ def fullest_window(t: Floats, width_s: float) -> int:
     return int((np.searchsorted(t, t + width_s, side="left") - np.arange(len(t))).max(initial=0))
 
 
-def bootstrap_ms(history: History) -> Floats:
-    """Time from a connect's due time to caught up: reconnects after the first fault or, without any, all connects."""
+def bootstrap_ms(history: History, busy: Spans = NO_SPANS) -> Floats:
+    """Time from a connect's due time to caught up: reconnects after the first fault or, without any, all connects.
+
+    Here and below, `busy` are times that are taken out of the samples.
+    """
     rows = history.fleet(Kind.REPLAY_COMPLETED)
     rows = rows.take(~np.isnan(rows.value))
-    after = rows.value[rows.t >= history.first_fault_t]
-    return after if len(after) else rows.value
+    after = rows.take(rows.t >= history.first_fault_t)
+    return busy.without_ms(after if len(after) else rows)
 
 
-def client_lag_events(history: History) -> Floats:
+def client_lag_events(history: History, busy: Spans = NO_SPANS) -> Floats:
     """Samples of head minus watermark, outside the fault phase."""
     rows = history.of(Kind.CLIENT_LAG)
-    rows = rows.take(rows.client < history.header.clients)
+    rows = rows.take((rows.client < history.header.clients) & ~busy.has(rows.t))
     return rows.value[~history.in_fault_phase(rows.t)]
 
 
@@ -138,7 +143,7 @@ def generator_lag_ms(history: History) -> Floats:
     return history.of(Kind.GENERATOR_LAG).value
 
 
-def publish_to_apply_ms(history: History, ledger: Ledger) -> Floats:
+def publish_to_apply_ms(history: History, ledger: Ledger, busy: Spans = NO_SPANS) -> Floats:
     """Time from the moment an event was due to be published until a client applied it.
 
     Without events due in the fault phase or before the client was first live, and without events that a client applied a
@@ -148,7 +153,8 @@ def publish_to_apply_ms(history: History, ledger: Ledger) -> Floats:
     index = ledger.published.find(applied)
     due_t = ledger.published.due_t[index] if len(ledger.published) else np.zeros(len(applied))
     live = (index >= 0) & ~history.in_fault_phase(due_t) & (due_t >= history.first_live_t[applied.client])
-    return (applied.t[live] - due_t[live]) * 1000.0
+    t, due_t = applied.t[live], due_t[live]
+    return (t - due_t - busy.within_s(due_t, t)) * 1000.0
 
 
 def _first_applied(history: History, ledger: Ledger) -> Rows:

@@ -4,6 +4,19 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+# --- of the machine ---------------------------------------------------------------------------------
+
+
+def awake_s() -> float:
+    """Seconds of the machine's monotonic clock, which nobody can set. It stands still while the machine is asleep."""
+    return time.monotonic()
+
+
+def elapsed_s() -> float:
+    """The same with the time that the machine was asleep, where the system reports that."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 # --- of runs ----------------------------------------------------------------------------------------
 
 
@@ -48,14 +61,17 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clock."""
+    """The wall clock when it is made, continued by the clock of elapsed time: setting the wall clock changes no hold."""
+
+    def __init__(self) -> None:
+        self._offset = time.time() - elapsed_s()
 
     def now(self) -> datetime:
         """See `Clock`."""
-        return datetime.now(UTC)
+        return datetime.fromtimestamp(elapsed_s() + self._offset, UTC)
 
     def sleep_until(self, moment: datetime) -> None:
-        """See `Clock`. Sleeps at most 1 s at a time, because the clock may be adjusted meanwhile."""
+        """See `Clock`. Sleeps at most 1 s at a time, because the machine may be asleep meanwhile."""
         while (left_s := (moment - self.now()).total_seconds()) > 0:
             time.sleep(min(left_s, 1.0))
 

@@ -125,6 +125,11 @@ class BlockingMockProcess(_Process):
             raise self._failure(self.stop())
 
     @property
+    def pid(self) -> int:
+        """The running process's id, or 0."""
+        return self._process.pid if self._process.poll() is None else 0
+
+    @property
     def has_died(self) -> bool:
         """Whether the process ended without being stopped."""
         return self._process.poll() is not None

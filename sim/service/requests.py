@@ -3,8 +3,10 @@
 `sockets/http.py` (asyncio) and `greenlets/http.py` (gevent) send them.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from email.utils import parsedate_to_datetime
 from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
@@ -16,6 +18,8 @@ from sim.service.forms import PageForm, RequestForm, StatusForm
 T = TypeVar("T")
 Pool = Literal["mint", "publish", "other"]
 
+_SOON_S = 1.0  # [ours] an answer that took longer is no measure of a clock
+_HALF_SECOND = 0.5  # a `Date` has whole seconds
 _JSON = {"Content-Type": "application/json"}
 
 
@@ -50,6 +54,25 @@ class Answer:
 
     def __str__(self) -> str:
         return f"{self.status_code} ({self.content_type})"  # without the body, which may hold secrets
+
+
+class TargetClock:
+    """How far the clock of a target is ahead of ours, by the `Date` of its answers."""
+
+    def __init__(self) -> None:
+        self._ahead_s: float | None = None
+
+    def note(self, headers: Mapping[str, str], sent_s: float, received_s: float) -> None:
+        """Note an answer, sent and received at these unix times. One that took long does not say when it was made."""
+        if self._ahead_s is None and received_s - sent_s < _SOON_S and "date" in headers:
+            with contextlib.suppress(ValueError, TypeError):
+                date_s = parsedate_to_datetime(headers["date"]).timestamp() + _HALF_SECOND
+                self._ahead_s = date_s - (sent_s + received_s) / 2
+
+    def take(self) -> float | None:
+        """The latest difference in seconds, once; None if no answer came since."""
+        found, self._ahead_s = self._ahead_s, None
+        return found
 
 
 @dataclass(frozen=True, slots=True)

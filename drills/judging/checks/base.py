@@ -11,7 +11,8 @@ from drills.judging.checks.registry import MISUSES
 from drills.judging.checks.specs import FIXED_RULE, CheckSpec, Origin
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import CheckResult, State
-from sim.analysis import statistics
+from sim.analysis import machine, statistics
+from sim.analysis.machine import BusyTime, Spans
 from sim.analysis.samples import Share
 from sim.analysis.statistics import Bounds
 from sim.base.errors import IllegalMoveError
@@ -38,6 +39,22 @@ class Case:
 
     drill: Drill
     history: History
+    is_excused: bool = False  # whether what our own machine may have delayed is taken out
+
+    @cached_property
+    def busy_times(self) -> list[BusyTime]:
+        """The times in which our own machine was too busy."""
+        return machine.busy_times(self.history)
+
+    @property
+    def busy(self) -> Spans:
+        """The times that are taken out of what is measured."""
+        return machine.busy_spans(self.busy_times) if self.is_excused else machine.NO_SPANS
+
+    @cached_property
+    def excused(self) -> "Case":
+        """The same evidence without what our own machine may have delayed. It can only show that a failure is not ours."""
+        return Case(self.drill, self.history, is_excused=True)
 
     @cached_property
     def ledger(self) -> Ledger:

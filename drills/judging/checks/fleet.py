@@ -26,7 +26,7 @@ _BY_MARKERS = (
     *("delivery.dropped_deliveries", "delivery.one_order", "ux.integrity", "ux.publish_to_apply_ms"),
     *("drill.invariants", "drill.audited", "drill.declared_loss"),
 )
-_BY_ROWS = ("drill.phases", "drill.steady_state", "drill.faults_observed", "drill.generator_lag_ms")
+_BY_ROWS = (*("drill.phases", "drill.steady_state", "drill.faults_observed", "drill.generator_lag_ms", "drill.wall_clocks"),)
 
 
 class _Answered(Protocol):

@@ -7,7 +7,7 @@ import numpy as np
 from drills.judging.checks.base import NAN, Answer, Case, Decide, needed, soonest_renewal_s
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
-from sim.analysis import reconnects, samples, server_metrics
+from sim.analysis import machine, reconnects, samples, server_metrics
 from sim.analysis.reconnects import NOTICE_S
 from sim.protocols.events import Outcome
 from sim.record.history import PHASES, History, Ints, Rows
@@ -18,6 +18,7 @@ from sim.server.settings import RuntimeSettings
 _LATE_SHARE = 0.05  # share of late samples from which the load generator counts as saturated
 _HIT_SHARE = 0.9  # [ours] share of the clients that a fault must disconnect
 _LOAD_SHARE = 0.9  # [ours] share of the events that the drill requests
+_CLOCK_HOLE_S = 10.0  # the longest time between two comparisons of clocks
 _HOLE_S = 1.0  # the longest gap between samples of the load generator's lateness
 _NAMING = ("drop_sockets", "restart_clients", "rolling_deploy", "close_connections")
 # Faults on the open connections of the clients they name; each connection counts once.
@@ -176,7 +177,7 @@ def _undisturbed(case: Case, threshold: Threshold | None) -> Answer:
     lost = history.fleet(Kind.DISCONNECTED)
     lost = _without_renewals(history, lost).and_then(_renewed_early(case))
     lost = lost.take((lost.t < history.first_fault_t) | (lost.t > reconnects.calm_t(history)))
-    lost = lost.take(~np.isin(lost.number, _of_deleted_logs(history)))
+    lost = lost.take(~np.isin(lost.number, _of_deleted_logs(history)) & ~case.busy.may_drop(lost.t))
     lives = len(history.fleet(Kind.SUBSCRIBED))
     resets = server_metrics.unexplained_resets(history)
     if len(lost):
@@ -241,6 +242,22 @@ def _converged(case: Case, threshold: Threshold | None) -> Answer:
         clients,
         f"{len(pending)} of {clients} clients did not converge: {why or 'no reason recorded'}",
     )
+
+
+def _wall_clocks(case: Case, threshold: Threshold | None) -> Answer:
+    """Decide whether our wall clock and the target's were right the whole time: tokens and windows of time depend on them."""
+    if case.history.header.clock == "virtual":
+        return Answer(State.PASS, 0, len(case.history), "simulated time has no wall clock")
+    ours, theirs = machine.own_clock(case.history), machine.target_clock(case.history)
+    if ours.longest_hole_s > _CLOCK_HOLE_S:
+        why = f"for {ours.longest_hole_s:.3g} s our wall clock was not compared with the monotonic clock"
+        return Answer(State.ERROR, NAN, ours.n, why)
+    for which, found in (("our wall clock left the monotonic clock", ours), ("the target's clock left ours", theirs)):
+        if abs(found.seconds) > machine.MAX_CLOCK_OFF_S or (found.n and found.seconds != found.seconds):
+            why = f"{which} by {found.seconds:+.1f} s at {found.t:.1f} s; at most {machine.MAX_CLOCK_OFF_S:g} s are allowed"
+            return Answer(State.ERROR, abs(found.seconds), found.n, why)
+    seen = f"the target's {theirs.n} times, at most {theirs.seconds:+.1f} s off" if theirs.n else "the target's not at all"
+    return Answer(State.PASS, abs(ours.seconds), ours.n, f"our clock was compared {ours.n} times, {seen}")
 
 
 def generator_lag(case: Case, threshold: Threshold | None) -> Answer:
@@ -342,6 +359,7 @@ DECISIONS: Mapping[str, Decide] = {
     "drill.undisturbed": _undisturbed,
     "drill.load": _load,
     "drill.generator_lag_ms": generator_lag,
+    "drill.wall_clocks": _wall_clocks,
     "drill.converged": _converged,
     "drill.audited": _audited,
     "drill.declared_loss": _declared_loss,

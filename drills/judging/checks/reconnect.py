@@ -15,7 +15,7 @@ _CHANCE = 0.05
 
 
 def _live_again(case: Case, threshold: Threshold | None) -> Answer:
-    episodes = reconnects.episodes(case.history)
+    episodes = reconnects.episodes(case.history, case.busy)
     if not episodes:
         return Answer(State.NOT_RUN, NAN, 0, "no fault disconnected a client")
     found = [(reconnects.time_until(0.99, episode.live_s), episode.fault, episode.clients) for episode in episodes]
@@ -77,7 +77,7 @@ def _heartbeat_timeouts(case: Case, threshold: Threshold | None) -> Answer:
     lives, seconds = len(history.fleet(Kind.SUBSCRIBED)), history.duration_s
     if lives == 0 or seconds <= 0:
         return Answer(State.NO_DATA, NAN, 0, "no client was ever live")
-    timeouts = len(history.fleet(Kind.HEARTBEAT_TIMEOUT))
+    timeouts = int((~case.busy.may_drop(history.fleet(Kind.HEARTBEAT_TIMEOUT).t)).sum())
     rate = timeouts / seconds
     state = State.PASS if rate <= limit.threshold else State.FAIL
     return Answer(state, rate, lives, f"{timeouts} heartbeat timeouts in {seconds:.0f} s, over {lives} live periods")

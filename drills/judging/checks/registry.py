@@ -240,6 +240,11 @@ _OF_RUNS = (
     CheckSpec(
         *("drill.generator_lag_ms", "ms", "lateness of the load generator itself", "p95"), origin="synthetic", keys=_MINIMUM_N
     ),
+    rule(
+        *("drill.wall_clocks", "s", "how far our wall clock and the target's were off"),
+        "ours by the monotonic clock, the target's by the Date of its answers, the median of five; an error over 5 s",
+        origin="synthetic",
+    ),
     rule("drill.converged", "clients", "clients that did not reach the heads of their streams", window="settle"),
     rule(
         *("drill.audited", "ok", "a fresh client reads everything that is retained", "it caught up"),

@@ -29,11 +29,11 @@ def _stale_cursors(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _bootstrap(case: Case, threshold: Threshold | None) -> Answer:
-    return by_percentile(samples.bootstrap_ms(case.history), _P95, needed(threshold), "bootstraps")
+    return by_percentile(samples.bootstrap_ms(case.history, case.busy), _P95, needed(threshold), "bootstraps")
 
 
 def _client_lag(case: Case, threshold: Threshold | None) -> Answer:
-    return by_percentile(samples.client_lag_events(case.history), _P95, needed(threshold), "lag samples")
+    return by_percentile(samples.client_lag_events(case.history, case.busy), _P95, needed(threshold), "lag samples")
 
 
 def _divergence(case: Case, threshold: Threshold | None) -> Answer:
@@ -47,12 +47,12 @@ def _stale_loops(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _failed_publishes(case: Case, threshold: Threshold | None) -> Answer:
-    return by_ratio(samples.failed_publishes(case.history), needed(threshold), "publishes failed")
+    return by_ratio(samples.failed_publishes(case.history, case.busy), needed(threshold), "publishes failed")
 
 
 def _failed_tries(case: Case, threshold: Threshold | None) -> Answer:
     """Judge the tries while no fault is active. Of a few tries, none may fail."""
-    tries = samples.failed_tries(case.history, but=(case.history.first_fault_t, reconnects.calm_t(case.history)))
+    tries = samples.failed_tries(case.history, (case.history.first_fault_t, reconnects.calm_t(case.history)), case.busy)
     if tries.n and not tries.hits:
         return Answer(State.PASS, 0.0, tries.n, f"none of {tries.n} tries of publishes failed while no fault was active")
     return by_ratio(tries, needed(threshold), "tries of publishes failed while no fault was active")
@@ -83,9 +83,8 @@ def _integrity(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _publish_to_apply(case: Case, threshold: Threshold | None) -> Answer:
-    return by_percentile(
-        samples.publish_to_apply_ms(case.history, case.ledger), _P95, needed(threshold), "deliveries outside the fault phase"
-    )
+    found = samples.publish_to_apply_ms(case.history, case.ledger, case.busy)
+    return by_percentile(found, _P95, needed(threshold), "deliveries outside the fault phase")
 
 
 DECISIONS: Mapping[str, Decide] = {

@@ -71,7 +71,13 @@ class DrillRun:
         self._background = BackgroundGreenlets(self.stop)
         self._mock: BlockingMockProcess | None = None
         self._workers = tuple(workers)
-        self._lag = LagMonitor(self.clock, self._recorder, "master" if workers else "")
+        self._lag = LagMonitor(
+            self.clock,
+            self._recorder,
+            "master" if workers else "",
+            self._server_pid,
+            lambda: self._endpoints.target_clock.take(),
+        )
         fleet = plan.drill.fleet.clients
         self._others = Workers(workers, fleet, send, self.clock, self._recorder, self.live, self.stop)
         self.replaced = Event()  # set when another run has started
@@ -138,6 +144,10 @@ class DrillRun:
     def _note_death(self) -> None:
         if self._mock is not None and self._mock.has_died:
             self.record("runtime_died")
+
+    def _server_pid(self) -> int:
+        """The process id of the mock that this run started; 0 without one."""
+        return self._mock.pid if self._mock is not None else 0
 
     def _start_mock(self) -> Endpoints:
         options = ServeOptions(self.plan.drill.runtime, self.plan.switches)

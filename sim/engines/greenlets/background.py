@@ -7,6 +7,7 @@ import gevent
 from gevent.pool import Group
 
 from sim.base.clocks import WallClock
+from sim.record.machine import MachineMonitor
 from sim.record.parquet import Collector
 
 _LAG_PERIOD_S = 0.05
@@ -42,9 +43,20 @@ class BackgroundGreenlets:
 
 
 class LagMonitor:
-    """Measures how late this process's timers are, so that a slow load generator is not mistaken for a slow service."""
+    """Measures how late this process's timers are, and the state of the machine.
 
-    def __init__(self, clock: WallClock, recorder: Collector, name: str = "") -> None:
+    So a slow load generator is not mistaken for a slow service.
+    """
+
+    def __init__(
+        self,
+        clock: WallClock,
+        recorder: Collector,
+        name: str = "",
+        server: Callable[[], int] = lambda: 0,
+        target_ahead_s: Callable[[], float | None] = lambda: None,
+    ) -> None:
+        self._machine = MachineMonitor(recorder, server, target_ahead_s, name)
         self._clock = clock
         self._recorder = recorder
         self._name = name
@@ -60,3 +72,4 @@ class LagMonitor:
                 t = self._clock.now() - self._clock.began
                 self._recorder.add(t, "generator_lag", value=self.ms, detail=self._name)
                 due += _LAG_PERIOD_S
+            self._machine.sample(self._clock.now() - self._clock.began)

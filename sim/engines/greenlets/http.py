@@ -1,6 +1,7 @@
 """Sends requests to the service from greenlets over pooled keep-alive connections, and reads the answers."""
 
 import ssl
+import time
 from collections.abc import Callable, Mapping
 from typing import Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlsplit
@@ -16,7 +17,7 @@ from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.metrics_book import MAX_BODY_BYTES, Fetched
 from sim.engines.shared.service_api import MAX_CONNECTIONS, REQUEST_TIMEOUT_S
 from sim.service.metrics import OK
-from sim.service.requests import Answer, Command, NoAnswerError, Pool, RefusedError, Request, UntrustedError
+from sim.service.requests import Answer, Command, NoAnswerError, Pool, RefusedError, Request, TargetClock, UntrustedError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -61,6 +62,7 @@ class GreenletHttp:
 
     def __init__(self, endpoints: Endpoints) -> None:
         self.endpoints = endpoints
+        self.target_clock = TargetClock()
         self._pools: dict[tuple[Pool, str], HTTPClient] = {}  # by pool and address
 
     def close(self) -> None:
@@ -99,11 +101,13 @@ class GreenletHttp:
         key, path = (request.pool, f"{parts.scheme}://{parts.netloc}"), parts._replace(scheme="", netloc="").geturl()
         if key not in self._pools:
             self._pools[key] = http_client(key[1], MAX_CONNECTIONS[request.pool])
+        sent_s = time.time()
         try:
             answer = self._pools[key].request(request.method, path, request.body, request.all_headers)
             content = bytes(answer.read())
             kind = str(answer.get("content-type", "no content type")).partition(";")[0]
             headers = {name.lower(): value for name, value in answer.items()}
+            self.target_clock.note(headers, sent_s, time.time())
             return Answer(answer.status_code, kind, content, headers)
         except ssl.SSLCertVerificationError as error:
             raise UntrustedError(str(error)) from None

@@ -46,6 +46,7 @@ from sim.engines.sockets.target_monitor import TargetMonitor
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
 from sim.protocols import registry
+from sim.record.machine import MachineMonitor
 from sim.record.run_header import RunHeader, write_header
 from sim.server.settings import Switches
 
@@ -235,7 +236,8 @@ class _SocketsRun:
         self._make_clients(links)
         self.actions = self._fault_actions(http, healthy, links)
         self._phases = PhaseRunner(self._drill, self._faults, self)
-        self._keep_on(monitor_own_lag(self._clock, self.record))
+        machine = MachineMonitor(self._recorder, self._server_pid, http.target_clock.take)
+        self._keep_on(monitor_own_lag(self._clock, self.record, machine))
         if self._fleet:
             self._keep_on(sample_client_lag(self._fleet, self._publishing.heads, self._recorder, self.record))
         if self._drill.expect.retired_routes:
@@ -254,6 +256,10 @@ class _SocketsRun:
                 over.close()
             await asyncio.sleep(_GOODBYE_S)
             await links.close()
+
+    def _server_pid(self) -> int:
+        """The process id of the mock that this run started; 0 without one."""
+        return self._process.pid if self._process is not None else 0
 
     async def _protocol_publisher(self, http: ServiceHttp) -> ProtocolPublisher | None:
         """Connect the publisher, where the target wants events published over the protocol."""

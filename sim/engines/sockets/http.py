@@ -1,6 +1,7 @@
 """Sends requests to the service on asyncio, thousands per second, and reads the answers."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -12,7 +13,7 @@ from sim.base.redaction import Redactor
 from sim.engines.shared import service_api
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.service_api import MAX_CONNECTIONS, REQUEST_TIMEOUT_S
-from sim.service.requests import Answer, Command, NoAnswerError, RefusedError, Request, UntrustedError
+from sim.service.requests import Answer, Command, NoAnswerError, RefusedError, Request, TargetClock, UntrustedError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,6 +28,7 @@ class ServiceHttp:
 
     def __init__(self, endpoints: Endpoints) -> None:
         self.endpoints = endpoints
+        self.target_clock = TargetClock()
         self._pools = {pool: asyncio.Semaphore(count) for pool, count in MAX_CONNECTIONS.items()}
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=sum(MAX_CONNECTIONS.values())),
@@ -72,12 +74,14 @@ class ServiceHttp:
         return request.read(answer)
 
     async def _exchange(self, request: Request[T]) -> Answer:
+        sent_s = time.time()
         try:
             async with self._session.request(
                 request.method, request.url, headers=request.all_headers, data=request.body, allow_redirects=False
             ) as answer:
                 kind = answer.headers.get("Content-Type", "no content type").partition(";")[0]
                 headers = {name.lower(): value for name, value in answer.headers.items()}
+                self.target_clock.note(headers, sent_s, time.time())
                 return Answer(answer.status, kind, await answer.read(), headers)
         except aiohttp.ClientConnectorCertificateError as error:
             raise UntrustedError(str(error.certificate_error)) from None

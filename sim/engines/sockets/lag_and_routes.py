@@ -9,6 +9,7 @@ from sim.drill.fault_lifecycle import Record
 from sim.engines.shared import client_setup, service_api
 from sim.engines.sockets.client import ClientDriver
 from sim.engines.sockets.http import ServiceHttp
+from sim.record.machine import MachineMonitor
 from sim.record.parquet import Recorder
 from sim.service.paths import RETIRED
 
@@ -18,14 +19,15 @@ _MAX_SAMPLED = 500  # clients whose lag is sampled each time; more would load th
 _ROUTE_PERIOD_S = 0.1
 
 
-async def monitor_own_lag(clock: WallClock, record: Record) -> None:
-    """Record how late this process's timers are, in ms. A long stall counts as many late ticks."""
+async def monitor_own_lag(clock: WallClock, record: Record, machine: MachineMonitor) -> None:
+    """Record the state of the machine, and how late this process's timers are, in ms. A long stall is many late ticks."""
     due = clock.now() + _LAG_PERIOD_S
     while True:
         await asyncio.sleep(max(due - clock.now(), 0))
         while (late_s := clock.now() - due) >= 0:
             record("generator_lag", value=late_s * 1000)
             due += _LAG_PERIOD_S
+        machine.sample(clock.now() - clock.began)
 
 
 async def sample_client_lag(

@@ -12,12 +12,12 @@ import numpy as np
 from drills.judging.checks.base import NAN, Answer, by_ratio, needed
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
-from drills.rollout.verdict.window_data import names
+from drills.rollout.verdict.window_data import clients, names
 from drills.rollout.verdict.window_data.base import Source, doubted, from_clients, trusted, unserved
 from drills.rollout.verdict.window_data.clients import share_of, total
 from drills.rollout.verdict.window_data.counters import Counted, counted, promised
 from drills.rollout.verdict.window_data.stage_window import StageWindow
-from sim.analysis import samples, statistics
+from sim.analysis import statistics
 from sim.analysis.samples import Share
 from sim.record.history import Floats
 
@@ -27,7 +27,7 @@ KINDS = (
     ("connects", names.AUTH_FAILURES, names.CONNECTS),
 )
 _Pairs = Mapping[str, tuple[Counted, Counted]]  # kind -> errors and tries
-SHARES = {"tokens": samples.token_refusals, "connects": samples.auth_refusals, "publishes": samples.failed_tries}
+SHARES = {"tokens": clients.tokens, "connects": clients.connects, "publishes": clients.publish_tries}
 
 
 class _Tally(NamedTuple):

@@ -23,7 +23,7 @@ def _reconnects(case: Case) -> int:
 
 
 def _timeouts(case: Case) -> int:
-    return len(case.history.fleet(Kind.HEARTBEAT_TIMEOUT))
+    return int((~case.busy.may_drop(case.history.fleet(Kind.HEARTBEAT_TIMEOUT).t)).sum())
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from drills.rollout.verdict.window_data.base import Source, from_clients
 from drills.rollout.verdict.window_data.stage_window import StageWindow
 from sim.analysis import samples
 from sim.analysis.samples import Share
-from sim.record.history import Floats, History
+from sim.record.history import Floats
 from sim.record.observations import Kind
 
 _REFUSED, _NO_TOKEN = "connects refused for their token", "token requests refused"
@@ -20,16 +20,16 @@ _WRONG_EVENTS = "events applied twice, out of order, past a gap or with a wrong 
 
 def bootstrap_ms(case: Case) -> Floats:
     """Times from connect due to caught up."""
-    return samples.bootstrap_ms(case.history)
+    return samples.bootstrap_ms(case.history, case.busy)
 
 
 def publish_to_apply_ms(case: Case) -> Floats:
     """Times from publish due to applied."""
-    return samples.publish_to_apply_ms(case.history, case.ledger)
+    return samples.publish_to_apply_ms(case.history, case.ledger, case.busy)
 
 
 def _client_lag(case: Case) -> Floats:
-    return samples.client_lag_events(case.history)
+    return samples.client_lag_events(case.history, case.busy)
 
 
 def _stale(window: StageWindow, limit: Threshold) -> Answer:
@@ -51,15 +51,16 @@ def _replay_errors(window: StageWindow, limit: Threshold) -> Answer:
     return by_count(share.hits, share.n, limit, "replay errors", "answers to subscribes")
 
 
-def _share_of_replay_errors(history: History) -> Share:
+def _share_of_replay_errors(case: Case) -> Share:
     """Malformed frames and subscribes refused for other reasons than the token, among all answers to subscribes."""
+    history = case.history
     refused = history.fleet(Kind.SUBSCRIBE_REFUSED)
     others = len(refused) - int(history.detail_is(refused, samples.AUTH_CODES).sum())
     return Share(others + len(history.fleet(Kind.MALFORMED)), samples.subscribe_answers(history))
 
 
 def _count_failed_publishes(case: Case) -> int:
-    return samples.failed_publishes(case.history).hits
+    return clients.publishes(case).hits
 
 
 def _count_dropped(case: Case) -> int:
@@ -77,12 +78,12 @@ def _surge(metrics: tuple[str, ...], code: str, what: str) -> tuple[Source, ...]
 SOURCES: Mapping[str, tuple[Source, ...]] = {
     "error.websocket_auth_error_ratio": (
         servers.ratio(names.AUTH_FAILURES, names.CONNECTS, _REFUSED),
-        clients.ratio("connects", samples.auth_refusals, _REFUSED),
+        clients.ratio("connects", clients.connects, _REFUSED),
     ),
-    "error.websocket_auth_error_ratio_10m": (clients.ratio_per_span("connects", samples.auth_refusals, _REFUSED),),
+    "error.websocket_auth_error_ratio_10m": (clients.ratio_per_span("connects", clients.connects, _REFUSED),),
     "error.token_issue_failure_ratio": (
         servers.ratio(names.TOKEN_FAILURES, names.TOKEN_TRIES, _NO_TOKEN),
-        clients.ratio("tokens", samples.token_refusals, _NO_TOKEN),
+        clients.ratio("tokens", clients.tokens, _NO_TOKEN),
     ),
     "error.stale_cursors": (servers.count_per_span(names.STALE_CURSORS, "stale answers"), from_clients(_stale)),
     "error.unauthorized_surge": _surge(names.UNAUTHORIZED, "unauthorized", "refusals as unauthorized"),
@@ -101,7 +102,7 @@ SOURCES: Mapping[str, tuple[Source, ...]] = {
     "replay.stale_loops": (clients.counted("replay.stale_loops", "stale loops", "answers to subscribes"),),
     "delivery.failed_publish_ratio": (
         servers.ratio(names.PUBLISH_FAILED, names.PUBLISH_TRIES, "publishes failed"),
-        clients.ratio("publishes", samples.failed_publishes, "publishes failed", "synthetic"),
+        clients.ratio("publishes", clients.publishes, "publishes failed", "synthetic"),
     ),
     "delivery.failed_publish_growth": (
         growth.of_servers(names.PUBLISH_FAILED, "failed publishes"),

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from drills.judging.checks.base import NAN, Answer
+from drills.judging.checks.base import NAN, Answer, Case
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from drills.rollout.verdict.window_data.base import Source, Suspicion, from_clients, from_servers
@@ -14,7 +14,6 @@ from drills.rollout.verdict.window_data.clients import worst as worst_of
 from drills.rollout.verdict.window_data.counters import Counted, counted
 from drills.rollout.verdict.window_data.stage_window import StageWindow
 from sim.analysis.samples import Share
-from sim.record.history import History
 from sim.record.observations import Kind
 
 _NO_BASELINE = "{} in {:g} s, without an hour before them to compare with"
@@ -79,7 +78,8 @@ def _compared(low: float, high: float, usual_low: float, usual_high: float, limi
 def of_clients(code: str, what: str) -> Source:
     """Decide by the refusals that canary check clients received, per connect, because they are not always connected."""
 
-    def share_of(history: History) -> Share:
+    def share_of(case: Case) -> Share:
+        history = case.history
         refused = history.fleet(Kind.CONNECT_FAILED, Kind.SUBSCRIBE_REFUSED)
         return Share(int(history.detail_is(refused, [code]).sum()), len(history.fleet(Kind.CONNECT_ATTEMPTED)))
 

@@ -16,21 +16,41 @@ from drills.judging.checks.verdicts import State
 from drills.rollout.verdict.window_data.base import Source, from_clients, most_severe
 from drills.rollout.verdict.window_data.stage_window import CanaryCheck, StageWindow
 from sim.analysis import statistics
-from sim.analysis.samples import Share
+from sim.analysis.samples import Share, auth_refusals, failed_publishes, failed_tries, token_refusals
 from sim.analysis.statistics import Bounds
-from sim.record.history import Floats, History
+from sim.record.history import Floats
 
 SPAN_S = 600.0  # length of the spans; the worst span decides
 MAX_LEFT_OUT_SHARE = 0.1  # [ours] share of canary checks: cut short, failed, or with a late load generator
 _DRILL_CHECKS = {**service.DECISIONS, **phases.DECISIONS}
 _GENERATOR = Threshold(threshold=250.0, comparator="<=", unit="ms", source="[ours]", minimum_n=20)
-ShareOf = Callable[[History], Share]
+ShareOf = Callable[[Case], Share]
 SamplesOf = Callable[[Case], Floats]
 
 
 def share_of(check: CanaryCheck, name: str, of: ShareOf) -> Share:
     """The hits and the sample size of one canary check."""
-    return check.once(f"share.{name}", lambda case: of(case.history))
+    return check.once(f"share.{name}", of)
+
+
+def tokens(case: Case) -> Share:
+    """Token requests refused, of all."""
+    return token_refusals(case.history)
+
+
+def connects(case: Case) -> Share:
+    """Connects refused for their token, of all."""
+    return auth_refusals(case.history)
+
+
+def publishes(case: Case) -> Share:
+    """Failed publishes, of all."""
+    return failed_publishes(case.history, case.busy)
+
+
+def publish_tries(case: Case) -> Share:
+    """Tries of publishes without an acknowledgement, of all."""
+    return failed_tries(case.history, busy=case.busy)
 
 
 def total(shares: Iterable[Share]) -> Share:

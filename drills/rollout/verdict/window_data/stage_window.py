@@ -16,6 +16,8 @@ from drills.judging.checks.base import Case
 from drills.judging.checks.verdicts import State
 from drills.rollout.setup.records import Coverage, Revisions, Snapshot
 from drills.rollout.setup.stages import MAX_HOLE_INTERVALS
+from sim.analysis import machine
+from sim.analysis.machine import BusyTime
 from sim.base.clocks import from_iso
 from sim.drill.model import Drill
 from sim.record.history import Floats, History, Ints, Mask
@@ -38,6 +40,7 @@ class CanaryCheck:
     source: History | Callable[[], History]  # observations, or a function to read them: those of a day do not fit into memory
     drill: Drill
     path: str  # its folder, relative to the stage's
+    is_excused: bool = False  # whether what our own machine may have delayed is taken out
     _known: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -48,8 +51,18 @@ class CanaryCheck:
     def once(self, name: str, compute: Callable[[Case], T]) -> T:
         """Compute a value from this check alone, only once, because a hold is evaluated many times."""
         if name not in self._known:
-            self._known[name] = compute(Case(self.drill, self.history))
+            self._known[name] = compute(Case(self.drill, self.history, self.is_excused))
         return cast(T, self._known[name])
+
+    @property
+    def busy_times(self) -> list[BusyTime]:
+        """The times in which our own machine was too busy."""
+        return self.once("busy_times", lambda case: case.busy_times)
+
+    @property
+    def excused(self) -> "CanaryCheck":
+        """The same check without what our own machine may have delayed."""
+        return self.once("excused", lambda _: replace(self, is_excused=True, _known={}))
 
     @property
     def duration_s(self) -> float:
@@ -102,6 +115,18 @@ class StageWindow:
     def of_checks(self, checks: "Iterable[CanaryCheck]") -> "StageWindow":
         """Copy the window with other canary checks."""
         return replace(self, canary_checks=tuple(checks), expected_canary_checks=None)
+
+    @property
+    def busy_times(self) -> str:
+        """When our own machine was too busy, in words; empty if it never was."""
+        busy = [check for check in self.canary_checks if check.busy_times]
+        where = f"in {len(busy)} of {len(self.canary_checks)} canary checks"
+        return f"{where}, as in {busy[0].path} {machine.in_words(busy[0].busy_times)}" if busy else ""
+
+    @property
+    def excused(self) -> "StageWindow":
+        """The same window without what our own machine may have delayed in its canary checks."""
+        return replace(self, canary_checks=tuple(check.excused for check in self.canary_checks))
 
     @property
     def seconds(self) -> float:
