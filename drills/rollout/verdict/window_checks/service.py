@@ -102,7 +102,7 @@ SOURCES: Mapping[str, tuple[Source, ...]] = {
     "replay.stale_loops": (clients.counted("replay.stale_loops", "stale loops", "answers to subscribes"),),
     "delivery.failed_publish_ratio": (
         servers.ratio(names.PUBLISH_FAILED, names.PUBLISH_TRIES, "publishes failed"),
-        clients.ratio("publishes", clients.publishes, "publishes failed", "synthetic"),
+        clients.ratio("failed_publishes", clients.publishes, "publishes failed", "synthetic"),
     ),
     "delivery.failed_publish_growth": (
         growth.of_servers(names.PUBLISH_FAILED, "failed publishes"),
