@@ -71,7 +71,7 @@ class Ledger:
 
     @cached_property
     def expected(self) -> int:
-        """Number of deliveries due to the fleet: above a client's first baseline, or acknowledged after it was live."""
+        """Number of deliveries due to the fleet: above a client's first baseline, or sent after it was live."""
         pairs, published = self._pairs, self.published
         first = published.index_after(pairs.stream, pairs.lower)
         last = published.index_after(pairs.stream, np.full(len(pairs.stream), SPAN - 1))
@@ -225,7 +225,7 @@ class Ledger:
         return f"{self.history.streams[stream]}, {which}"
 
     def _below_baseline(self, spans: Intervals) -> tuple[Ints, Ints]:
-        """Events at or below a client's first baseline that were acknowledged while it was live: the baseline is wrong.
+        """Events at or below a client's first baseline that were sent while it was live: the baseline is wrong.
 
         Returns indices into `published` and into `_pairs`. They are rare, so they are paired one by one.
         """
@@ -237,22 +237,16 @@ class Ledger:
         begin = published.index_after(stream, spans.low[suspect])
         end = np.maximum(published.index_after(stream, spans.high[suspect]), begin)
         index, source = _expand(begin, end)
-        late = self._published_t[index] > pairs.live_t[owner[source]]
+        late = published.sent_t[index] > pairs.live_t[owner[source]]
         return index[late], owner[source][late]
 
-    @cached_property
-    def _published_t(self) -> Floats:
-        """From when on each event is due to live clients: acknowledged or, where a client's first baseline is unknown, sent."""
-        is_unsure = self.history.starts_from_now_on or not self._has_positions
-        return self.published.sent_t if is_unsure else self.published.acknowledged_t
-
     def _lowest_after(self, stream: Ints, t: Floats) -> Ints:
-        """Per row, the lowest place of its stream among events published after time `t`."""
+        """Per row, the lowest place of its stream among events sent after time `t`."""
         lowest = np.full(len(stream), SPAN, np.int64)
         for code in np.unique(stream):
             of_stream = self.published.stream == code
-            when = np.argsort(self._published_t[of_stream], kind="stable")
-            times = self._published_t[of_stream][when]
+            when = np.argsort(self.published.sent_t[of_stream], kind="stable")
+            times = self.published.sent_t[of_stream][when]
             minima = np.minimum.accumulate(self.published.place[of_stream][when][::-1])[::-1]
             mine = stream == code
             index = np.searchsorted(times, t[mine], side="right")

@@ -287,6 +287,12 @@ LEGAL: dict[str, Story] = {
     .tell(4.0, Kind.SUBSCRIBED, 0)
     .tell(4.0, Kind.SUBSCRIBED, 1),
     "stale_client_that_settled_has_recovered": stale(whole(), 0, 3.0).tell(9.0, Kind.SETTLED, 0),
+    "event_in_flight_at_a_start_may_lie_below_it": Story(1)
+    .publish(1, t=0.6, value=200.0)
+    .fresh(0, baseline=1)
+    .publish(2)
+    .apply(0, 2)
+    .audit(1, 2),
     "declared_loss_is_not_silent": one_stream(1, 2, forgotten=4)
     .tell(3.0, Kind.REBOOTSTRAPPED, 0, STREAM, 4, value=2.0, detail="retained")
     .tell(3.0, Kind.DECLARED_LOSS, 0, STREAM, 4, value=2.0)

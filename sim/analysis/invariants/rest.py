@@ -58,7 +58,9 @@ def _seen(history: History) -> tuple[Rows, Ints]:
     readers, keys = readers.take(mine), keys[mine]
     order = np.lexsort((readers.t, keys))
     found, first = np.unique(keys[order], return_index=True)
-    t, seq = readers.t[order][first], readers.seq[order][first]
+    t = readers.t[order][first]
+    order = np.lexsort((readers.client != history.header.auditor, keys))  # of different positions, the auditor's counts
+    seq = readers.seq[order][np.unique(keys[order], return_index=True)[1]]
     acknowledged = history.of(Kind.PUBLISHED)
     is_seen = np.isin(wanted, found) & ~np.isin(wanted, acknowledged.stream * SPAN + acknowledged.marker)
     failed, wanted = failed.take(is_seen), wanted[is_seen]
