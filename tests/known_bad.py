@@ -160,6 +160,21 @@ def stale(*clients: int) -> Callable[[Story], Story]:
     return told(Kind.STALE, *clients, stream=STREAM, seq=1, attempt=1, detail="retention_floor_breach")
 
 
+def swaps_what_is_read_back(story: Story) -> Story:
+    """The service returns two events in another order than all clients applied them, without positions."""
+    for number, other in ((7, 999), (8, 7), (999, 8)):
+        story = changed_marker(story, number, other)
+    return changed(Kind.READ_BACK, seq=-1)(story)
+
+
+def changed_marker(story: Story, number: int, other: int) -> Story:
+    return story.changed(lambda row: row.kind is Kind.READ_BACK and row.marker == number, marker=other)
+
+
+def changed_position(kind: Kind, marker: int, seq: int) -> Callable[[Story], Story]:
+    return lambda story: story.changed(lambda row: row.kind is kind and row.marker == marker, seq=seq)
+
+
 def read_back(story: Story) -> Story:
     """The service returned all 330 events over HTTP, in order, once."""
     story = story.marked()
@@ -225,6 +240,8 @@ KNOWN_BAD = (
         by=lambda story: story.changed(lambda row: row.kind is Kind.READ_BACK and row.seq == 7, detail="checksum"),
         prepare=read_back,
     ),
+    known_bad("stored_otherwise", by=swaps_what_is_read_back, prepare=read_back),
+    known_bad("stored_otherwise", by=changed_position(Kind.READ_BACK, 7, 1007), prepare=read_back),
     known_bad("false_start", by=begins_at_the_head),
     known_bad("runtime_died", by=told(Kind.RUNTIME_DIED, -1)),
     *map(granted, NEGATIVE_CLIENTS),

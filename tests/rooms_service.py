@@ -6,7 +6,7 @@ sign; publishes need a signature of the body in a header; there is one form of e
 With `--gate`, tickets come from the service instead: a client enters in two steps, and then asks for a ticket with its pass.
 Passes can be taken away, one by one or some at once; then their sockets end, and their tickets are refused.
 
-    python rooms_service.py [--drop EVERY] [--gate] [--defect ignore_revocations|keep_sockets|accept_tickets]
+    python rooms_service.py [--drop EVERY] [--gate] [--defect ignore_revocations|keep_sockets|accept_tickets|read_otherwise]
 """
 
 import argparse
@@ -123,7 +123,10 @@ class Rooms(Theirs):
         if path.startswith("/rooms/") and f"chat/{unquote(path.split('/')[2])}" in self.logs:
             topic = f"chat/{unquote(path.split('/')[2])}"
             if method == "GET":
-                return 200, {"said": [entry["payload"] for entry in self.logs[topic]]}
+                said = [entry["payload"] for entry in self.logs[topic]]
+                if self.defect == "read_otherwise":
+                    said[5:7] = said[5:7][::-1]
+                return 200, {"said": said}
             if headers.get("x-signature") != signature(body):
                 return 401, {"oops": "bad signature"}
             return self.say(topic, headers["x-once"], json.loads(body)["words"])

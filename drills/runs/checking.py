@@ -9,6 +9,7 @@ from drills.judging.checks.thresholds import DEFAULT_PATH
 from drills.runs import predictions, simulations, targets, variants
 from drills.runs.request import ENGINES, SIMULATED, Request
 from sim.base.errors import NotRunnableError, UsageError
+from sim.drill.fault_kinds import ConcurrentAppends
 from sim.drill.model import Drill, runs_on
 from sim.protocols import registry
 from sim.server.settings import DEFECTS, Switches
@@ -94,6 +95,7 @@ def _require_runnable(drill: Drill, request: Request, endpoints: "Endpoints | No
     else:
         _require_served(request)
     _require_abilities(drill, request, endpoints)
+    _require_overlaps(drill)
     if drill.variants:
         _check_variants(drill, request)
     elif not runs_on(drill, request.engine):
@@ -120,6 +122,15 @@ def _require_abilities(drill: Drill, request: Request, endpoints: "Endpoints | N
     if "epochs" in drill.needs and not able.has_epochs:
         raise NotRunnableError(
             f"drill '{drill.name}' needs positions with epochs, and protocol '{name}' has none. Run 'log_recreated' instead."
+        )
+
+
+def _require_overlaps(drill: Drill) -> None:
+    """Raise `NotRunnableError` for a drill of overlapping appends whose load lets none overlap."""
+    if drill.load.in_flight_per_stream == 1 and any(isinstance(fault, ConcurrentAppends) for fault in drill.faults):
+        raise NotRunnableError(
+            f"drill '{drill.name}' publishes several events to a stream at once, and 'load.in_flight_per_stream' is 1. "
+            "Leave that setting out, or run another drill."
         )
 
 

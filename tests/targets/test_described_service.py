@@ -119,6 +119,14 @@ def test_a_described_service_that_drops_events_is_red(tmp_path: Path) -> None:
     assert said.code == ExitCode.NO_GO, said
 
 
+def test_a_service_that_stores_another_order_than_its_clients_got_is_red_by_name(tmp_path: Path) -> None:
+    with rooms(tmp_path, "--defect", "read_otherwise") as targets:
+        said = drilled(tmp_path, targets, "--json")
+    (drill,) = json.loads(said.out)["drills"]
+    assert said.code == ExitCode.NO_GO, said
+    assert "stored_otherwise" in {violation["invariant"] for violation in drill["violations"]}
+
+
 @pytest.mark.parametrize(
     ("right", "wrong", "item", "advice"),
     [

@@ -37,6 +37,7 @@ INVARIANTS: dict[str, Callable[[Evidence], Rows | Iterator[Violation]]] = {
     "stored_lost": stored.stored_lost,
     "stored_twice": stored.stored_twice,
     "stored_altered": stored.stored_altered,
+    "stored_otherwise": stored.stored_otherwise,
     "jumbled_message": content.jumbled_message,
     "needless_loss": replays.needless_loss,
     "early_replay_complete": replays.early_replay_complete,

@@ -4,7 +4,7 @@ import numpy as np
 
 from sim.analysis.invariants.evidence import Evidence
 from sim.analysis.invariants.watermarks import events
-from sim.record.history import Rows
+from sim.record.history import Ints, Mask, Rows
 from sim.record.observations import Kind
 
 
@@ -31,3 +31,37 @@ def stored_altered(evidence: Evidence) -> Rows:
     """Events that the service returned over HTTP with another content."""
     rows = evidence.history.of(Kind.READ_BACK)
     return rows.take(~evidence.history.detail_is(rows, [""]))
+
+
+def stored_otherwise(evidence: Evidence) -> Rows:
+    """Events that clients applied in another order than the service returned them over HTTP, or at another position.
+
+    Which events are there, and their contents, other invariants compare. Opaque positions promise no order of live events.
+    """
+    walk, stored = evidence.walk, evidence.history.of(Kind.READ_BACK)
+    stored = stored.take(stored.marker >= 0)
+    keys, first = np.unique(events(stored), return_index=True)
+    is_meant = walk.applied & (walk.rows.marker >= 0) & ~walk.twice & ~walk.back
+    rows, epoch = walk.rows.take(is_meant), walk.epoch[is_meant]
+    at = np.minimum(np.searchsorted(keys, events(rows)), max(len(keys) - 1, 0))
+    found = keys[at] == events(rows) if len(keys) else np.zeros(len(rows), np.bool_)
+    rows, epoch, place = rows.take(found), epoch[found], first[at[found]]
+    if walk.positions == "opaque" or not len(rows):
+        return rows.take(np.zeros(len(rows), np.bool_))
+    return rows.take(_before_an_earlier(epoch, place) | _at_another(rows.seq, stored.seq[place]))
+
+
+def _before_an_earlier(epoch: Ints, place: Ints) -> Mask:
+    """Where an event stands, in the answer, before one that the client applied earlier in the same epoch."""
+    span = int(place.max()) + 1
+    epoch = np.cumsum(np.append(0, np.diff(epoch) != 0))  # from 0 on, so that the products stay small
+    reached: Ints = np.maximum.accumulate(epoch * span + place)
+    before = np.append(-1, reached[:-1])
+    return (epoch * span + place < before) & (before >= epoch * span)
+
+
+def _at_another(applied: Ints, stored: Ints) -> Mask:
+    """Where the positions differ, if both count alike: if they are the same for most events."""
+    known = (applied >= 0) & (stored >= 0)
+    differ = known & (applied != stored)
+    return differ if 2 * differ.sum() < known.sum() else np.zeros(len(applied), np.bool_)
