@@ -14,6 +14,8 @@ import httpx
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from sim.protocols import registry
+
 LIMIT_S = 20.0
 BUILD = "20260601T000000Z"
 JOIN = {"protocol_version": "spacetime.sync.v1", "schema_version": 1, "client_build_id": BUILD}
@@ -76,6 +78,7 @@ def serving(
     before: Callable[[], None] | None = None,
     port: int = 0,
     deployment: dict[str, Any] | None = None,
+    protocol: str = registry.DEFAULT,
     **more: Any,
 ) -> Iterator[Served]:
     """Serve on a free port with its log in `folder`; `more` are switches. The mock ends when its pipe closes."""
@@ -85,6 +88,7 @@ def serving(
         "switches": more,
         "deployment": deployment or {},
         "port": port,
+        "protocol": protocol,
         "state": str(folder / "log.sqlite"),
         "exit_with_stdin": True,
     }

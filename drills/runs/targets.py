@@ -36,7 +36,7 @@ from sim.protocols.markers import PUBLISHED_AT
 from sim.server.settings import Positive, RuntimeSettings
 from sim.service.forms import ServiceForms
 from sim.service.metric_names import KNOWN
-from sim.service.paths import SOCKET_PATH
+from sim.service.paths import RETIRED, SOCKET_PATH
 from sim.service.templates import Pointer, names_in
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ EMBEDDED = "mock"
 DEFAULT_FILE = Path("targets.toml")
 VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 SocketPath = Annotated[str, msgspec.Meta(pattern=r"^/[A-Za-z0-9._~/-]*$")]
+Route = Annotated[str, msgspec.Meta(pattern=r"^(GET|POST|PUT|PATCH|DELETE) /[!-~]*$", max_length=2000)]
 Expression = Annotated[str, msgspec.Meta(min_length=1, max_length=2000)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 # Subtables of a target, each with its own reader.
@@ -68,6 +69,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     protocol: str = registry.DEFAULT  # what the clients speak; `stormgate target new` lists the protocols
     socket: bool = True  # whether the service has a socket; without one, whatever needs clients does not run
     socket_path: SocketPath | None = None  # path of the WebSocket below the runtime; without it, that of the protocol's server
+    # routes that the runtime no longer serves, such as "GET /old": they must answer 404; without the key, the mock's
+    retired_routes: tuple[Route, ...] | None = None
     payload_at: Pointer = PUBLISHED_AT  # where the published payload stands in a delivered one
     metrics_profile: MetricsProfile = "full"  # metrics that the endpoint serves; none: it is not polled
     metrics_every_s: Positive = _LIVE_EVERY_S  # between two polls of the metrics endpoint
@@ -393,6 +396,7 @@ def _named(name: str, file: Path | None) -> "Endpoints":
         streams=found.streams,
         service=found.service,
         payload_pointer=found.entry.payload_at,
+        retired_routes=RETIRED if found.entry.retired_routes is None else found.entry.retired_routes,
         variables=found.variables,
         further_secrets=(found.prometheus.token,) if found.prometheus else (),
     )

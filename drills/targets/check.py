@@ -73,12 +73,15 @@ def settings_of(endpoints: Endpoints, build: str, marker_run: str = "") -> Clien
     return client_setup.target_settings(drill, 1, marker_run, endpoints)
 
 
+def any_topics(endpoints: Endpoints) -> list[str]:
+    """Return the topics of a client that only joins."""
+    named = list(endpoints.streams.names[:1])
+    return named or [stream.topic for stream in streams_of(["stormgate"], False, endpoints.protocol)]
+
+
 async def refusal(endpoints: Endpoints, token: Token, build: str) -> str:
     """Try to join as a client of a build; return why it was refused, empty if it was not."""
-    topics = list(endpoints.streams.names[:1]) or [
-        stream.topic for stream in streams_of(["stormgate"], False, endpoints.protocol)
-    ]
-    listener = Listener(endpoints, topics, settings_of(endpoints, build), known(token))
+    listener = Listener(endpoints, any_topics(endpoints), settings_of(endpoints, build), known(token))
     listener.start()
     try:
         if not await listener.until(lambda: listener.is_joined or bool(listener.refusal)):

@@ -2,8 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from sim.base.clocks import WallClock
 from sim.client import policies
@@ -11,9 +9,9 @@ from sim.client.actions import ClientSettings, Token
 from sim.client.notices import Run
 from sim.client.session import Session
 from sim.engines.shared.endpoints import Endpoints
+from sim.engines.shared.publishing import Unrecorded
 from sim.engines.sockets.client import ClientDriver, MintToken
 from sim.protocols.events import Batch, Closed, Event, Joined, Message, PositionUnknown, Problem, Refused, Stale
-from sim.record.parquet import Recorder
 
 TIMEOUT_S = 10.0  # [ours] for each thing that is waited for
 _REFUSALS = (Refused, Closed, Stale, PositionUnknown, Problem)
@@ -39,10 +37,9 @@ class Listener(ClientDriver):
     """A client that keeps all events from its connections."""
 
     def __init__(self, endpoints: Endpoints, topics: list[str], settings: ClientSettings, mint: MintToken) -> None:
-        self._logs = TemporaryDirectory()
         session = _Attentive(0, topics, policies.get("reference"), settings)
         self.events = session.heard = []
-        super().__init__(session, endpoints.socket_url, mint, WallClock(), Recorder(Path(self._logs.name)))
+        super().__init__(session, endpoints.socket_url, mint, WallClock(), Unrecorded())
 
     @property
     def refusal(self) -> str:
@@ -52,6 +49,11 @@ class Listener(ClientDriver):
             return ""
         last = found[-1]
         return f"closed ({last.code or 'no close code'}, {last.reason})" if isinstance(last, Closed) else last.code
+
+    @property
+    def refused_status(self) -> int | None:
+        """The HTTP status of the last refused connect; None without one."""
+        return next((event.status for event in reversed(self.events) if isinstance(event, Refused) and event.status), None)
 
     @property
     def is_joined(self) -> bool:
@@ -75,7 +77,6 @@ class Listener(ClientDriver):
     def close(self) -> None:
         """Stop the client for good."""
         self.stop()
-        self._logs.cleanup()
 
 
 def known(token: Token) -> MintToken:

@@ -11,6 +11,7 @@ from sim.protocols import registry
 from sim.record.parquet import FILE_NAME, file_sha256, read
 from sim.record.predictions import Prediction
 from sim.record.tally import Tally
+from sim.service.paths import RETIRED
 
 HEADER_NAME = "run.json"
 SCHEMA_VERSION = 1  # of a run's files
@@ -51,6 +52,7 @@ class RunHeader(msgspec.Struct, kw_only=True):
     malformed_kinds: list[str] = []  # the malformed frames that negative clients send
     negative_clients: dict[str, str] = {}  # client index -> name of the negative client
     unasked: dict[str, str] = {}  # names of negative clients that were left out -> why
+    retired_routes: tuple[str, ...] = RETIRED  # that must answer 404, where the drill asks them
     has_socket: bool = True  # without one there are no clients, and checks of clients have no data
     auditor: int = -1  # index of the client that reads all retained events at the end
     duration_s: float = 0.0  # of the run, by its clock

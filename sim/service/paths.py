@@ -13,9 +13,10 @@ ROUTING_PATH = "/api/v1/control/runtime-routing/evaluate"
 REVOKE_PATH = "/internal/v1/sync/sessions/revoke"
 METRICS_PATH = "/internal/v1/spacetime/sync/metrics"
 MOCK_PATH = "/_mock/{name}"  # of stormgate's own mock only
-# Retired routes of the runtime. They must answer 404, because an old client would trust any other answer.
+# Retired routes of the runtime, where a target names no others. They must answer 404, because an old client would trust any
+# other answer.
 RETIRED: Final = (
-    ("GET", "/internal/v1/spacetime/topics/run:stormgate:events/messages"),
-    ("POST", "/internal/v1/spacetime/fanout/hooks"),
-    ("GET", "/internal/v1/spacetime/fanout/metrics"),
+    "GET /internal/v1/spacetime/topics/run:stormgate:events/messages",
+    "POST /internal/v1/spacetime/fanout/hooks",
+    "GET /internal/v1/spacetime/fanout/metrics",
 )

@@ -101,12 +101,16 @@ def skewed(renewed_after_s: float, client: int = 1, reason: str = "token_refresh
     return story.tell(20.0, Kind.FAULT_REVERTED, detail="skew_clocks")
 
 
-def requested(*moments: float, status: float = 404.0) -> Story:
-    """The retired routes were requested at these times; the drill's fault phase is from 20 s to 25 s."""
+def requested(*moments: float, status: float = 404.0, further: str = "") -> Story:
+    """The retired routes were requested at these times; the drill's fault phase is from 20 s to 25 s.
+
+    `further`: a route that the target names besides, and that nobody requested.
+    """
     story = good_storm(1)
+    story.header["retired_routes"] = [*RETIRED, *([further] if further else [])]
     for t in moments:
-        for method, path in RETIRED:
-            story.tell(t, Kind.ROUTE_ANSWERED, value=status, detail=f"{method} {path}")
+        for route in RETIRED:
+            story.tell(t, Kind.ROUTE_ANSWERED, value=status, detail=route)
     return story
 
 
@@ -173,7 +177,10 @@ CASES = [
         "drill.retired_routes",
         storm_drill(1, retired_routes=True),
         PASS=[requested(1.0, 22.0, 30.0)],
-        INCONCLUSIVE=[requested(1.0, 30.0)],  # not requested in the fault phase
+        INCONCLUSIVE=[
+            requested(1.0, 30.0),  # not requested in the fault phase
+            requested(1.0, 22.0, 30.0, further="GET /old"),
+        ],
         FAIL=[
             requested(1.0, 22.0, 30.0).tell(31.0, Kind.ROUTE_ANSWERED, value=200.0, detail="GET /x"),
             requested(1.0, 22.0, 30.0, status=503.0),

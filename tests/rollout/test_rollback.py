@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from drills.judging.checks.verdicts import State
-from drills.rollout.rollback import recovery
+from drills.rollout.rollback import bursts, recovery
 from drills.rollout.rollback import rehearsal as rollback
 from drills.rollout.rollback.changes import CannotBeginError
 from drills.rollout.rollback.recovery import CanaryCheck
@@ -19,6 +19,8 @@ from drills.rollout.setup.records import Rollback
 from sim.analysis.samples import Share
 from sim.base.clocks import SteppedClock, SystemClock
 from sim.base.errors import UsageError
+from sim.engines.shared.endpoints import Endpoints
+from sim.mock.server import admin_token
 from tests.rollout.rehearsal_world import (
     AS_IT_WAS,
     HEALTHY,
@@ -37,7 +39,7 @@ from tests.rollout.rehearsal_world import (
     traffic_of,
     write_lenient_thresholds,
 )
-from tests.served import Served
+from tests.served import Served, serving
 
 pytestmark = pytest.mark.usefixtures("quick_rehearsal")
 
@@ -275,9 +277,27 @@ def test_throttle_of_connects_is_observed(mock: Served, tmp_path: Path) -> None:
     seen = throttle.rolled_back()
     assert not seen.missing
     assert 1 <= int(seen.facts["taken"]) < 12
-    assert "http_429" in seen.facts["codes"]
+    assert "rate_limited" in seen.facts["codes"]
     throttle.lever.restore()
     assert not throttle.restored().missing
+
+
+def test_burst_of_connects_speaks_the_protocol_of_the_target(tmp_path: Path) -> None:
+    """Each client joins as its protocol wants it; an upgrade alone is no accepted connect."""
+    with serving(tmp_path, protocol="phoenix_sync") as served:
+        endpoints = Endpoints.of_embedded_mock(served.url, admin_token(), "phoenix_sync")
+        assert bursts.connects(endpoints, 5).facts == {"connects": "5", "taken": "5", "codes": ""}
+        refused = bursts.connects(replace(endpoints, socket_path="/elsewhere"), 3)
+    assert (refused.taken, refused.refused, refused.other) == (0, 0, "3 by http_403")
+
+
+def test_throttle_of_connects_needs_a_socket(mock: Served, tmp_path: Path) -> None:
+    commands = rules(mock)
+    commands["throttle"] |= {"refuses": "connects"}
+    entry = target(mock, tmp_path, commands)
+    without = replace(endpoints_of(entry), has_socket=False)
+    with pytest.raises(UsageError, match="has no socket, so no burst of connects shows a throttle"):
+        rehearsal_steps.make(without, entry, tmp_path / "run", SteppedClock(START))
 
 
 def test_unknown_revisions_are_refused_before_any_change(mock: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,6 @@ from sim.drill.fault_kinds import AnyFault, FailPublishes
 from sim.record.history import Floats, History
 from sim.record.observations import Kind
 from sim.server.admission import is_final
-from sim.service.paths import RETIRED
 
 # Codes that mean that there was no answer.
 _UNANSWERED = ("", "silence", "timeout", "network")
@@ -258,11 +257,13 @@ def _retired_routes(case: Case, threshold: Threshold | None) -> Answer:
         rows.t >= history.phases.get("recovery", np.inf)
     )
     answered = {(int(when), history.details[code]) for when, code in zip(phase, rows.detail, strict=True)}
-    wanted = len(_PHASES) * len(RETIRED)
-    if len(answered) < wanted:
+    routes = {*history.header.retired_routes}
+    wanted = {(when, route) for when in range(len(_PHASES)) for route in routes}
+    if not wanted or wanted - answered:
         state = State.INCONCLUSIVE if n else State.NO_DATA
-        return Answer(state, NAN, n, f"{len(answered)} of {wanted} requests were answered, per route {', '.join(_PHASES)}")
-    return Answer(State.PASS, 0, n, f"{len(RETIRED)} routes answered 404 each time, {', '.join(_PHASES)}")
+        said = f"{len(wanted & answered)} of {len(wanted)} requests were answered, per route {', '.join(_PHASES)}"
+        return Answer(state, NAN, n, said)
+    return Answer(State.PASS, 0, n, f"{len(routes)} routes answered 404 each time, {', '.join(_PHASES)}")
 
 
 def _took_s(history: History) -> Floats:

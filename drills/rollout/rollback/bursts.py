@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-import aiohttp
-
+from drills.targets import check
+from drills.targets.listener import Listener, known
 from sim.engines.shared import service_api
 from sim.engines.shared.endpoints import Endpoints
-from sim.engines.shared.service_api import REQUEST_TIMEOUT_S, PublishFailedError
+from sim.engines.shared.service_api import PublishFailedError
 from sim.engines.sockets.http import ServiceHttp
 
 RATE_CODES = frozenset({"spacetime_publish_rate_limited", "rate_limited", "http_429"})
@@ -66,13 +66,12 @@ def publishes(endpoints: Endpoints, n: int) -> Burst:
 
 
 def connects(endpoints: Endpoints, n: int) -> Burst:
-    """Open `n` sockets at once, and close them. Raises `TargetError` without a token."""
+    """Connect and join `n` clients at once, and close them. Raises `TargetError` without a token."""
 
     async def burst(http: ServiceHttp) -> list[str]:
-        token = (await http.ask(service_api.any_token)).text
-        timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
-            return await asyncio.gather(*(_connect(session, endpoints, token) for _ in range(n)))
+        mint = known(await http.ask(service_api.any_token))
+        topics, settings = check.any_topics(endpoints), check.settings_of(endpoints, "")
+        return await asyncio.gather(*(_connect(Listener(endpoints, topics, settings, mint)) for _ in range(n)))
 
     return _burst("connects", endpoints, n, burst)
 
@@ -85,12 +84,14 @@ def _burst(what: str, endpoints: Endpoints, n: int, burst: Callable[[ServiceHttp
     return Burst(what, n, dict(Counter(filter(None, asyncio.run(run())))))
 
 
-async def _connect(session: aiohttp.ClientSession, endpoints: Endpoints, token: str) -> str:
-    """Try to connect. Returns an empty text after an upgrade, else the code of the refusal."""
+async def _connect(listener: Listener) -> str:
+    """Try to join. Returns an empty text, or else the code of the refusal; its status where the code is no rate limit's."""
+    listener.start()
     try:
-        async with session.ws_connect(endpoints.socket_url, params={"token": token, "vsn": "2.0.0"}):
+        await listener.until(lambda: listener.is_joined or bool(listener.refusal))
+        if listener.is_joined:
             return ""
-    except aiohttp.WSServerHandshakeError as error:
-        return f"http_{error.status}"
-    except (TimeoutError, aiohttp.ClientError):
-        return "network"
+        code, status = listener.refusal or "network", listener.refused_status
+        return code if code in RATE_CODES or status is None else f"http_{status}"
+    finally:
+        listener.close()

@@ -119,6 +119,11 @@ class _Changes:
     def throttle(self) -> Throttle:
         rule = self._rules.throttle
         what, n = rule.refuses if rule else "publishes", self._burst(rule)
+        if what == "connects" and not self._endpoints.has_socket:
+            raise UsageError(
+                f"target '{self._endpoints.name}' has no socket, so no burst of connects shows a throttle: set "
+                '[targets.NAME.rollback.throttle] refuses = "publishes".'
+            )
         send = bursts.publishes if what == "publishes" else bursts.connects
         if rule is not None:
             lever: Lever = self._hook("throttle", rule, BURST=str(n))

@@ -12,7 +12,7 @@ from sim.protocols import registry
 from sim.protocols.markers import PUBLISHED_AT
 from sim.server.settings import RuntimeSettings
 from sim.service.forms import Service, ServiceForms
-from sim.service.paths import SOCKET_PATH
+from sim.service.paths import RETIRED, SOCKET_PATH
 
 EMBEDDED_MOCK = "embedded mock"  # target name of a mock that this process started
 
@@ -36,6 +36,7 @@ class Endpoints:
     socket_path: str = SOCKET_PATH
     has_socket: bool = True
     payload_pointer: str = PUBLISHED_AT  # where the published payload stands in a delivered one
+    retired_routes: tuple[str, ...] = RETIRED  # method and path of each
     rules: Rules = field(default_factory=Rules)
     forms: ServiceForms = field(default_factory=ServiceForms)
     streams: StreamRules = field(default_factory=StreamRules)

@@ -71,6 +71,11 @@ def require_allowed(drill: Drill, endpoints: Endpoints) -> None:
     _require_usual_tokens(drill)
     if not endpoints.has_socket:
         _require_no_clients(drill, endpoints)
+    if drill.expect.retired_routes and not endpoints.retired_routes:
+        raise NotRunnableError(
+            f"drill '{drill.name}' asks the retired routes, and 'retired_routes' of target '{endpoints.name}' is empty. "
+            "Name some, or run another drill."
+        )
     for fault in drill.faults:
         _require_possible(drill, fault, endpoints)
     if endpoints.rules.caps is not None:

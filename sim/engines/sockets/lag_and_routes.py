@@ -11,7 +11,6 @@ from sim.engines.sockets.client import ClientDriver
 from sim.engines.sockets.http import ServiceHttp
 from sim.record.machine import MachineMonitor
 from sim.record.parquet import Recorder
-from sim.service.paths import RETIRED
 
 _LAG_PERIOD_S = 0.05
 _SAMPLE_PERIOD_S = 0.5
@@ -49,8 +48,8 @@ async def sample_client_lag(
 async def monitor_retired_routes(http: ServiceHttp, record: Record) -> None:
     """Request each retired route in turn and record its status. A request without an answer is not recorded."""
     while True:
-        for method, path in RETIRED:
-            status = await http.ask(service_api.status, method, path)
+        for route in http.endpoints.retired_routes:
+            status = await http.ask(service_api.status, *route.split(" ", 1))
             if status:
-                record("route_answered", value=status, detail=f"{method} {path}")
+                record("route_answered", value=status, detail=route)
             await asyncio.sleep(_ROUTE_PERIOD_S)

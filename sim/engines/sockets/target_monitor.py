@@ -34,6 +34,7 @@ def recorder(folder: Path, endpoints: Endpoints | None) -> Recorder:
 def prepare(header: RunHeader, drill: Drill, endpoints: Endpoints) -> None:
     """Record in a run's header the target, the effect of its caps, and which faults its hooks inject."""
     header.target, header.target_kind = endpoints.name, endpoints.kind
+    header.retired_routes = endpoints.retired_routes
     header.capabilities = msgspec.to_builtins(registry.get(endpoints.protocol).able(endpoints.protocol_options))
     header.remarks = permission.remarks(drill, endpoints)
     header.metrics_profile = endpoints.rules.metrics_profile if endpoints.admin_token else "none"
