@@ -309,24 +309,32 @@ class Ledger:
         return repeated.having(stream=np.concatenate([*earlier, np.zeros(0, np.int64)]))
 
     def _before_start(self, rows: Rows, asked: Rows) -> tuple[Rows, Ints]:
-        """Events in flight while a client asked to start, from the last of `asked` to its row of `rows`.
+        """Events that a client may have missed before it started: a row of `rows` and a place for each.
 
-        A service that starts clients from now on may have sent them before. Publishes under way at the same time may be sent in
-        any order, so such an event may follow, in its place, one that the client got. Returns a row and a place for each.
+        They were in flight while it asked to start, from the last of `asked` to its row: a service that starts clients from
+        now on may have sent them before. Publishes under way at the same time may be sent in any order, so such an event may
+        follow, in its place, one that the client got. An event without a sure place may have been sent at any time since its
+        first try. What was acknowledged before an event that the client applied earlier is owed all the same.
         """
         published, found, places = self.published, [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        applied = self.history.session_rows(Kind.APPLIED)
         for code in np.unique(rows.stream) if self.history.starts_from_now_on else ():
             of_stream = slice(published.begin[code], published.begin[code + 1])
-            sent_t = published.sent_t[of_stream]
-            acknowledged_by = np.maximum.accumulate(published.acknowledged_t[of_stream])
+            sent_t, acknowledged_t = published.sent_t[of_stream], published.acknowledged_t[of_stream]
+            acknowledged_by = np.maximum.accumulate(acknowledged_t)
             sent_from = np.minimum.accumulate(sent_t[::-1])[::-1]
             mine = np.flatnonzero(rows.stream == code)
-            begin = np.searchsorted(acknowledged_by, _last_before(asked, rows.take(mine), self.history), side="right")
+            asked_t = _last_before(asked, rows.take(mine), self.history)
+            begin = np.searchsorted(acknowledged_by, asked_t, side="right")
             end = np.searchsorted(sent_from, rows.t[mine], side="right")
             event, source = _expand(begin, np.maximum(begin, end))
-            is_sent = sent_t[event] <= rows.t[mine][source]
-            found.append(mine[source][is_sent])
-            places.append(event[is_sent] + 1)
+            unsure = np.flatnonzero(published.is_assumed[of_stream])
+            event = np.concatenate((event, np.tile(unsure, len(mine))))
+            source = np.concatenate((source, np.repeat(np.arange(len(mine)), len(unsure))))
+            applied_t = _last_before(applied, rows.take(mine).having(t=asked_t), self.history, otherwise=-np.inf)
+            is_missed = (sent_t[event] <= rows.t[mine][source]) & (acknowledged_t[event] >= applied_t[source])
+            found.append(mine[source][is_missed])
+            places.append(event[is_missed] + 1)
         return rows.take(np.concatenate(found)), np.concatenate(places)
 
     def declared(self, rows: Rows) -> tuple[Rows, Ints, Ints]:
@@ -343,17 +351,32 @@ class Ledger:
         if len(uncounted) == 0:
             return rows, low, np.maximum(low, high)
         applied = self.history.session_rows(Kind.APPLIED)
-        pair, places = self.history.pair(applied), self.published.places(applied)
-        order = np.argsort(pair, kind="stable")
-        pair, number, places = pair[order], applied.number[order], places[order]
+        applied = applied.take(np.argsort(self.history.pair(applied), kind="stable"))
+        pair, event, places = self.history.pair(applied), self.published.find(applied), self.published.places(applied)
+        # Without a sure place, an event may have been stored again for another try; its acknowledgement tells when.
+        is_unsure = self._is_unsure[applied.stream]
+        is_placed = (event >= 0) & ~(is_unsure & np.append(self.published.is_assumed, False)[event])
+        stored_t = np.where(is_unsure, np.append(self.published.acknowledged_t, 0.0)[event], -np.inf)
         sent = self.published.place_sent(rows.stream, rows.t)
+        asked_t = _last_before(self.history.session_rows(Kind.REPLAY_STARTED), rows, self.history)
         for index in uncounted:
             begin, end = np.searchsorted(pair, self.history.pair(rows)[index] + np.arange(2))
-            then = begin + np.searchsorted(number[begin:end], rows.number[index])
-            low[index] = places[begin:then].max(initial=0)
-            later = places[then:end][places[then:end] > 0]
+            then = begin + np.searchsorted(applied.number[begin:end], rows.number[index])
+            if self._is_unsure[rows.stream[index]]:  # what comes before the answer may be of the new start
+                then = begin + np.searchsorted(applied.t[begin:end], asked_t[index], side="right")
+            before, after = slice(begin, then), slice(then, end)
+            is_behind = is_placed[before] & (stored_t[before] <= applied.t[before].max(initial=-np.inf))
+            low[index] = places[before][is_behind].max(initial=0)
+            is_ahead = is_placed[after] & (places[after] > low[index] * self._is_unsure[rows.stream[index]])
+            later = places[after][is_ahead]
             high[index] = min(sent[index], later[0] - 1 if len(later) else SPAN)
         return rows, low, np.maximum(low, high)
+
+    @cached_property
+    def _is_unsure(self) -> Mask:
+        """Per stream, whether places are only known from its readers, and nothing of the past is sent again."""
+        unsure: Mask = ~self.published.is_located & self.history.starts_from_now_on
+        return unsure
 
     def reached(self, rows: Rows) -> Ints:
         """The place up to which each row reaches: by its position, and by its event if that is one of the run's."""
@@ -458,10 +481,11 @@ def _subscribed_pairs(history: History) -> Ints:
     return np.array(pairs, np.int64)
 
 
-def _last_before(earlier: Rows, rows: Rows, history: History) -> Floats:
-    """Per row, the time of the last of `earlier` of its client and stream up to then; its own time without one."""
+def _last_before(earlier: Rows, rows: Rows, history: History, otherwise: float = np.nan) -> Floats:
+    """Per row, the time of the last of `earlier` of its client and stream up to then; without one `otherwise`, or its own."""
     earlier = earlier.take(np.lexsort((earlier.t, history.pair(earlier))))
-    pair, t, found = history.pair(earlier), earlier.t, rows.t.copy()
+    pair, t = history.pair(earlier), earlier.t
+    found = np.full(len(rows), otherwise) if otherwise == otherwise else rows.t.copy()
     for number, own in enumerate(history.pair(rows)):
         first, end = np.searchsorted(pair, own + np.arange(2))
         place = first + np.searchsorted(t[first:end], rows.t[number], side="right")

@@ -44,7 +44,7 @@ def test_event_that_was_in_flight_at_a_clients_start_is_not_owed(
 
 def test_event_that_the_service_sent_while_a_client_asked_to_start_is_not_owed() -> None:
     """The first event that it gets was acknowledged before the answer to its subscribe, too."""
-    story = overlapping({1: 2.9, 2: 2.5, 3: 4.0}, {0: [1, 3]})
+    story = overlapping({1: 2.9, 2: 2.5, 3: 4.0}, {0: [1, 3], 1: [1, 2, 3]})
     assert broken(story)["silent_loss"] == 1
     story.tell(2.4, Kind.REPLAY_STARTED, 0, STREAM).rows.sort(key=lambda row: row.t)
     assert broken(story) == {}
@@ -72,6 +72,28 @@ def test_client_is_past_the_loss_that_it_declared() -> None:
 
     assert broken(story(declares=True)) == {}
     assert broken(story(declares=False)) == {"silent_loss": 1, "early_replay_complete": 1}
+
+
+@pytest.mark.parametrize(
+    ("sent_t", "acknowledged_t", "found"),
+    [
+        (4.2, 5.5, {}),  # its retry was stored while nobody was there
+        (5.0, 6.4, {}),  # so it may have been: only its acknowledgement is later
+        (3.6, 3.9, {"silent_loss": 1}),  # acknowledged before the client got an event that was sent later
+        (6.1, 6.4, {"silent_loss": 1}),  # sent after the client was back
+    ],
+)
+def test_loss_of_a_client_that_was_away_covers_events_that_nobody_saw(
+    sent_t: float, acknowledged_t: float, found: dict[str, int]
+) -> None:
+    """Retries overtake each other while the service restarts: the fourth event comes late, and the fifth was there before."""
+    story = overlapping({1: 3.5, 2: 4.0, 3: 5.4, 4: 6.3, 5: acknowledged_t, 6: 7.0}, {0: [1, 2, 4, 6]})
+    for number, first_t, t in ((4, 4.3, 6.3), (5, sent_t, acknowledged_t)):
+        story.tell(t, Kind.PUBLISH_TRIED, -1, STREAM, value=(t - first_t) * 1000, marker=number)
+    story.tell(6.0, Kind.STALE, 0, STREAM, detail="session_unknown")
+    story.tell(6.0, Kind.REBOOTSTRAPPED, 0, STREAM, detail="other_log").tell(6.0, Kind.DECLARED_LOSS, 0, STREAM)
+    story.rows.sort(key=lambda row: row.t)
+    assert broken(story) == found
 
 
 @pytest.mark.parametrize(("starts_from_now_on", "found"), [(True, {}), (False, {"silent_loss": 1, "early_replay_complete": 1})])
