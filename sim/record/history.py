@@ -271,6 +271,17 @@ class History:
         """One integer for each row's (client, stream)."""
         return (rows.client + 1) * len(self.streams) + rows.stream
 
+    def last_t_before(self, earlier: Rows, rows: Rows, otherwise: float | None = None) -> Floats:
+        """Per row, the time of the last of `earlier` of its client and stream by then; without one `otherwise`, or its own."""
+        earlier = earlier.take(np.lexsort((earlier.t, self.pair(earlier))))
+        pair, t = self.pair(earlier), earlier.t
+        found = rows.t.copy() if otherwise is None else np.full(len(rows), otherwise)
+        for number, own in enumerate(self.pair(rows)):
+            first, end = np.searchsorted(pair, own + np.arange(2))
+            place = first + np.searchsorted(t[first:end], rows.t[number], side="right")
+            found[number] = t[place - 1] if place > first else found[number]
+        return found
+
     @cached_property
     def phases(self) -> dict[str, float]:
         """Start of each phase that was reached, in seconds."""

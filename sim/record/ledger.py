@@ -324,14 +324,14 @@ class Ledger:
             acknowledged_by = np.maximum.accumulate(acknowledged_t)
             sent_from = np.minimum.accumulate(sent_t[::-1])[::-1]
             mine = np.flatnonzero(rows.stream == code)
-            asked_t = _last_before(asked, rows.take(mine), self.history)
+            asked_t = self.history.last_t_before(asked, rows.take(mine))
             begin = np.searchsorted(acknowledged_by, asked_t, side="right")
             end = np.searchsorted(sent_from, rows.t[mine], side="right")
             event, source = _expand(begin, np.maximum(begin, end))
             unsure = np.flatnonzero(published.is_assumed[of_stream])
             event = np.concatenate((event, np.tile(unsure, len(mine))))
             source = np.concatenate((source, np.repeat(np.arange(len(mine)), len(unsure))))
-            applied_t = _last_before(applied, rows.take(mine).having(t=asked_t), self.history, otherwise=-np.inf)
+            applied_t = self.history.last_t_before(applied, rows.take(mine).having(t=asked_t), otherwise=-np.inf)
             is_missed = (sent_t[event] <= rows.t[mine][source]) & (acknowledged_t[event] >= applied_t[source])
             found.append(mine[source][is_missed])
             places.append(event[is_missed] + 1)
@@ -358,7 +358,7 @@ class Ledger:
         is_placed = (event >= 0) & ~(is_unsure & np.append(self.published.is_assumed, False)[event])
         stored_t = np.where(is_unsure, np.append(self.published.acknowledged_t, 0.0)[event], -np.inf)
         sent = self.published.place_sent(rows.stream, rows.t)
-        asked_t = _last_before(self.history.session_rows(Kind.REPLAY_STARTED), rows, self.history)
+        asked_t = self.history.last_t_before(self.history.session_rows(Kind.REPLAY_STARTED), rows)
         for index in uncounted:
             begin, end = np.searchsorted(pair, self.history.pair(rows)[index] + np.arange(2))
             then = begin + np.searchsorted(applied.number[begin:end], rows.number[index])
@@ -479,18 +479,6 @@ def _subscribed_pairs(history: History) -> Ints:
         for code in codes.get(name, ())
     ]
     return np.array(pairs, np.int64)
-
-
-def _last_before(earlier: Rows, rows: Rows, history: History, otherwise: float = np.nan) -> Floats:
-    """Per row, the time of the last of `earlier` of its client and stream up to then; without one `otherwise`, or its own."""
-    earlier = earlier.take(np.lexsort((earlier.t, history.pair(earlier))))
-    pair, t = history.pair(earlier), earlier.t
-    found = np.full(len(rows), otherwise) if otherwise == otherwise else rows.t.copy()
-    for number, own in enumerate(history.pair(rows)):
-        first, end = np.searchsorted(pair, own + np.arange(2))
-        place = first + np.searchsorted(t[first:end], rows.t[number], side="right")
-        found[number] = t[place - 1] if place > first else found[number]
-    return found
 
 
 def _expand(begin: Ints, end: Ints) -> tuple[Ints, Ints]:

@@ -131,11 +131,8 @@ class Case:
         return {number for number, key in keys.items() if all(key < keys[other] for other in applied)}
 
     def expected(self, reader: Reader) -> set[int]:
-        def moment(event: Event) -> float:
-            return event.sent_t if self.form == "opaque" else event.acknowledged_t or 0.0
-
         below = self.below(reader)
-        return {event.number for event in self.acknowledged() if event.number not in below or moment(event) > reader.live_t}
+        return {event.number for event in self.acknowledged() if event.number not in below or event.sent_t > reader.live_t}
 
     def dropped(self, reader: Reader) -> set[int]:
         return self.expected(reader) - set(self.applied(reader))
