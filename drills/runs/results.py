@@ -240,7 +240,7 @@ def write_figure(run_dir: Path, name: str) -> Path | None:
     planned = next(each for each in plan.drills if each.name == name)
     folder, path = _drawn_folder(run_dir, plan, planned), figure_path(run_dir, name)
     try:
-        history = History(run_header.read_header(folder), parquet.read(folder))
+        history = History(run_header.read_header(folder), parquet.Recorded(folder))
     except EvidenceError:
         return None  # the verdict reports it
     try:

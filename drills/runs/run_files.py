@@ -147,7 +147,7 @@ def salvage(folder: Path, verdict: DrillVerdict) -> DrillVerdict:
         met = gates.stopped(verdict.checks[0].evidence, header.stop_condition)
         verdict = replace(verdict, checks=(*verdict.checks, met), remarks=tuple(header.remarks))
     try:
-        history = History(header, parquet.read(folder))
+        history = History(header, parquet.Recorded(folder))
         violated = tuple(registry.violations(history, Ledger(history), complete=False))
     except Exception:  # the verdict already says why it is unreadable
         return verdict

@@ -1,12 +1,13 @@
 """Observations of a run as NumPy arrays for analysis: rows by kind, in time order, texts as integer codes.
 
-A run has millions of rows, so nothing here loops over them: a history sorts them once by kind and then takes slices.
+A run has millions of rows, so nothing here loops over them: a history sorts them once by kind, and the rows of a kind are a
+slice. Integers have the smallest type that holds them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 from sim.base.errors import EvidenceError
 from sim.record.log_rows import Run, Table, separated
 from sim.record.logs import Logs
-from sim.record.observations import Kind
+from sim.record.observations import SCHEMA, Kind
 from sim.record.run_header import RunHeader
+from sim.record.sorting import order_of
 
 Ints = NDArray[np.int64]
 Codes = NDArray[np.signedinteger[Any]]
@@ -40,57 +42,78 @@ class FaultTimes:
     end_t: float
 
 
+class Observations(Protocol):
+    """Where a history reads its columns, one after the other: an Arrow table or a file."""
+
+    def column(self, name: str) -> "pa.ChunkedArray[Any]":
+        """One column of all rows."""
+
+
+class _Columns(dict[str, NDArray[Any]]):
+    """Columns that are made when they are first needed."""
+
+    def __init__(self, make: Callable[[str], NDArray[Any]], known: Mapping[str, NDArray[Any]]) -> None:
+        super().__init__(known)
+        self._make = make
+
+    def __missing__(self, name: str) -> NDArray[Any]:
+        column = self[name] = self._make(name)
+        return column
+
+
 class Rows:
     """Observations as parallel arrays in time order; `kind`, `stream` and `detail` are codes.
 
-    `columns` holds whole columns, `where` the positions of these rows in them (None: all). A column is gathered on first use,
-    because most analyses read only two or three of the nine.
+    `columns` holds whole columns in their smallest types, `where` the places of these rows in them. A column is gathered on
+    first use, because most analyses read only two or three of the nine.
     """
 
-    def __init__(self, columns: Mapping[str, NDArray[Any]], where: NDArray[Any] | None = None) -> None:
+    def __init__(self, columns: Mapping[str, NDArray[Any]], where: NDArray[Any] | range) -> None:
         self._columns = columns
         self._where = where
 
     def __len__(self) -> int:
-        return len(self._columns["t"] if self._where is None else self._where)
+        return len(self._where)
 
     t = cached_property[Floats](lambda rows: rows._gather("t"))  # seconds since the run began
-    kind = cached_property[Codes](lambda rows: rows._gather_codes("kind"))  # codes of `Kind`
+    kind = cached_property[Codes](lambda rows: rows.column("kind"))  # codes of `Kind`
     client = cached_property[Ints](lambda rows: rows._gather("client"))
     stream = cached_property[Ints](lambda rows: rows._gather("stream"))  # codes of `History.streams`
     seq = cached_property[Ints](lambda rows: rows._gather("seq"))
     attempt = cached_property[Ints](lambda rows: rows._gather("attempt"))  # or the index of a fault in the fault schedule
     value = cached_property[Floats](lambda rows: rows._gather("value"))  # milliseconds, events or a count, by kind
-    detail = cached_property[Codes](lambda rows: rows._gather_codes("detail"))  # codes of `History.details`
+    detail = cached_property[Codes](lambda rows: rows.column("detail"))  # codes of `History.details`
     marker = cached_property[Ints](lambda rows: rows._gather("marker"))  # the event's number by its marker, or -1
     number = cached_property[Ints](lambda rows: rows._gather("number"))  # of the row, in time order
 
-    def _gather_codes(self, name: str) -> Codes:
-        """The column in its own small type: codes are compared and looked up, never added."""
-        column = self._columns[name]
-        return column if self._where is None else column[self._where]
+    def column(self, name: str) -> NDArray[Any]:
+        """A column in its own small type, which is too small to add or to multiply in."""
+        where = self._where
+        return self._columns[name][slice(where.start, where.stop) if isinstance(where, range) else where]
 
     def _gather(self, name: str) -> NDArray[Any]:
-        rows: NDArray[Any] = self._gather_codes(name)
+        rows = self.column(name)
         return rows.astype(np.float64 if rows.dtype.kind == "f" else np.int64, copy=False)
 
     def take(self, which: NDArray[Any]) -> "Rows":
         """The rows that a mask or an array of positions selects, in that order."""
-        if self._where is not None:
+        if not isinstance(self._where, range):
             return Rows(self._columns, self._where[which])
-        return Rows(self._columns, np.flatnonzero(which) if which.dtype == np.bool_ else which)
+        places = np.flatnonzero(which) if which.dtype == np.bool_ else which
+        return Rows(self._columns, (places + self._where.start).astype(np.int32 if self._where.stop < _MAX_INT32 else np.int64))
 
     def having(self, **columns: NDArray[Any]) -> "Rows":
         """The same rows with some columns replaced."""
-        return Rows({name: columns.get(name, getattr(self, name)) for name in self._columns})
+        return Rows(_Columns(self.column, columns), range(len(self)))
 
     def and_then(self, others: "Rows") -> "Rows":
         """These rows followed by the others."""
-        return Rows({name: np.concatenate((getattr(self, name), getattr(others, name))) for name in self._columns})
+        columns = _Columns(lambda name: np.concatenate((self.column(name), others.column(name))), {})
+        return Rows(columns, range(len(self) + len(others)))
 
     def by_client(self) -> "Rows":
         """The same rows sorted by client, then by time."""
-        return self.take(np.argsort(self.client, kind="stable"))
+        return self.take(order_of(self.client))
 
     def is_kind(self, kind: Kind) -> Mask:
         """Where a row is of `kind`."""
@@ -103,38 +126,28 @@ class History:
     Raises `EvidenceError` for invalid rows: unknown kinds, empty cells, times that are not finite.
     """
 
-    def __init__(self, header: RunHeader, table: pa.Table) -> None:
+    def __init__(self, header: RunHeader, table: Observations) -> None:
         self.header = header
-        _refuse_empty_cells(table)
-        order = _time_order(table)
-        kind_codes, kinds = _words(table, "kind")
-        kind = _known_kinds(kinds)[kind_codes][order]
-        stream, self.streams = _words(table, "stream")
-        detail, self.details = _words(table, "detail")
-        columns = {
-            name: np.asarray(table.column(name).to_numpy())[order]
-            for name in ("t", "client", "seq", "attempt", "value", "marker")
-        }
-        columns |= {"kind": kind, "stream": stream[order], "detail": detail[order]}
-        columns["number"] = np.arange(len(kind), dtype=np.int32)
-        self._rows = Rows(columns)
+        columns, self.streams, self.details = _columns(table)
+        kinds = np.bincount(columns["kind"], minlength=len(_KINDS))
+        self._ends = [0, *np.cumsum(kinds).tolist()]  # of each kind's rows
+        self._place = np.empty_like(columns["number"])  # of each row, by its number
+        self._place[columns["number"]] = np.arange(len(self._place), dtype=self._place.dtype)
         self.base_stream = np.arange(len(self.streams))
         self.logs: dict[int, Logs] = {}
-        # NumPy sorts 16-bit integers by radix.
-        places = np.argsort(kind, kind="stable")
-        self._by_kind = places.astype(np.int32) if len(places) < _MAX_INT32 else places
-        self._ends = np.concatenate(([0], np.cumsum(np.bincount(kind, minlength=len(_KINDS)))))
-        self._separate_logs(columns)
+        self._columns = columns
+        self._separate_logs()
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._place)
 
-    def _separate_logs(self, columns: Mapping[str, NDArray[Any]]) -> None:
+    def _separate_logs(self) -> None:
         """Make each further log of a stream a stream of its own, because its positions are not those of the log before."""
-        names = ("t", "kind", "client", "stream", "seq", "value", "marker")
+        columns = self._columns
+        names = ("t", "kind", "client", "stream", "seq", "value", "marker", "number")
         table = Table({name: columns[name] for name in names}, _KIND_CODE, self._places)
         recreated = list(self.fault_times("recreate_log").values())
-        stream, base = columns["stream"].copy(), list(range(len(self.streams)))
+        stream, base = columns["stream"].astype(np.int32), list(range(len(self.streams)))
         for found in separated(table, Run(self.positions, self.header.auditor, recreated)):
             self.logs[found.code] = found.logs
             later = found.log > 0
@@ -143,7 +156,7 @@ class History:
             self.streams += [f"{self.streams[found.code]} (log {number})" for number in range(2, found.logs.count + 1)]
         if self.logs:
             self.base_stream = np.array(base)
-            self._rows = Rows({**columns, "stream": stream})
+            columns["stream"] = stream
 
     def base_name(self, code: int) -> str:
         """The name of the stream to which a log belongs."""
@@ -192,13 +205,15 @@ class History:
 
     def of(self, *kinds: Kind) -> Rows:
         """All rows of these kinds."""
+        if len(kinds) == 1:
+            return Rows(self._columns, self._places(kinds[0]))
         places = [self._places(kind) for kind in kinds]
-        where = places[0] if len(places) == 1 else np.sort(np.concatenate(places))
-        return self._rows.take(where)
+        number = np.sort(np.concatenate([self._columns["number"][each.start : each.stop] for each in places]))
+        return Rows(self._columns, self._place[number])
 
-    def _places(self, kind: Kind) -> NDArray[Any]:
+    def _places(self, kind: Kind) -> range:
         code = _KIND_CODE[kind]
-        return self._by_kind[self._ends[code] : self._ends[code + 1]]
+        return range(self._ends[code], self._ends[code + 1])
 
     def fleet(self, *kinds: Kind) -> Rows:
         """The fleet's rows of these kinds, without negative clients, the auditor and rows without a client."""
@@ -217,11 +232,13 @@ class History:
         return rows.take(self._in_fleet(rows) | self._by_auditor(rows))
 
     def _in_fleet(self, rows: Rows) -> Mask:
-        inside: Mask = (rows.client >= 0) & (rows.client < self.header.clients)
+        client = rows.column("client")
+        inside: Mask = (client >= 0) & (client < self.header.clients)
         return inside
 
     def _by_auditor(self, rows: Rows) -> Mask:
-        inside: Mask = (rows.client >= 0) & (rows.client == self.header.auditor)
+        client = rows.column("client")
+        inside: Mask = (client >= 0) & (client == self.header.auditor)
         return inside
 
     def without_unplanned_restarts(self, rows: Rows) -> Rows:
@@ -304,7 +321,7 @@ class History:
     @cached_property
     def duration_s(self) -> float:
         """Time from the start of the run to its last observation, in seconds."""
-        return float(self._rows.t[-1]) if len(self) else 0.0
+        return float(self._columns["t"][self._place[-1]]) if len(self) else 0.0
 
     def in_fault_phase(self, t: Floats) -> Mask:
         """Which times lie in the fault phase; none in a run without faults."""
@@ -320,37 +337,68 @@ def at(client: int, stream: str, seq: int, t: float) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _refuse_empty_cells(table: pa.Table) -> None:
-    for name in table.column_names:
-        if table.column(name).null_count:
-            raise EvidenceError(f"observations: column {name} has empty cells.")
+def _columns(table: Observations) -> tuple[dict[str, NDArray[Any]], list[str], list[str]]:
+    """All columns, sorted by kind and then by time, and what the codes of streams and of details stand for.
+
+    Holds one whole column of the table at a time. `number` is a row's place in the order of time.
+    """
+    kind, kinds = _words(table, "kind")
+    kind, t = _known_kinds(kinds)[kind], _numbers(table, "t")
+    by_time = _time_order(t)
+    order = np.argsort(kind if by_time is None else kind[by_time], kind="stable")  # NumPy sorts 8-bit integers by radix
+    number = order.astype(np.int32) if len(order) < _MAX_INT32 else order
+    order = number if by_time is None else by_time[order]
+    columns = {"number": number, "kind": kind[order], "t": t[order]}
+    del t, kind
+    columns |= {name: _numbers(table, name)[order] for name in ("client", "seq", "attempt", "value", "marker")}
+    stream, streams = _words(table, "stream")
+    detail, details = _words(table, "detail")
+    return columns | {"stream": stream[order], "detail": detail[order]}, streams, details
 
 
-def _time_order(table: pa.Table) -> Ints | slice:
-    t = np.asarray(table.column("t").to_numpy(), np.float64)
+def _chunks(table: Observations, name: str) -> "list[pa.Array[Any]]":
+    column = table.column(name)
+    if column.null_count:
+        raise EvidenceError(f"observations: column {name} has empty cells.")
+    return column.chunks
+
+
+def _numbers(table: Observations, name: str) -> NDArray[Any]:
+    """A column of numbers; integers in the smallest type that holds them all."""
+    chunks = [chunk.to_numpy() for chunk in _chunks(table, name)]
+    filled = [chunk for chunk in chunks if len(chunk)]
+    kind = chunks[0].dtype if chunks else np.dtype(SCHEMA.field(name).type.to_pandas_dtype())
+    if kind.kind == "i" and filled:
+        kind = _smallest(min(int(chunk.min()) for chunk in filled), max(int(chunk.max()) for chunk in filled))
+    return np.concatenate([np.zeros(0, kind), *(chunk.astype(kind, copy=False) for chunk in filled)])
+
+
+def _smallest(least: int, most: int) -> np.dtype[Any]:
+    """The smallest type of signed integers that holds both."""
+    return np.min_scalar_type(min(least, -most - 1, -1))
+
+
+def _time_order(t: Floats) -> Ints | None:
+    """The order of time; None if the rows are in it."""
     if not bool(np.isfinite(t).all()):
         raise EvidenceError("observations: a time is not a finite number.")
-    # Sorting copies every column; skip it if the rows are in order.
-    return slice(None) if bool((np.diff(t) >= 0).all()) else np.argsort(t, kind="stable")
+    return None if bool((t[1:] >= t[:-1]).all()) else np.argsort(t, kind="stable")
 
 
-def _words(table: pa.Table, name: str) -> tuple[NDArray[np.int32], list[str]]:
-    """A dictionary column as codes and the list of distinct texts."""
-    if table.num_rows == 0:
-        return np.zeros(0, np.int32), []
-    column = table.column(name).unify_dictionaries()
-    chunks = cast("list[pa.DictionaryArray[Any, Any]]", column.chunks)
-    words = cast(list[str], chunks[0].dictionary.to_pylist())
-    codes = np.concatenate([chunk.indices.to_numpy(zero_copy_only=False) for chunk in chunks])
-    distinct = list(dict.fromkeys(words))
-    place = {word: code for code, word in enumerate(distinct)}
-    return np.array([place[word] for word in words], np.int32)[codes], distinct
+def _words(table: Observations, name: str) -> tuple[NDArray[Any], list[str]]:
+    """A dictionary column as codes, in the smallest type that holds them, and the list of distinct texts."""
+    code: dict[str, int] = {}
+    codes = [np.zeros(0, np.int8)]
+    for chunk in cast("list[pa.DictionaryArray[Any, Any]]", _chunks(table, name)):
+        own = np.array([code.setdefault(word, len(code)) for word in cast(list[str], chunk.dictionary.to_pylist())], np.int64)
+        codes.append(own.astype(_smallest(0, len(code)))[chunk.indices.to_numpy()])
+    return np.concatenate(codes), list(code)
 
 
-def _known_kinds(kinds: list[str]) -> NDArray[np.int16]:
+def _known_kinds(kinds: list[str]) -> NDArray[np.int8]:
     unknown = [kind for kind in kinds if kind not in _KIND_CODE]
     if unknown:
         raise EvidenceError(
             f"observations: unknown kind of row '{unknown[0]}'. Another version of stormgate recorded this run."
         )
-    return np.array([_KIND_CODE[kind] for kind in kinds], np.int16)
+    return np.array([_KIND_CODE[kind] for kind in kinds], np.int8)

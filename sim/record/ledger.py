@@ -13,6 +13,7 @@ import numpy as np
 from sim.record.history import Floats, History, Ints, Mask, Rows
 from sim.record.observations import Kind
 from sim.record.published import SPAN, Published, published_events
+from sim.record.sorting import first_of_each, order_of
 
 _AUDITED = (Kind.REBOOTSTRAPPED, Kind.APPLIED, Kind.GAP, Kind.HASH_MISMATCH)  # kinds that show what the auditor found
 OwnerOf = Callable[[Rows], Ints]
@@ -183,7 +184,7 @@ class Ledger:
         live_t = history.first_live_t[client]
         lower = np.full(len(pair), SPAN - 1, np.int64)
         baselines = history.fleet(Kind.REBOOTSTRAPPED)
-        owner, first = np.unique(history.pair(baselines), return_index=True)
+        owner, first = first_of_each(history.pair(baselines))
         lower[np.searchsorted(pair, owner)] = self.reached(baselines.take(first))
         if not self._has_positions:
             lower = self._before_first_applied(history.fleet(Kind.APPLIED), history.pair, pair)
@@ -351,7 +352,7 @@ class Ledger:
         if len(uncounted) == 0:
             return rows, low, np.maximum(low, high)
         applied = self.history.session_rows(Kind.APPLIED)
-        applied = applied.take(np.argsort(self.history.pair(applied), kind="stable"))
+        applied = applied.take(order_of(self.history.pair(applied)))
         pair, event, places = self.history.pair(applied), self.published.find(applied), self.published.places(applied)
         # Without a sure place, an event may have been stored again for another try; its acknowledgement tells when.
         is_unsure = self._is_unsure[applied.stream]

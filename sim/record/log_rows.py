@@ -21,11 +21,11 @@ _STARTING = (Kind.REBOOTSTRAPPED, Kind.CLAMPED, Kind.DECLARED_LOSS)
 
 @dataclass(frozen=True)
 class Table:
-    """The columns of a run's observations in time order. `codes` has the number of each kind."""
+    """The columns of a run's observations, sorted by kind and then by time. `codes` has the number of each kind."""
 
-    columns: Mapping[str, NDArray[Any]]  # t, kind, client, stream, seq, value, marker
+    columns: Mapping[str, NDArray[Any]]  # t, kind, client, stream, seq, value, marker, number in the order of time
     codes: Mapping[str, int]
-    rows_of: Callable[[Kind], NDArray[Any]]  # where the rows of a kind are in the whole table
+    rows_of: Callable[[Kind], range]  # where the rows of a kind are in the whole table
 
     def __len__(self) -> int:
         return len(self.columns["t"])
@@ -39,11 +39,12 @@ class Table:
 
     def of(self, kind: Kind, stream: int | None = None) -> "Table":
         """The rows of one kind, of one stream or of all."""
-        where = self.rows_of(kind)
-        return self.take(where if stream is None else where[self.stream[where] == stream])
+        rows = self.rows_of(kind)
+        of_kind = self.take(slice(rows.start, rows.stop))
+        return of_kind if stream is None else of_kind.take(of_kind.stream == stream)
 
-    def take(self, where: NDArray[Any]) -> "Table":
-        """The rows that a mask or an array of their numbers selects."""
+    def take(self, where: NDArray[Any] | slice) -> "Table":
+        """The rows that a mask, an array of their places or a slice selects."""
         return Table({name: column[where] for name, column in self.columns.items()}, self.codes, self.rows_of)
 
 
@@ -74,6 +75,7 @@ def separated(table: Table, run: Run) -> Iterator[Separated]:
         logs = _logs(table, rows.take(rows.stream == code), run)
         if logs is not None:
             where = np.flatnonzero(table.stream == code)
+            where = where[np.argsort(table.number[where])]  # in the order of time
             yield Separated(code, logs, where, _log_of_rows(table.take(where), logs))
 
 
@@ -85,14 +87,16 @@ def _logs(table: Table, published: Table, run: Run) -> Logs | None:
     sent_t = _first_sent_t(table.of(Kind.PUBLISH_TRIED, stream), published)
     if is_stated:
         return by_positions(Events(number, published.seq, sent_t, published.t), are_dense=positions == "dense")
+    # A server that delivers events under wrong positions does not state a lower head as well.
+    has_lower_head = positions != "opaque" and len(table.of(Kind.CLAMPED, stream)) > 0
+    if not run.recreated and not has_lower_head:
+        return None
     applied = table.of(Kind.APPLIED, stream)
     seq = published.seq if positions == "opaque" else _most_seen(applied, published)
     events = Events(number, seq, sent_t, published.t)
     if run.recreated:
         return by_times(events, run.recreated, np.isin(number, applied.marker[applied.client == run.auditor]))
-    # A server that delivers events under wrong positions does not state a lower head as well.
-    has_lower_head = positions != "opaque" and len(table.of(Kind.CLAMPED, stream)) > 0
-    return by_positions(events, are_dense=True) if has_lower_head else None
+    return by_positions(events, are_dense=True)
 
 
 def _first_sent_t(tries: Table, published: Table) -> Floats:

@@ -197,29 +197,57 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read(folder: Path) -> pa.Table:
-    """All observations of a run: from the sealed file or, after a crash, from the chunks.
+class Recorded:
+    """The observations of a run, read column by column: all of them at once would take gigabytes.
 
-    Raises `EvidenceError` when the file is missing, damaged, or lacks a column.
+    Takes them from the sealed file or, after a crash, from the chunks. Raises `EvidenceError` when the file is missing or
+    damaged, or lacks a column.
     """
-    path = folder / FILE_NAME
-    chunks = sorted((folder / CHUNK_FOLDER).glob("*.parquet")) if not path.exists() else [path]
-    if not chunks:
-        raise EvidenceError(f"{path}: there are no observations.")
-    tables = [_read_one(chunk) for chunk in chunks]
-    return pa.concat_tables(tables).unify_dictionaries()
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / FILE_NAME
+        chunks = sorted((folder / CHUNK_FOLDER).glob("*.parquet")) if not path.exists() else [path]
+        if not chunks:
+            raise EvidenceError(f"{path}: there are no observations.")
+        self._files = [(chunk, _opened(chunk)) for chunk in chunks]
+        self.num_rows = sum(file.metadata.num_rows for _, file in self._files)
+
+    def column(self, name: str) -> "pa.ChunkedArray[Any]":
+        """One column of all rows, with the type that `SCHEMA` gives it."""
+        found = [_column(path, file, name) for path, file in self._files]
+        return pa.chunked_array([chunk for column in found for chunk in column.chunks], SCHEMA.field(name).type)
+
+    def table(self) -> pa.Table:
+        """All columns at once."""
+        return pa.Table.from_arrays([self.column(name) for name in SCHEMA.names], schema=SCHEMA).unify_dictionaries()
 
 
-def _read_one(path: Path) -> pa.Table:
+def read(folder: Path) -> pa.Table:
+    """All observations of a run as one table. Raises `EvidenceError` as `Recorded` does."""
+    return Recorded(folder).table()
+
+
+def _opened(path: Path) -> pq.ParquetFile:
     try:
-        table = pq.read_table(path)
+        file = pq.ParquetFile(path, pre_buffer=False)
     except (OSError, pa.ArrowException) as error:
-        first_line = str(error).splitlines()[0]
-        raise EvidenceError(f"{path}: cannot be read ({first_line}).") from None
-    missing = [name for name in SCHEMA.names if name not in table.column_names]
+        raise _unreadable(path, error) from None
+    missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]
     if missing:
         raise EvidenceError(f"{path}: column {', '.join(missing)} is missing.")
+    return file
+
+
+def _column(path: Path, file: pq.ParquetFile, name: str) -> "pa.ChunkedArray[Any]":
     try:
-        return table.select(SCHEMA.names).cast(SCHEMA)
+        column = file.read([name]).column(name)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from None
+    try:
+        return column.cast(SCHEMA.field(name).type)
     except pa.ArrowException as error:
         raise EvidenceError(f"{path}: a column has the wrong type ({str(error).splitlines()[0]}).") from None
+
+
+def _unreadable(path: Path, error: Exception) -> EvidenceError:
+    return EvidenceError(f"{path}: cannot be read ({str(error).splitlines()[0]}).")

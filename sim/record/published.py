@@ -13,6 +13,7 @@ import numpy as np
 
 from sim.record.history import Floats, History, Ints, Mask, Rows
 from sim.record.observations import Kind
+from sim.record.sorting import Ranks, first_of_each, order_of
 
 SPAN = 1 << 40  # one int64 holds (owner, number): up to 2^40 events per stream and 2^22 owners
 _SEEN = (Kind.APPLIED, Kind.DUPLICATE_DROPPED, Kind.GAP, Kind.HASH_MISMATCH)
@@ -49,11 +50,11 @@ class Published:
 
     def place_at(self, stream: Ints, seq: Ints) -> Ints:
         """The place of the last event at or below the position `seq`; 0 without one."""
-        return np.searchsorted(self._order, stream * SPAN + 2 * seq, side="right") - self.begin[stream]
+        return self._by_position.up_to(stream, 2 * seq)
 
     @cached_property
-    def _order(self) -> Ints:
-        return self.stream * SPAN + 2 * self.seq + self.is_assumed
+    def _by_position(self) -> Ranks:
+        return Ranks(self.begin, 2 * self.seq + self.is_assumed)
 
     def head_due(self, stream: Ints, t: Floats) -> Ints:
         """Per row, the highest position of its stream among events due by time `t`: an upper bound of the head."""
@@ -79,17 +80,15 @@ class Published:
 
     def numbers(self, rows: Rows) -> Ints:
         """The number of each row's event; negative if it is not one of the run's."""
+        if self.is_marked.all():
+            return rows.marker
         return np.where(self.is_marked[rows.stream], rows.marker, rows.seq)
 
     def find(self, rows: Rows) -> Ints:
         """Index of each row's event; -1 if it was never acknowledged."""
-        if len(self) == 0:
-            return np.full(len(rows), -1, np.int64)
-        keys, index = self._by_number
-        number = self.numbers(rows)
-        wanted = rows.stream * SPAN + np.clip(number, 0, SPAN - 1)
-        found = np.minimum(np.searchsorted(keys, wanted), len(self) - 1)
-        return np.where((keys[found] == wanted) & (number >= 0), index[found], -1)
+        ranks, index = self._by_number
+        found = ranks.index_of(rows.stream, self.numbers(rows))
+        return np.where(found >= 0, index[found], -1) if len(self) else found
 
     def without(self, index: Ints, rows: Rows) -> Rows:
         """The rows that are not about the events at `index`."""
@@ -101,10 +100,9 @@ class Published:
         return np.where(index >= 0, self.place[index] if len(self) else 0, 0)
 
     @cached_property
-    def _by_number(self) -> tuple[Ints, Ints]:
-        keys = self.stream * SPAN + self.number
-        index = np.argsort(keys, kind="stable")
-        return keys[index], index
+    def _by_number(self) -> tuple[Ranks, Ints]:
+        index = order_of(self.stream * SPAN + self.number)
+        return Ranks(self.begin, self.number[index]), index
 
 
 def published_events(history: History, others: Rows | None = None) -> Published:
@@ -117,7 +115,7 @@ def published_events(history: History, others: Rows | None = None) -> Published:
     is_marked[of_marked.stream[of_marked.marker >= 0]] = not history.has_no_markers
     number = np.where(is_marked[rows.stream], rows.marker, rows.seq)
     rows, number = rows.take(number >= 0), number[number >= 0]
-    _, first = np.unique(rows.stream * SPAN + number, return_index=True)
+    _, first = first_of_each(rows.stream * SPAN + number)
     rows, number = rows.take(first), number[first]
     is_located = _located(rows, streams) & (history.positions != "opaque")
     seen, is_assumed = _seen(history, rows, number, is_marked & ~is_located)
@@ -179,7 +177,7 @@ def _positions_seen(history: History, wanted: Mask) -> tuple[Ints, Ints]:
     rows = history.session_rows(*_SEEN)
     rows = rows.take((rows.marker >= 0) & (rows.seq >= 0) & wanted[rows.stream])
     rows = rows.take(np.argsort(rows.client != history.header.auditor, kind="stable"))
-    keys, first = np.unique(rows.stream * SPAN + rows.marker, return_index=True)
+    keys, first = first_of_each(rows.stream * SPAN + rows.marker)
     return keys, rows.seq[first]
 
 
@@ -187,7 +185,7 @@ def _order_of_readers(history: History, wanted: Mask) -> tuple[Ints, Ints]:
     """Sorted (stream, number) keys of each stream's reader that applied most, preferably the auditor, and their ranks."""
     rows = history.session_rows(Kind.APPLIED)
     rows = rows.take((rows.marker >= 0) & wanted[rows.stream])
-    _, first = np.unique(history.pair(rows) * SPAN + rows.marker, return_index=True)
+    _, first = first_of_each(history.pair(rows) * SPAN + rows.marker)
     rows = rows.take(np.sort(first))
     pair = history.pair(rows)
     pairs, inverse, counts = np.unique(pair, return_inverse=True, return_counts=True)

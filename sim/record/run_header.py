@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import msgspec
-import pyarrow as pa
 
 from sim.base.atomic_files import read_struct, write_whole
 from sim.base.errors import EvidenceError
 from sim.protocols import registry
-from sim.record.parquet import FILE_NAME, file_sha256, read
+from sim.record.parquet import FILE_NAME, Recorded, file_sha256
 from sim.record.predictions import Prediction
 from sim.record.tally import Tally
 from sim.service.paths import RETIRED
@@ -84,22 +83,22 @@ def read_header(folder: Path) -> RunHeader:
     return header
 
 
-def read_verified(folder: Path) -> tuple[RunHeader, pa.Table]:
+def read_verified(folder: Path) -> tuple[RunHeader, Recorded]:
     """Header and observations of a complete run.
 
     Raises `EvidenceError` when the run was cut short, or when its files changed since they were recorded.
     """
     header = read_header(folder)
-    table = read(folder)
+    recorded = Recorded(folder)
     if not header.complete:
         raise EvidenceError(f"{folder}: the run did not complete ({header.stopped_because or 'it was cut off'}).")
     path = folder / FILE_NAME
     _check_unchanged(path, header.observations_sha256)
-    if table.num_rows != header.observations_rows:
-        raise EvidenceError(f"{path}: has {table.num_rows} rows, but {header.observations_rows} were recorded.")
+    if recorded.num_rows != header.observations_rows:
+        raise EvidenceError(f"{path}: has {recorded.num_rows} rows, but {header.observations_rows} were recorded.")
     for name, sha256 in header.evidence.items():
         _check_unchanged(folder / name, sha256)
-    return header, table
+    return header, recorded
 
 
 def _check_unchanged(path: Path, sha256: str) -> None:

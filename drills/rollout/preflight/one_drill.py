@@ -118,7 +118,7 @@ def _done(drill: Drill, run_dir: Path, verdict: DrillVerdict, seed: int) -> Dril
 def _fault_times(folder: Path) -> tuple[tuple[float, ...], list[float]]:
     """Start and end times of the faults, in seconds since the run began; empty for several variants and unreadable files."""
     try:
-        history = History(run_header.read_header(folder), parquet.read(folder))
+        history = History(run_header.read_header(folder), parquet.Recorded(folder))
     except EvidenceError:
         return (), []
     injected, reverted = history.of(Kind.FAULT_INJECTED), history.of(Kind.FAULT_REVERTED)

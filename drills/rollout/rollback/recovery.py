@@ -78,7 +78,7 @@ def judged(run_dir: Path, verdict: DrillVerdict, name: str, surely: bool) -> Can
         header = run_header.read_header(folder)
         if not header.complete and not header.stop_condition:
             raise InterruptedCanaryCheckError(header.stopped_because)
-        history = History(header, parquet.read(folder))
+        history = History(header, parquet.Recorded(folder))
     except EvidenceError as error:
         return CanaryCheck(State.ERROR, str(error), name, "")
     refusals = {"connects": samples.auth_refusals(history), "tokens asked for": samples.token_refusals(history)}

@@ -9,6 +9,7 @@ from sim.analysis.invariants.watermarks import changes
 from sim.analysis.samples import RECOVERIES
 from sim.record.history import Rows
 from sim.record.observations import Kind
+from sim.record.sorting import order_of
 
 
 def applied_twice(evidence: Evidence) -> Rows:
@@ -35,7 +36,7 @@ def checkpoint_regressed(evidence: Evidence) -> Rows:
     kinds = (Kind.CHECKPOINT_WRITTEN, Kind.REBOOTSTRAPPED, Kind.CLAMPED, Kind.RESTARTED)
     rows = history.without_unplanned_restarts(history.session_rows(*kinds))
     pair = history.pair(rows)
-    order = np.argsort(pair, kind="stable")
+    order = order_of(pair)
     rows, first = rows.take(order), changes(pair[order])
     written = rows.is_kind(Kind.CHECKPOINT_WRITTEN)
     stretch = np.cumsum(first | ~written & ~history.detail_is(rows, ["fresh"]))[written]

@@ -11,6 +11,7 @@ from sim.analysis.invariants.evidence import Evidence, Violation
 from sim.analysis.invariants.watermarks import EPOCH_SPAN
 from sim.record.history import History, Rows, at
 from sim.record.observations import Kind
+from sim.record.sorting import order_of
 
 
 def log_recreated(evidence: Evidence) -> Iterator[Violation]:
@@ -66,7 +67,7 @@ def _conflicts(history: History, published: Rows) -> tuple[int, str]:
 def _differing(rows: Rows, content: NDArray[Any]) -> Rows:
     """For each position whose rows differ in content, the first row that differs from the one before."""
     place = rows.stream * EPOCH_SPAN + rows.seq
-    order = np.argsort(place, kind="stable")
+    order = order_of(place)
     place = place[order]
     other = (np.diff(place) == 0) & (np.diff(content[order]) != 0)
     _, first = np.unique(place[1:][other], return_index=True)

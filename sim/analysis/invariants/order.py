@@ -4,9 +4,10 @@ import numpy as np
 
 from sim.analysis.invariants.evidence import Evidence
 from sim.analysis.invariants.watermarks import EPOCH_SPAN, changes
-from sim.record.history import Rows
+from sim.record.history import Ints, Mask, Rows
 from sim.record.observations import Kind
 from sim.record.published import first_sent_t
+from sim.record.sorting import first_of_each, order_of
 
 
 def real_time_order(evidence: Evidence) -> Rows:
@@ -20,10 +21,8 @@ def real_time_order(evidence: Evidence) -> Rows:
     rows = walk.rows.take(walk.applied).and_then(stored)
     reader = np.concatenate((walk.epoch[walk.applied], walk.epoch.max(initial=0) + 1 + stored.stream))
     order = np.flatnonzero(rows.marker >= 0)
-    order = order[np.argsort(reader[order], kind="stable")]
+    order = order[order_of(reader[order])]
     rows, reader = rows.take(order), reader[order]
-    _, first = np.unique(reader * EPOCH_SPAN + rows.marker, return_index=True)
-    rows, reader = rows.take(np.sort(first)), reader[np.sort(first)]
     index = published.find(rows)
     sent_t = first_sent_t(history, rows.stream, rows.marker, np.full(len(rows), -np.inf))
     acknowledged_t = np.where(index >= 0, published.acknowledged_t[index] if len(published) else np.inf, np.inf)
@@ -31,4 +30,14 @@ def real_time_order(evidence: Evidence) -> Rows:
     latest = np.searchsorted(moments, sent_t)  # as ranks, because a running maximum per client needs whole numbers
     group = np.cumsum(changes(reader)) * (len(moments) + 1)
     latest_before = np.maximum.accumulate(group + latest) - group
-    return rows.take(latest_before >= np.searchsorted(moments, acknowledged_t, side="right"))
+    wrong = latest_before >= np.searchsorted(moments, acknowledged_t, side="right")
+    return rows.take(wrong & _is_first(reader, rows.marker, wrong))
+
+
+def _is_first(reader: Ints, number: Ints, wanted: Mask) -> Mask:
+    """Where a reader has an event for the first time, among the readers that have any of the `wanted` rows."""
+    places = np.flatnonzero(np.isin(reader, np.unique(reader[wanted]))) if wanted.any() else np.zeros(0, np.int64)
+    _, first = first_of_each(reader[places] * EPOCH_SPAN + number[places])
+    is_first = np.zeros(len(reader), np.bool_)
+    is_first[places[first]] = True
+    return is_first

@@ -6,6 +6,7 @@ from sim.analysis.invariants.evidence import Evidence
 from sim.analysis.invariants.watermarks import EPOCH_SPAN, MOVES, changes
 from sim.record.history import Ints, Rows
 from sim.record.observations import Kind
+from sim.record.sorting import order_of
 
 
 def needless_loss(evidence: Evidence) -> Rows:
@@ -45,7 +46,7 @@ def false_start(evidence: Evidence) -> Rows:
     """Clients without a checkpoint that were started above the oldest retained event."""
     history = evidence.history
     rows = history.fleet(Kind.RESTARTED, Kind.REBOOTSTRAPPED)
-    rows = rows.take(np.argsort(history.pair(rows), kind="stable"))
+    rows = rows.take(order_of(history.pair(rows)))
     after_restart = np.append(False, rows.is_kind(Kind.RESTARTED)[:-1])[: len(rows)] & ~changes(history.pair(rows))
     low, _ = evidence.ledger.retained
     reached = evidence.ledger.reached(rows)
@@ -58,12 +59,12 @@ def _reached(moves: Rows, times: Rows) -> Ints:
     A client whose process died is at its stored checkpoint.
     """
     client = np.concatenate((moves.client, times.client))
-    is_time = np.repeat((False, True), (len(moves), len(times)))
-    order = np.lexsort((is_time, np.concatenate((moves.t, times.t)), client))
+    by_time = np.argsort(np.concatenate((moves.t, times.t)), kind="stable")  # at equal times, moves come first
+    order = by_time[order_of(client[by_time])]
     restarted = np.append(moves.is_kind(Kind.RESTARTED), np.zeros(len(times), np.bool_))[order]
     life = np.cumsum(changes(client[order]) | restarted) * EPOCH_SPAN
     seq = np.append(np.maximum(moves.seq, 0) + 1, np.zeros(len(times), np.int64))
     reached = np.empty(len(order), np.int64)
     reached[order] = np.maximum.accumulate(life + seq[order]) - life - 1
-    reached = reached[is_time]
+    reached = reached[len(moves) :]
     return np.where(reached >= 0, reached, EPOCH_SPAN)

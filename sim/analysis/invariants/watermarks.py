@@ -8,6 +8,7 @@ import numpy as np
 
 from sim.record.history import History, Ints, Mask, Rows
 from sim.record.observations import Kind
+from sim.record.sorting import order_of
 
 EPOCH_SPAN = 1 << 40
 MOVES = (Kind.APPLIED, Kind.REBOOTSTRAPPED, Kind.CLAMPED, Kind.RESTARTED)
@@ -41,7 +42,7 @@ class Walk:
         self.positions = history.positions
         rows = history.without_unplanned_restarts(rows)
         pair = history.pair(rows)
-        order = np.argsort(pair, kind="stable")
+        order = order_of(pair)
         self.rows = rows.take(order)
         first = changes(pair[order])
         self.applied = self.rows.is_kind(Kind.APPLIED)
