@@ -26,6 +26,7 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 _MAX_INT32 = 2**31
+_PART_ROWS = 1 << 17
 _KINDS = tuple(Kind)
 _KIND_CODE = {str(kind): code for code, kind in enumerate(_KINDS)}
 
@@ -102,12 +103,21 @@ class Rows:
         places = np.flatnonzero(which) if which.dtype == np.bool_ else which
         return Rows(self._columns, (places + self._where.start).astype(np.int32 if self._where.stop < _MAX_INT32 else np.int64))
 
+    def by_parts(self, make: Callable[["Rows"], NDArray[Any]]) -> NDArray[Any]:
+        """What `make` returns for these rows, made part by part: intermediate results then stay in the processor's cache."""
+        if len(self) <= _PART_ROWS:
+            return make(self)
+        parts = [Rows(self._columns, self._where[begin : begin + _PART_ROWS]) for begin in range(0, len(self), _PART_ROWS)]
+        return np.concatenate([make(part) for part in parts])
+
     def having(self, **columns: NDArray[Any]) -> "Rows":
         """The same rows with some columns replaced."""
         return Rows(_Columns(self.column, columns), range(len(self)))
 
     def and_then(self, others: "Rows") -> "Rows":
         """These rows followed by the others."""
+        if not len(others):
+            return self
         columns = _Columns(lambda name: np.concatenate((self.column(name), others.column(name))), {})
         return Rows(columns, range(len(self) + len(others)))
 
@@ -286,7 +296,7 @@ class History:
 
     def pair(self, rows: Rows) -> Ints:
         """One integer for each row's (client, stream)."""
-        return (rows.client + 1) * len(self.streams) + rows.stream
+        return rows.by_parts(lambda part: (part.client + 1) * len(self.streams) + part.stream)
 
     def last_t_before(self, earlier: Rows, rows: Rows, otherwise: float | None = None) -> Floats:
         """Per row, the time of the last of `earlier` of its client and stream by then; without one `otherwise`, or its own."""
@@ -353,7 +363,9 @@ def _columns(table: Observations) -> tuple[dict[str, NDArray[Any]], list[str], l
     columns |= {name: _numbers(table, name)[order] for name in ("client", "seq", "attempt", "value", "marker")}
     stream, streams = _words(table, "stream")
     detail, details = _words(table, "detail")
-    return columns | {"stream": stream[order], "detail": detail[order]}, streams, details
+    columns |= {"stream": stream[order], "detail": detail[order]}
+    pa.default_memory_pool().release_unused()  # hundreds of MiB of a large record
+    return columns, streams, details
 
 
 def _chunks(table: Observations, name: str) -> "list[pa.Array[Any]]":

@@ -178,8 +178,9 @@ class Ledger:
     @cached_property
     def _pairs(self) -> _Pairs:
         history = self.history
-        seen = history.fleet(Kind.REBOOTSTRAPPED, Kind.APPLIED, Kind.CHECKPOINT_WRITTEN, Kind.RESTARTED)
-        pair = np.unique(np.concatenate((_subscribed_pairs(history), history.pair(seen))))
+        kinds = (Kind.REBOOTSTRAPPED, Kind.APPLIED, Kind.CHECKPOINT_WRITTEN, Kind.RESTARTED)
+        seen = [np.unique(history.pair(history.fleet(kind))) for kind in kinds]
+        pair = np.unique(np.concatenate((_subscribed_pairs(history), *seen)))
         client, stream = pair // len(history.streams or [""]) - 1, pair % len(history.streams or [""])
         live_t = history.first_live_t[client]
         lower = np.full(len(pair), SPAN - 1, np.int64)
@@ -189,7 +190,9 @@ class Ledger:
         if not self._has_positions:
             lower = self._before_first_applied(history.fleet(Kind.APPLIED), history.pair, pair)
         reach = np.zeros(len(pair), np.int64)
-        np.maximum.at(reach, np.searchsorted(pair, history.pair(seen)), self.reached(seen))
+        for kind in kinds:  # one after the other, because they are most of a run's rows
+            rows = history.fleet(kind)
+            np.maximum.at(reach, np.searchsorted(pair, history.pair(rows)), self.reached(rows))
         return _Pairs(pair, client, stream, lower, reach, live_t)
 
     @cached_property
@@ -381,6 +384,9 @@ class Ledger:
 
     def reached(self, rows: Rows) -> Ints:
         """The place up to which each row reaches: by its position, and by its event if that is one of the run's."""
+        return rows.by_parts(self._reached)
+
+    def _reached(self, rows: Rows) -> Ints:
         known = self._has_positions & (rows.seq >= 0)
         by_position = np.where(known, self.published.place_at(rows.stream, rows.seq), 0)
         return np.maximum(by_position, self.published.places(rows) * (rows.marker >= 0))
@@ -399,7 +405,9 @@ class Ledger:
         """Rows that move a watermark, with places in place of positions; without those that say nothing of a place."""
         is_restart = moves.is_kind(Kind.RESTARTED)
         known = self._has_positions & ((moves.seq >= 0) | is_restart)
-        moves = moves.take(known | moves.is_kind(Kind.APPLIED) & (self.published.places(moves) > 0))
+        unsure = np.flatnonzero(~known & moves.is_kind(Kind.APPLIED))
+        known[unsure] = self.published.places(moves.take(unsure)) > 0
+        moves = moves.take(known)
         return moves.having(seq=np.where(moves.is_kind(Kind.RESTARTED) & (moves.seq < 0), -1, self.reached(moves)))
 
     def _before_first_applied(self, applied: Rows, owner_of: OwnerOf, owners: Ints) -> Ints:

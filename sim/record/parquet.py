@@ -229,7 +229,7 @@ def read(folder: Path) -> pa.Table:
 
 def _opened(path: Path) -> pq.ParquetFile:
     try:
-        file = pq.ParquetFile(path, pre_buffer=False)
+        file = pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from None
     missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]

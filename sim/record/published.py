@@ -80,12 +80,13 @@ class Published:
 
     def numbers(self, rows: Rows) -> Ints:
         """The number of each row's event; negative if it is not one of the run's."""
-        if self.is_marked.all():
-            return rows.marker
         return np.where(self.is_marked[rows.stream], rows.marker, rows.seq)
 
     def find(self, rows: Rows) -> Ints:
         """Index of each row's event; -1 if it was never acknowledged."""
+        return rows.by_parts(self._find)
+
+    def _find(self, rows: Rows) -> Ints:
         ranks, index = self._by_number
         found = ranks.index_of(rows.stream, self.numbers(rows))
         return np.where(found >= 0, index[found], -1) if len(self) else found
@@ -96,7 +97,10 @@ class Published:
 
     def places(self, rows: Rows) -> Ints:
         """The place of each row's event; 0 if it was never acknowledged."""
-        index = self.find(rows)
+        return rows.by_parts(self._places)
+
+    def _places(self, rows: Rows) -> Ints:
+        index = self._find(rows)
         return np.where(index >= 0, self.place[index] if len(self) else 0, 0)
 
     @cached_property

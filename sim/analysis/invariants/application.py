@@ -32,7 +32,6 @@ def checkpoint_regressed(evidence: Evidence) -> Rows:
     history, walk = evidence.history, evidence.walk
     if walk.positions == "opaque":
         return walk.rows.take(np.zeros(len(walk.rows), np.bool_))
-    clamped = walk.rows.is_kind(Kind.CLAMPED) & (walk.rows.seq < walk.highest_applied)
     kinds = (Kind.CHECKPOINT_WRITTEN, Kind.REBOOTSTRAPPED, Kind.CLAMPED, Kind.RESTARTED)
     rows = history.without_unplanned_restarts(history.session_rows(*kinds))
     pair = history.pair(rows)
@@ -42,7 +41,7 @@ def checkpoint_regressed(evidence: Evidence) -> Rows:
     stretch = np.cumsum(first | ~written & ~history.detail_is(rows, ["fresh"]))[written]
     rows = rows.take(written)
     lower = np.append(False, (np.diff(stretch) == 0) & (np.diff(rows.seq) < 0)) if len(rows) else written[:0]
-    return rows.take(lower).and_then(walk.rows.take(clamped))
+    return rows.take(lower).and_then(walk.rows.take(walk.clamped_below_applied))
 
 
 def stale_without_recovery(evidence: Evidence) -> Rows:

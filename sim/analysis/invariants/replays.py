@@ -26,11 +26,11 @@ def early_replay_complete(evidence: Evidence) -> Rows:
         return history.fleet(Kind.REPLAY_COMPLETED).take(np.zeros(0, np.int64))
     moves = history.without_unplanned_restarts(history.fleet(*MOVES, Kind.CHECKPOINT_WRITTEN))
     lost, _, high = evidence.ledger.declared(history.fleet(Kind.DECLARED_LOSS))
-    moves = evidence.ledger.by_place(moves).and_then(lost.having(seq=high))  # a client is past what it declared lost
+    others = lost.having(seq=high)  # a client is past what it declared lost
     if history.starts_from_now_on:  # and a new one past all that was sent before
         starts = history.fleet(Kind.REBOOTSTRAPPED)
         starts = starts.take(history.detail_is(starts, ["fresh", "other_log"]))
-        moves = moves.and_then(starts.having(seq=published.place_acknowledged(starts.stream, starts.t)))
+        others = others.and_then(starts.having(seq=published.place_acknowledged(starts.stream, starts.t)))
     done = history.fleet(Kind.REPLAY_COMPLETED)
     done = done.take(np.isfinite(done.value))
     due_t = done.t - done.value / 1000.0
@@ -38,7 +38,8 @@ def early_replay_complete(evidence: Evidence) -> Rows:
     for stream in np.unique(published.stream):
         head = published.place_acknowledged(np.full(len(done), stream), due_t)
         head[due_t > history.exists_until_t(stream)] = 0  # no replay has the events of a log that is gone
-        early |= _reached(moves.take(moves.stream == stream), done) < head
+        own = evidence.ledger.by_place(moves.take(moves.stream == stream)).and_then(others.take(others.stream == stream))
+        early |= _reached(own, done) < head
     return done.take(early)
 
 

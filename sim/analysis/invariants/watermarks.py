@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
-from sim.record.history import History, Ints, Mask, Rows
+from sim.record.history import Codes, History, Ints, Mask, Rows
 from sim.record.observations import Kind
 from sim.record.sorting import order_of
 
@@ -31,7 +30,7 @@ def integrity(history: History, select: Callable[[History], Rows] | None = None)
 
 
 class Walk:
-    """The watermark of each (client, stream), row by row.
+    """The watermark of each (client, stream), row by row, and which `rows` break its order.
 
     Applied events, a rebootstrap and a clamp move it; it starts at 0. An *epoch* lasts from one rebootstrap to the next, and
     within it no event may be applied twice. When a fault kills the client's process, a new epoch starts at the stored
@@ -41,52 +40,48 @@ class Walk:
     def __init__(self, history: History, rows: Rows) -> None:
         self.positions = history.positions
         rows = history.without_unplanned_restarts(rows)
-        pair = history.pair(rows)
-        order = order_of(pair)
-        self.rows = rows.take(order)
-        first = changes(pair[order])
-        self.applied = self.rows.is_kind(Kind.APPLIED)
+        self.rows = rows.take(order_of(history.pair(rows)))
+        rows = self.rows.take(np.arange(len(self.rows)))  # with the columns that only this needs
+        first = changes(history.pair(rows))
+        applied = rows.is_kind(Kind.APPLIED)
         # `fresh` is a client's first baseline on a stream; a later one is not a recovery.
-        restart = self.rows.is_kind(Kind.REBOOTSTRAPPED) & ~history.detail_is(self.rows, ["fresh"])
-        restart |= self.rows.is_kind(Kind.RESTARTED)
-        self.epoch = np.cumsum(first | restart)
-        before = np.append(0, self.rows.seq[:-1]) if len(self.rows) else 0
+        restart = rows.is_kind(Kind.REBOOTSTRAPPED) & ~history.detail_is(rows, ["fresh"])
+        restart |= rows.is_kind(Kind.RESTARTED)
+        epoch = np.cumsum(first | restart, dtype=np.int32)
+        before = np.append(0, rows.seq[:-1]) if len(rows) else 0
         # A client that goes on in a new log cannot see that the new log's first events are missing.
-        is_new_log = history.base_stream[self.rows.stream] != self.rows.stream
-        self.watermark = np.where(first, np.where(is_new_log, self.rows.seq - 1, 0), before)
+        is_new_log = history.base_stream[rows.stream] != rows.stream
+        watermark = np.where(first, np.where(is_new_log, rows.seq - 1, 0), before)
+        self.hole: Mask = applied & (rows.seq > watermark + 1) & (self.positions == "dense")
+        self.back: Mask = applied & (rows.seq <= watermark) & (self.positions != "opaque")
+        # Events applied, by position or by marker, for the second time in the same epoch.
+        self.twice = _repeated(epoch, rows.marker, applied)
+        if self.positions != "opaque":
+            self.twice |= _repeated(epoch, rows.seq, applied)
+        self.clamped_below_applied = rows.is_kind(Kind.CLAMPED)
+        if self.clamped_below_applied.any():
+            self.clamped_below_applied &= rows.seq < _highest(epoch, np.where(applied, rows.seq, 0))
 
-    @cached_property
-    def hole(self) -> Mask:
-        return self.applied & (self.rows.seq > self.watermark + 1) & (self.positions == "dense")
 
-    @cached_property
-    def back(self) -> Mask:
-        return self.applied & (self.rows.seq <= self.watermark) & (self.positions != "opaque")
+def _repeated(epoch: Codes, number: Ints, chosen: Mask) -> Mask:
+    """Which of the chosen rows have a number for the second time in the same epoch."""
+    mask = np.zeros(len(number), np.bool_)
+    where = np.flatnonzero(chosen & (number >= 0))
+    own, seq = epoch[where], number[where]
+    # Only an epoch whose sequence does not always rise can contain a number twice.
+    suspect = np.unique(own[1:][(np.diff(own) == 0) & (np.diff(seq) <= 0)])
+    where = where[np.isin(own, suspect)]
+    where = where[np.lexsort((where, number[where], epoch[where]))]
+    repeated = (np.diff(epoch[where]) == 0) & (np.diff(number[where]) == 0)
+    mask[where[1:][repeated]] = True
+    return mask
 
-    @cached_property
-    def twice(self) -> Mask:
-        """Which rows apply an event, by position or by marker, for the second time in the same epoch."""
-        by_marker = self._repeated(self.rows.marker)
-        return by_marker if self.positions == "opaque" else by_marker | self._repeated(self.rows.seq)
 
-    def _repeated(self, number: Ints) -> Mask:
-        mask = np.zeros(len(self.rows), np.bool_)
-        where = np.flatnonzero(self.applied & (number >= 0))
-        epoch, seq = self.epoch[where], number[where]
-        # Only an epoch whose sequence does not always rise can contain a number twice.
-        suspect = np.unique(epoch[1:][(np.diff(epoch) == 0) & (np.diff(seq) <= 0)])
-        where = where[np.isin(epoch, suspect)]
-        where = where[np.lexsort((where, number[where], self.epoch[where]))]
-        repeated = (np.diff(self.epoch[where]) == 0) & (np.diff(number[where]) == 0)
-        mask[where[1:][repeated]] = True
-        return mask
-
-    @cached_property
-    def highest_applied(self) -> Ints:
-        """The highest seq applied so far in the epoch, or 0."""
-        reached = self.epoch * EPOCH_SPAN + np.where(self.applied, self.rows.seq, 0)
-        highest: Ints = np.maximum.accumulate(reached) - self.epoch * EPOCH_SPAN
-        return highest
+def _highest(epoch: Codes, number: Ints) -> Ints:
+    """The highest number so far in the epoch."""
+    base = epoch.astype(np.int64) * EPOCH_SPAN
+    highest: Ints = np.maximum.accumulate(base + number) - base
+    return highest
 
 
 def changes(codes: Ints) -> Mask:
