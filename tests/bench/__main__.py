@@ -28,7 +28,7 @@ from sim.engines.sockets.publisher import create_streams
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions, raise_descriptor_limit
 from sim.server.settings import RuntimeSettings, Switches
-from tests.bench import held, markers, proxied, real_servers, simulated
+from tests.bench import held, judged, markers, proxied, real_servers, simulated
 from tests.bench.report import SETTINGS, Job, Report, Rounds, medians, ratios
 
 # Kinds of clients, and the module that is a process full of them: the sockets engine's and plain `websockets` ones, a load
@@ -151,7 +151,7 @@ def main() -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         result = runner.run(run())
     show(result)  # type: ignore[arg-type]
-    for part in (held, simulated, proxied, markers, real_servers):
+    for part in (held, judged, simulated, proxied, markers, real_servers):
         found = result[part.__name__.rpartition(".")[2]] = part.run()
         part.show(found)
     OUTPUT.parent.mkdir(exist_ok=True)

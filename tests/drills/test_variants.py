@@ -72,8 +72,8 @@ def test_all_variants_of_a_healthy_server_are_equal(healthy: Path):
 def test_each_variant_runs_as_named(healthy: Path):
     """Frames bring one update each, batches bring several at once when a client comes back; the policy's delays are its own."""
     for variant in variants.variants_of(parity()):
-        header, table = read_verified(results.variant_folder(healthy, "parity", variant))
-        rows = table.to_pylist()
+        header, recorded = read_verified(results.variant_folder(healthy, "parity", variant))
+        rows = recorded.table().to_pylist()
         received = {row["value"] for row in rows if row["kind"] == Kind.RECEIVED}
         assert (max(received) > 1) == (variant.delivery == "update_batch")
         assert (header.engine, header.policy) == (variant.engine, variant.policy)

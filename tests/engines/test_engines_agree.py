@@ -41,8 +41,8 @@ def went_as_planned(verdict: DrillVerdict) -> bool:
 
 
 def observed(run_dir: Path, drill: Drill) -> tuple[RunHeader, list[dict]]:
-    header, table = read_verified(results.drill_folder(run_dir, drill.name))
-    return header, table.to_pylist()
+    header, recorded = read_verified(results.drill_folder(run_dir, drill.name))
+    return header, recorded.table().to_pylist()
 
 
 def judged(run_dir: Path) -> DrillVerdict:

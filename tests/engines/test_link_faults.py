@@ -32,8 +32,8 @@ def of(rows: list[dict], kind: Kind) -> list[dict]:
 def test_the_rarer_link_faults_take_effect_and_lose_nothing(tmp_path: Path, engine: str):
     drill = with_faults(small("dropped_delivery", *SHORT), *RARE)
     run_dir = run_all(tmp_path, drill, engine=engine)
-    header, table = run_header.read_verified(results.drill_folder(run_dir, drill.name))
-    rows = table.to_pylist()
+    header, recorded = run_header.read_verified(results.drill_folder(run_dir, drill.name))
+    rows = recorded.table().to_pylist()
     acted = {row["detail"]: row["value"] for row in of(rows, Kind.FAULT_OBSERVED)}
     assert set(acted) == {fault["kind"] for fault in RARE}
     assert min(acted.values()) >= 6

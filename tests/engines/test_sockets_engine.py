@@ -25,8 +25,8 @@ from tests.storms import OF_TIME, red, run_all, small, storm, troubles
 
 
 def columns(folder: Path) -> tuple[RunHeader, list[dict]]:
-    header, table = read_verified(folder)
-    return header, table.to_pylist()
+    header, recorded = read_verified(folder)
+    return header, recorded.table().to_pylist()
 
 
 def judged(run_dir: Path) -> DrillVerdict:

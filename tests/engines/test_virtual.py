@@ -34,8 +34,8 @@ Rows = list[dict]
 def simulate(folder: Path, drill: Drill, seed: int = 1, model: SystemModel | None = None) -> tuple[RunHeader, Rows]:
     folder.mkdir(parents=True, exist_ok=True)
     engine.run(drill, engine.Options(folder, seed, model or SystemModel()))
-    header, table = read_verified(folder)
-    return header, table.to_pylist()
+    header, recorded = read_verified(folder)
+    return header, recorded.table().to_pylist()
 
 
 def of(rows: Rows, *kinds: Kind) -> Rows:

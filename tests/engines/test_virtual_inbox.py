@@ -22,7 +22,7 @@ def stories(folder: Path, name: str, model: SystemModel) -> dict[int, list[str]]
     """What each client noticed, in order."""
     folder.mkdir()
     engine.run(small(name), engine.Options(folder, 3, model))
-    table = read_verified(folder)[1]
+    table = read_verified(folder)[1].table()
     moments = table["t"].to_pylist()
     assert moments == sorted(moments)
     found: dict[int, list[str]] = defaultdict(list)

@@ -211,7 +211,7 @@ def simulate(tmp_path: Path, fault: dict, *more: str) -> list[dict]:
     """A small drill with this fault alone, in a service that takes no time; its rows."""
     drill = with_faults(small("reconnect_storm", *UNHURRIED, *more), {"at_s": 0.5, **fault})
     engine.run(drill, engine.Options(tmp_path, 1, replace(UNLIMITED, network=Network(sigma=0.0))))
-    return read_verified(tmp_path)[1].to_pylist()
+    return read_verified(tmp_path)[1].table().to_pylist()
 
 
 def of(rows: list[dict], *kinds: Kind) -> list[dict]:

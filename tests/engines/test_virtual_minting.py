@@ -17,8 +17,10 @@ def minted_t(folder: Path, model: SystemModel) -> list[float]:
     drill = small("reconnect_storm", "fleet.clients=40", "fleet.connects_per_s=1000000")
     folder.mkdir()
     engine.run(drill, engine.Options(folder, 1, model))
-    _, table = read_verified(folder)
-    return sorted(row["t"] for row in table.to_pylist() if row["kind"] == Kind.TOKEN_MINTED and 0 <= row["client"] < 40)
+    _, recorded = read_verified(folder)
+    return sorted(
+        row["t"] for row in recorded.table().to_pylist() if row["kind"] == Kind.TOKEN_MINTED and 0 <= row["client"] < 40
+    )
 
 
 def test_tokens_come_no_faster_than_the_limit(tmp_path: Path):

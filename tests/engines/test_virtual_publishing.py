@@ -23,8 +23,8 @@ FLAKY = msgspec.structs.replace(
 def test_a_mirror_that_fails_is_tried_again_and_what_it_never_takes_comes_with_the_next_event(tmp_path: Path):
     drill = small("reconnect_storm", "fleet.clients=20", "load.run_streams=1", "phases.steady_s=10")
     engine.run(drill, engine.Options(tmp_path, 1, FLAKY))
-    _, table = read_verified(tmp_path)
-    rows = table.to_pylist()
+    _, recorded = read_verified(tmp_path)
+    rows = recorded.table().to_pylist()
     fault = next(row["t"] for row in rows if row["kind"] == Kind.PHASE and row["detail"] == "fault")
     published = {row["seq"]: row["t"] for row in rows if row["kind"] == Kind.PUBLISHED}
     live_since = max(row["t"] for row in rows if row["kind"] == Kind.SUBSCRIBED and row["t"] < fault)
