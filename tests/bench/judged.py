@@ -57,10 +57,9 @@ def make(folder: Path) -> RunHeader:
     recorder = Recorder(folder, at_will=True)
     streams = [f"runtime.run.{number}.events" for number in range(STREAMS)]
     for client in range(CLIENTS):
-        start = (_row(Kind.REBOOTSTRAPPED, streams[client % STREAMS], 0, detail="fresh"), _row(Kind.SUBSCRIBED, value=20.0))
-        recorder.extend(
-            client / CLIENTS, client, [_row(Kind.CONNECT_ATTEMPTED), *start, _row(Kind.REPLAY_COMPLETED, value=20.0)]
-        )
+        live = _row(Kind.SUBSCRIBED, value=20.0), _row(Kind.REPLAY_COMPLETED, value=20.0)
+        start = _row(Kind.REBOOTSTRAPPED, streams[client % STREAMS], 0, detail="fresh")
+        recorder.extend(client / CLIENTS, client, [_row(Kind.CONNECT_ATTEMPTED), start, *live])
     for number in range(EVENTS):
         stream, seq, t = streams[number % STREAMS], number // STREAMS + 1, 2.0 + number / EVENTS_PER_S
         recorder.extend(t, -1, [_row(Kind.PUBLISHED, stream, seq, 1.0, f"hash {number}", number)])

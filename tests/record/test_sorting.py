@@ -6,7 +6,7 @@ import pytest
 from sim.record import sorting
 from sim.record.sorting import Ranks, first_of_each, order_of
 
-# One digit, several, several of which some are all alike, negative, the widest that there are, and few enough to be sorted plainly.
+# One digit, several, few of many, negative, and the widest that there are.
 KEYS = {
     "one digit": (0, 100),
     "three digits": (0, 1 << 40),
@@ -39,7 +39,7 @@ def test_digits_that_are_alike() -> None:
 def test_ranks(step: int) -> None:
     numbers = [[], [step * number + 5 for number in range(100)], [], [-step, 0, 0, step]]  # one list for each stream
     begin = np.cumsum([0, *map(len, numbers)])
-    ranks = Ranks(begin, np.array(sum(numbers, []), np.int64))
+    ranks = Ranks(begin, np.concatenate(numbers).astype(np.int64))
     assert (ranks._table is None) == (step == 1 << 30)
     edges = [number + near for own in numbers for number in own for near in (-1, 0, 1)]
     for stream, own in enumerate(numbers):

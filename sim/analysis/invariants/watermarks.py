@@ -43,24 +43,24 @@ class Walk:
         self.rows = rows.take(order_of(history.pair(rows)))
         rows = self.rows.take(np.arange(len(self.rows)))  # with the columns that only this needs
         first = changes(history.pair(rows))
-        applied = rows.is_kind(Kind.APPLIED)
+        self.applied: Mask = rows.is_kind(Kind.APPLIED)
         # `fresh` is a client's first baseline on a stream; a later one is not a recovery.
         restart = rows.is_kind(Kind.REBOOTSTRAPPED) & ~history.detail_is(rows, ["fresh"])
         restart |= rows.is_kind(Kind.RESTARTED)
-        epoch = np.cumsum(first | restart, dtype=np.int32)
+        self.epoch: Codes = np.cumsum(first | restart, dtype=np.int32)
         before = np.append(0, rows.seq[:-1]) if len(rows) else 0
         # A client that goes on in a new log cannot see that the new log's first events are missing.
         is_new_log = history.base_stream[rows.stream] != rows.stream
         watermark = np.where(first, np.where(is_new_log, rows.seq - 1, 0), before)
-        self.hole: Mask = applied & (rows.seq > watermark + 1) & (self.positions == "dense")
-        self.back: Mask = applied & (rows.seq <= watermark) & (self.positions != "opaque")
+        self.hole: Mask = self.applied & (rows.seq > watermark + 1) & (self.positions == "dense")
+        self.back: Mask = self.applied & (rows.seq <= watermark) & (self.positions != "opaque")
         # Events applied, by position or by marker, for the second time in the same epoch.
-        self.twice = _repeated(epoch, rows.marker, applied)
+        self.twice = _repeated(self.epoch, rows.marker, self.applied)
         if self.positions != "opaque":
-            self.twice |= _repeated(epoch, rows.seq, applied)
+            self.twice |= _repeated(self.epoch, rows.seq, self.applied)
         self.clamped_below_applied = rows.is_kind(Kind.CLAMPED)
         if self.clamped_below_applied.any():
-            self.clamped_below_applied &= rows.seq < _highest(epoch, np.where(applied, rows.seq, 0))
+            self.clamped_below_applied &= rows.seq < _highest(self.epoch, np.where(self.applied, rows.seq, 0))
 
 
 def _repeated(epoch: Codes, number: Ints, chosen: Mask) -> Mask:
