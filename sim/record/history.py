@@ -356,8 +356,8 @@ def _columns(table: Observations) -> tuple[dict[str, NDArray[Any]], list[str], l
     kind, t = _known_kinds(kinds)[kind], _numbers(table, "t")
     by_time = _time_order(t)
     order = np.argsort(kind if by_time is None else kind[by_time], kind="stable")  # NumPy sorts 8-bit integers by radix
-    number = order.astype(np.int32) if len(order) < _MAX_INT32 else order
-    order = number if by_time is None else by_time[order]
+    number: Codes = order.astype(np.int32) if len(order) < _MAX_INT32 else order
+    order = order if by_time is None else by_time[order]
     columns = {"number": number, "kind": kind[order], "t": t[order]}
     del t, kind
     columns |= {name: _numbers(table, name)[order] for name in ("client", "seq", "attempt", "value", "marker")}

@@ -70,7 +70,8 @@ class Ranks:
                 found[mine] = np.searchsorted(own, number[mine], side="right")
             return found
         above = np.clip(number - self._low[stream], 0, self._width[stream] - 1)
-        return self._table[self._offset[stream] + above].astype(np.int64)
+        counts: Ints = self._table[self._offset[stream] + above].astype(np.int64)
+        return counts
 
     def index_of(self, stream: Ints, number: Ints) -> Ints:
         """Per row, the index of the last number of `stream` that is `number`; -1 without one."""
