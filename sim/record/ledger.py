@@ -13,7 +13,7 @@ import numpy as np
 from sim.record.history import Floats, History, Ints, Mask, Rows
 from sim.record.observations import Kind
 from sim.record.published import SPAN, Published, published_events
-from sim.record.sorting import first_of_each, order_of
+from sim.record.sorting import first_of_each, integers_of, order_of
 
 _AUDITED = (Kind.REBOOTSTRAPPED, Kind.APPLIED, Kind.GAP, Kind.HASH_MISMATCH)  # kinds that show what the auditor found
 OwnerOf = Callable[[Rows], Ints]
@@ -240,7 +240,7 @@ class Ledger:
         owner, stream = spans.owner[suspect], stream[suspect]
         begin = published.index_after(stream, spans.low[suspect])
         end = np.maximum(published.index_after(stream, spans.high[suspect]), begin)
-        index, source = _expand(begin, end)
+        index, source = integers_of(begin, end)
         late = published.sent_t[index] > pairs.live_t[owner[source]]
         return index[late], owner[source][late]
 
@@ -331,7 +331,7 @@ class Ledger:
             asked_t = self.history.last_t_before(asked, rows.take(mine))
             begin = np.searchsorted(acknowledged_by, asked_t, side="right")
             end = np.searchsorted(sent_from, rows.t[mine], side="right")
-            event, source = _expand(begin, np.maximum(begin, end))
+            event, source = integers_of(begin, np.maximum(begin, end))
             unsure = np.flatnonzero(published.is_assumed[of_stream])
             event = np.concatenate((event, np.tile(unsure, len(mine))))
             source = np.concatenate((source, np.repeat(np.arange(len(mine)), len(unsure))))
@@ -488,14 +488,6 @@ def _subscribed_pairs(history: History) -> Ints:
         for code in codes.get(name, ())
     ]
     return np.array(pairs, np.int64)
-
-
-def _expand(begin: Ints, end: Ints) -> tuple[Ints, Ints]:
-    """All integers of the ranges `begin..end-1`, and the range of each."""
-    lengths = end - begin
-    source = np.repeat(np.arange(len(begin)), lengths)
-    offset = np.arange(len(source)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return begin[source] + offset, source
 
 
 def _mark(published: Published, stream: Ints, low: Ints, high: Ints) -> Mask:

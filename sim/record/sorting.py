@@ -33,6 +33,14 @@ def first_of_each(keys: Ints) -> tuple[Ints, Ints]:
     return keys[is_new], order[is_new]
 
 
+def integers_of(begin: Ints, end: Ints) -> tuple[Ints, Ints]:
+    """All integers of the ranges `begin..end-1`, and the range of each."""
+    lengths = end - begin
+    source = np.repeat(np.arange(len(begin)), lengths)
+    offset = np.arange(len(source)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return begin[source] + offset, source
+
+
 class Ranks:
     """Numbers of each stream in ascending order. Finds how many of a stream's are at most a given one.
 
