@@ -186,6 +186,7 @@ def good_storm(clients: int = 150) -> Story:
     )
     story.tell(21.0, Kind.FAULT_REVERTED, detail="drop_sockets")
     for seq in range(1, 331):
+        story.tell(2.0 + seq * 0.07, Kind.PUBLISH_TRIED, -1, STREAM, attempt=1, value=2.0, detail="acknowledged")
         story.publish(seq, t=2.0 + seq * 0.07, value=2.0)
     for tick in range(120):
         story.tell(tick * 0.5, Kind.GENERATOR_LAG, value=1.0 + tick % 7)

@@ -34,6 +34,7 @@ from sim.base import randomness
 from sim.base.clocks import SteppedClock, iso
 from sim.drill.fault_kinds import DropSockets
 from sim.drill.model import CLIENT_BUILD, Drill, Fleet, Load, Phases
+from sim.record import run_header
 from sim.record.observations import Kind
 from sim.server.deployment import cohort_bucket
 from sim.service.metric_names import PROFILES
@@ -67,6 +68,13 @@ PERCENT = {"2": 5.0, "3a": 25.0, "3b": 50.0, "4": 100.0}
 
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def change_target(folder: Path, name: str) -> None:
+    """Change the target in the header of a run."""
+    header = run_header.read_header(folder)
+    header.target = name
+    run_header.write_header(folder, header)
 
 
 def dump(path: Path, *lines: msgspec.Struct) -> None:
@@ -205,7 +213,7 @@ class Folder:
         """Add canary checks of the control that observed the same as those of the target."""
         shutil.copytree(self.path / records.CANARY_CHECKS, self.path / records.CONTROL)
         for header in (self.path / records.CONTROL).rglob("run.json"):
-            header.write_bytes(header.read_bytes().replace(b'"target": "elsewhere"', b'"target": "control"'))
+            change_target(header.parent, "control")
         shutil.copyfile(self.path / records.CANARY_CHECK_LIST, self.path / records.CONTROL_LIST)
         self.edit(records.CONTROL_LIST, CanaryCheckDone, lambda found: [*map(_of_control, found)])
         return self

@@ -33,7 +33,7 @@ from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, str
 from sim.record.columns import Columns
 from sim.record.observations import SCHEMA, Kind
 from sim.record.parquet import FILE_NAME, Recorder, read
-from sim.record.run_header import HEADER_NAME
+from sim.record.run_header import HEADER_NAME, read_header, write_header
 from sim.server.settings import RuntimeSettings
 from sim.service.requests import Answer, Request
 from tests.histories import AUDITOR, STREAM, Story, good_storm, storm_drill
@@ -426,6 +426,9 @@ def test_a_drill_is_known_by_what_was_written_not_by_keys_that_came_later(tmp_pa
     content = msgspec.json.encode(older, order="deterministic")
     digest = hashlib.sha256(content).hexdigest()
     path.write_bytes(msgspec.json.format(content, indent=2))
-    for name in (run_dir / results.PLAN_NAME, path.parent / HEADER_NAME):
-        name.write_text(name.read_text().replace(storm_drill(checks=ENOUGH).digest(), digest))
+    plan = run_dir / results.PLAN_NAME
+    plan.write_text(plan.read_text().replace(storm_drill(checks=ENOUGH).digest(), digest))
+    header = read_header(path.parent)
+    header.drill_sha256 = digest
+    write_header(path.parent, header)
     assert results.judge_run(run_dir).exit_code == 0

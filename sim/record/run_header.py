@@ -1,5 +1,6 @@
 """The header of a run (`run.json`): what was run, how it ended, and the SHA-256 of its observations."""
 
+import hashlib
 from pathlib import Path
 
 import msgspec
@@ -67,20 +68,31 @@ class RunHeader(msgspec.Struct, kw_only=True):
     tally: Tally | None = None  # counts of a fleet run, which has no observations
     observations_sha256: str = ""  # of observations.parquet
     observations_rows: int = 0  # number of rows
+    sha256: str = ""  # of everything else in this file
 
 
 def write_header(folder: Path, header: RunHeader) -> None:
-    """Write `run.json` atomically; raises `StorageError`."""
+    """Write `run.json` atomically, with its own SHA-256; raises `StorageError`."""
+    header.sha256 = _digest(msgspec.json.encode(header))
     write_whole(folder / HEADER_NAME, msgspec.json.format(msgspec.json.encode(header), indent=2))
 
 
 def read_header(folder: Path) -> RunHeader:
-    """Read `run.json`; raises `EvidenceError` when it is missing or damaged."""
+    """Read `run.json`; raises `EvidenceError` when it is missing, damaged or changed since it was written."""
     path = folder / HEADER_NAME
     header = read_struct(path, RunHeader)
     if header.schema != SCHEMA_VERSION:
         raise EvidenceError(f"{path}: has schema {header.schema}, but this version reads schema {SCHEMA_VERSION} only.")
+    if header.sha256 != _digest(path.read_bytes()):
+        raise EvidenceError(f"{path}: is not as it was written (its SHA-256 is not the one that it states).")
     return header
+
+
+def _digest(content: bytes) -> str:
+    """SHA-256 of a header's content, in any layout, without its own SHA-256."""
+    fields = msgspec.json.decode(content)
+    fields.pop("sha256", None)
+    return hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()
 
 
 def read_verified(folder: Path) -> tuple[RunHeader, Recorded]:

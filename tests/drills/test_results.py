@@ -16,6 +16,7 @@ from drills.judging.checks.verdicts import RunVerdict, State
 from drills.runs import results
 from sim.base.errors import EvidenceError, StorageError, UsageError
 from sim.drill.model import Drill, load
+from sim.record import run_header
 from sim.record.observations import Kind
 from sim.record.parquet import FILE_NAME
 from tests.histories import GATED, good_storm, storm_drill
@@ -142,6 +143,14 @@ def edit_json(path: Path, **fields: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
 
+def edit_header(folder: Path, **fields: object) -> None:
+    """Change the header as if the run had written it so."""
+    header = run_header.read_header(folder)
+    for name, value in fields.items():
+        setattr(header, name, value)
+    run_header.write_header(folder, header)
+
+
 def drop_column(folder: Path) -> None:
     pq.write_table(pq.read_table(folder / FILE_NAME).drop_columns(["seq"]), folder / FILE_NAME)
 
@@ -164,17 +173,18 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "rows are missing": (drop_rows, "SHA-256"),
     "an empty file": (lambda folder: (folder / FILE_NAME).write_bytes(b""), "cannot be read"),
     "no header": (lambda folder: (folder / "run.json").unlink(), "it never started"),
+    "an edited header": (lambda folder: edit_json(folder / "run.json", remarks=["fine"]), "is not as it was written"),
     "a broken header": (lambda folder: (folder / "run.json").write_text("{"), "damaged"),
     "no drill": (lambda folder: (folder / "drill.json").unlink(), "drill.json"),
     "a broken drill": (lambda folder: (folder / "drill.json").write_text("[]"), "damaged"),
     "another drill": (lambda folder: edit_json(folder / "drill.json", summary="Is this easier?"), NOT_PLANNED),
     "fewer checks": (lambda folder: edit_json(folder / "drill.json", checks=["ux.integrity"]), NOT_PLANNED),
-    "cut short": (lambda folder: edit_json(folder / "run.json", complete=False), "did not complete"),
-    "fewer clients": (lambda folder: edit_json(folder / "run.json", clients=5), "clients"),
-    "another seed": (lambda folder: edit_json(folder / "run.json", seed=8), "seed"),
-    "another engine": (lambda folder: edit_json(folder / "run.json", engine="virtual"), "engine"),
-    "another target": (lambda folder: edit_json(folder / "run.json", target_kind="staging"), "target_kind"),
-    "another drill's run": (lambda folder: edit_json(folder / "run.json", drill_sha256="0"), "drill_sha256"),
+    "cut short": (lambda folder: edit_header(folder, complete=False), "did not complete"),
+    "fewer clients": (lambda folder: edit_header(folder, clients=5), "clients"),
+    "another seed": (lambda folder: edit_header(folder, seed=8), "seed"),
+    "another engine": (lambda folder: edit_header(folder, engine="virtual"), "engine"),
+    "another target": (lambda folder: edit_header(folder, target_kind="staging"), "target_kind"),
+    "another drill's run": (lambda folder: edit_header(folder, drill_sha256="0"), "drill_sha256"),
 }
 
 

@@ -27,7 +27,7 @@ from tests.histories import Story
 from tests.known_bad_windows import drops, late, reported, values
 from tests.rollout.hold_world import World
 from tests.rollout.test_judging import every
-from tests.stage_folders import CONTROL, Folder
+from tests.stage_folders import CONTROL, Folder, change_target
 from tests.windows import BEGAN_S, CLIENTS, HOUR, INTERVAL_S, THRESHOLDS, canary_series, good, quiet
 
 PASS, FAIL, INCONCLUSIVE, NO_DATA, ERROR, NOT_RUN = State
@@ -232,7 +232,7 @@ def test_failed_or_unknown_control_is_left_out(held: Folder, change: dict[str, o
 
 def test_canary_check_of_another_target_is_an_error(held: Folder) -> None:
     for header in (held.path / records.CANARY_CHECKS).rglob("run.json"):
-        header.write_bytes(header.read_bytes().replace(b'"target": "elsewhere"', b'"target": "control"'))
+        change_target(header.parent, "control")
     assert "ran against control (staging), not elsewhere" in window.load(held.path).canary_check_problem
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from drills.judging.checks.base import Answer, Case, Decide, by_count, by_percentile, by_ratio, needed
+from drills.judging.checks.base import NAN, Answer, Case, Decide, by_count, by_percentile, by_ratio, needed
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from sim.analysis import corrupted, reconnects, samples
@@ -52,6 +52,8 @@ def _failed_publishes(case: Case, threshold: Threshold | None) -> Answer:
 
 def _failed_tries(case: Case, threshold: Threshold | None) -> Answer:
     """Judge the tries while no fault is active. Of a few tries, none may fail."""
+    if len(case.history.of(Kind.PUBLISH_TRIED)) == 0:
+        return Answer(State.NO_DATA, NAN, 0, "no try of a publish was recorded")
     tries = samples.failed_tries(case.history, (case.history.first_fault_t, reconnects.calm_t(case.history)), case.busy)
     if tries.n and not tries.hits:
         return Answer(State.PASS, 0.0, tries.n, f"none of {tries.n} tries of publishes failed while no fault was active")
