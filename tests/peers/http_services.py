@@ -3,10 +3,11 @@
 Nothing here imports stormgate. An append answers with the whole run, reading back is a GET of the run, the first event of a run
 is the runtime's own, errors are `{"error", "message"}`, and no socket is served.
 
-    python http_services.py [--defect NAME]... [--log FILE] [--store FILE] [--ports RUNTIME CONTROL]
+    python http_services.py [--defect NAME]... [--log FILE] [--store FILE] [--ports RUNTIME CONTROL] [--levers FOLDER]
 
 It prints the two ports. The file that `--log` names gets the control service's counters, which no route serves. The runtime
-keeps its events in the file of `--store`, and reads them when it starts.
+keeps its events in the file of `--store`, and reads them when it starts. In the folder of `--levers`, a file `throttle` limits
+the appends of a second, and a file `cohort` routes every key to the control service.
 """
 
 import argparse
@@ -17,13 +18,16 @@ import json
 import threading
 import time
 import uuid
+from collections import deque
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 MISORDERED = ("store_twice", "store_out_of_order")
 LOSES = ("lose_acknowledged", "alter_stored", "forget_on_restart")
 DEFECTS = ("stall_on_concurrent_appends", "user_id_as_text", "read_only", "revoke_unavailable", *LOSES, *MISORDERED)
+THROTTLED_PER_S = 80
 SESSION = "their-session"
 USER = "user_1"
 UNAUTHENTICATED = "Unauthenticated."
@@ -47,7 +51,9 @@ def moment() -> str:
 class Services:
     """The state of both services. `lock` guards the runs; an append holds it only between its steps."""
 
-    def __init__(self, defects: list[str], log: str, store: str) -> None:
+    def __init__(self, defects: list[str], log: str, store: str, levers: str = "") -> None:
+        self.levers = Path(levers) if levers else None
+        self.appended_at: deque[float] = deque(maxlen=THROTTLED_PER_S)
         self.defects, self.log, self.lock = set(defects), log, threading.Lock()
         self.on_disk = open(store, "a+") if store else None  # noqa: SIM115 - open as long as the process lives
         self.sessions: dict[str, dict[str, Any]] = {SESSION: session_of("operator@example.com", None)}  # by bearer token
@@ -61,6 +67,9 @@ class Services:
             for line in map(json.loads, self.on_disk):
                 run = self.runs.setdefault(line["id"], {**line, "events": []})
                 run["events"].append(line["event"])
+
+    def is_on(self, lever: str) -> bool:
+        return self.levers is not None and (self.levers / lever).exists()
 
     # --- runtime ------------------------------------------------------------------------------------
 
@@ -103,6 +112,9 @@ class Services:
             return 422, "Failed to deserialize the JSON body into the target type: missing field `event_type`"
         if not asked["event_type"].strip():
             return 400, {"error": "invalid_request", "message": "event_type cannot be empty"}
+        if self.is_on("throttle") and len(self.appended_at) == THROTTLED_PER_S and time.time() - self.appended_at[0] < 1:
+            return 429, {"error": "rate_limited", "message": "too many appends"}
+        self.appended_at.append(time.time())
         run_id, key = run["id"], asked.get("idempotency_key")
         with self.lock:
             self.appending[run_id] = self.appending.get(run_id, 0) + 1
@@ -183,7 +195,7 @@ class Services:
         if path == "/api/v1/control/runtime-routing/evaluate" and method == "POST":
             asked = json.loads(body)
             percent = hashlib.sha256(f"runtime-canary-v1|autopilot|{asked['autopilot_id']}".encode()).digest()
-            is_canary = int.from_bytes(percent[:4]) % 100 < 5
+            is_canary = int.from_bytes(percent[:4]) % 100 < 5 and not self.is_on("cohort")
             driver = "runtime_service" if is_canary else "control_service"
             return 200, {"data": {"driver": driver, "autopilot_id": asked["autopilot_id"], "force_control_service": False}}
         return 404, None
@@ -363,8 +375,9 @@ def main() -> None:
     parser.add_argument("--log", default="")
     parser.add_argument("--store", default="")
     parser.add_argument("--ports", nargs=2, type=int, default=(0, 0))
+    parser.add_argument("--levers", default="")
     options = parser.parse_args()
-    services = Services(options.defect, options.log, options.store)
+    services = Services(options.defect, options.log, options.store, options.levers)
     servers = serve(services.runtime, options.ports[0]), serve(services.control, options.ports[1])
     print(*(server.server_address[1] for server in servers), flush=True)
     threading.Event().wait()

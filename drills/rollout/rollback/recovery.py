@@ -34,6 +34,7 @@ class CanaryCheck:
     reason: str
     run: str
     auth_failures: str  # in words, with n
+    has_clients: bool = True  # without a socket only publishes and what is read back show how healthy the service is
 
 
 class InterruptedCanaryCheckError(KeyboardInterrupt):
@@ -81,6 +82,9 @@ def judged(run_dir: Path, verdict: DrillVerdict, name: str, surely: bool) -> Can
         history = History(header, parquet.Recorded(folder))
     except EvidenceError as error:
         return CanaryCheck(State.ERROR, str(error), name, "")
+    if not header.has_socket:
+        why = f"{report.why(verdict)}; " if verdict.status is not State.PASS else ""
+        return CanaryCheck(verdict.status, f"{why}the target has no socket, so there were no clients", name, "", False)
     refusals = {"connects": samples.auth_refusals(history), "tokens asked for": samples.token_refusals(history)}
     answers = [few(share, what, surely) for what, share in refusals.items()]
     said = "; ".join(words for _, words in answers)

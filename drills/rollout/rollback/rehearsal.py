@@ -187,6 +187,8 @@ class Rehearsal:
         first = self._check(None)
         if first.state is not State.PASS:
             return _state(first), f"no recovery was observed: {first.reason}", {}, ""
+        if not first.has_clients:
+            return "not_run", f"nobody can observe the recovery of clients: {first.reason}", {}, ""
         self._recovered = self._clock.now()
         longer = self._check(self._plan.stable_s)
         facts = {"recovered": iso(self._recovered), "auth_failures": longer.auth_failures}
