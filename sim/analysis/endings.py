@@ -55,12 +55,13 @@ def endings(history: History) -> tuple[Ending, ...]:
     rows = history.fleet(Kind.ENDED)
     groups: dict[tuple[str, str, str], list[int]] = {}
     for place, key in enumerate(zip(rows.detail.tolist(), rows.attempt.tolist(), strict=True)):
-        groups.setdefault(_parts(history.details[key[0]], key[1]), []).append(place)
+        groups.setdefault(parts_of(history.details[key[0]], key[1]), []).append(place)
     found = [Ending(*key, len(places), len(np.unique(rows.client[places]))) for key, places in groups.items()]
     return tuple(sorted(found, key=lambda each: (-each.count, each.by, each.code)))
 
 
-def _parts(detail: str, number: int) -> tuple[str, str, str]:
+def parts_of(detail: str, number: int) -> tuple[str, str, str]:
+    """Return who caused an end, its code and the next step, from the row's detail and its number."""
     by, _, rest = detail.partition(":")
     code, _, step = rest.rpartition(":")
     return by, f"{number} {code}" if number and code != str(number) else code, step
@@ -71,7 +72,7 @@ def said_at(history: History, ends: Rows) -> str:
     detail = history.details[int(ends.detail[0])]
     if not ends.is_kind(Kind.ENDED)[0]:
         return f"the end '{detail}'"
-    by, code, step = _parts(detail, int(ends.attempt[0]))
+    by, code, step = parts_of(detail, int(ends.attempt[0]))
     return f"{by if by == code else f'{by} {code}'}, next step {step}"
 
 

@@ -12,10 +12,13 @@ from drills.judging.checks.specs import FIXED_RULE, CheckSpec, Origin
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import CheckResult, State
 from sim.analysis import machine, statistics
+from sim.analysis.disconnects import Disconnects
 from sim.analysis.machine import BusyTime, Spans
 from sim.analysis.samples import Share
 from sim.analysis.statistics import Bounds
 from sim.base.errors import IllegalMoveError
+from sim.drill import fault_schedule
+from sim.drill.fault_schedule import PlannedFault
 from sim.drill.model import Drill
 from sim.protocols.adapter import Capabilities, Refusals, StaleSign
 from sim.record.history import Floats, History
@@ -60,6 +63,16 @@ class Case:
     def ledger(self) -> Ledger:
         """The ledger: for every acknowledged event, the clients that should have it and those that have it."""
         return Ledger(self.history)
+
+    @cached_property
+    def planned(self) -> Mapping[int, PlannedFault]:
+        """The fault schedule with the clients that each fault concerns, by the index of the fault."""
+        return {fault.index: fault for fault in fault_schedule.plan(self.drill, self.history.header.seed)}
+
+    @cached_property
+    def disconnects(self) -> Disconnects:
+        """The fleet's disconnects, and whose each one was."""
+        return Disconnects(self.history, self.planned)
 
     def lacks(self, spec: CheckSpec) -> str:
         """Return what the run's protocol lacks for a check, in words; empty: nothing, or the run does not state it."""

@@ -7,7 +7,6 @@ import numpy as np
 from drills.judging.checks.base import NAN, Answer, Case, Decide
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
-from sim.drill import fault_schedule
 from sim.record.history import Floats, Rows
 from sim.record.observations import Kind
 
@@ -48,7 +47,7 @@ def _needless_disconnects(case: Case, threshold: Threshold | None) -> Answer:
 def _slow_consumers_kept(case: Case, threshold: Threshold | None) -> Answer:
     """Count the clients that stopped reading and were not evicted."""
     stopped = _seen(case, Kind.FAULT_OBSERVED, "stop_reading")
-    who = {fault.index: fault.clients for fault in fault_schedule.plan(case.drill, case.history.header.seed)}
+    who = {index: fault.clients for index, fault in case.planned.items()}
     evicted = [_evicted_during(case, index, who.get(index, ())) for index in stopped]
     missing = sum(max(int(wanted) - got, 0) for wanted, got in zip(stopped.values(), evicted, strict=True))
     return _none_of(missing, int(sum(stopped.values())), "not evicted", "clients that stopped reading")

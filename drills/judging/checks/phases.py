@@ -7,10 +7,11 @@ import numpy as np
 from drills.judging.checks.base import NAN, Answer, Case, Decide, needed, soonest_renewal_s
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
-from sim.analysis import machine, reconnects, samples, server_metrics
+from sim.analysis import machine, samples, server_metrics
+from sim.analysis.disconnects import Owner
 from sim.analysis.reconnects import NOTICE_S
 from sim.protocols.events import Outcome
-from sim.record.history import PHASES, History, Ints, Rows
+from sim.record.history import PHASES, History, Rows
 from sim.record.observations import Kind
 from sim.record.tally import Tally
 from sim.server.settings import RuntimeSettings
@@ -172,34 +173,33 @@ def _unseen_by_clients(history: History, index: int, injected_t: float) -> str:
 
 
 def _undisturbed(case: Case, threshold: Threshold | None) -> Answer:
-    """Count the connections that the runtime lost while no fault was active."""
-    history = case.history
-    lost = history.fleet(Kind.DISCONNECTED)
-    lost = _without_renewals(history, lost).and_then(_renewed_early(case))
-    lost = lost.take((lost.t < history.first_fault_t) | (lost.t > reconnects.calm_t(history)))
-    lost = lost.take(~np.isin(lost.number, _of_deleted_logs(history)) & ~case.busy.may_drop(lost.t))
+    """Count the connections that the runtime lost, or closed, and that no fault explains."""
+    history, ends = case.history, case.disconnects
+    early, lost = _renewed_early(case), ends.rows.take(_unexcused(case))
     lives = len(history.fleet(Kind.SUBSCRIBED))
     resets = server_metrics.unexplained_resets(history)
-    if len(lost):
-        why = ", ".join(f"{text or 'no reason'} ({count})" for text, count in history.detail_counts(lost).items())
-        return Answer(State.FAIL, len(lost), lives, f"connections were lost while no fault was active: {why}")
+    if count := len(lost) + len(early):
+        return Answer(State.FAIL, count, lives, f"connections were lost that no fault explains: {_by_owner(case, early)}")
     if lives == 0:
         return Answer(State.NO_DATA, NAN, 0, "no client was ever live")
     if resets:
         why = f"the runtime's counters restarted at {resets[0]:.1f} s without a fault, so it may have restarted itself"
         return Answer(State.INCONCLUSIVE, len(resets), lives, why)
-    return Answer(State.PASS, 0, lives, "no connection was lost while no fault was active")
+    return Answer(State.PASS, 0, lives, "no connection was lost that no fault explains")
 
 
-def _of_deleted_logs(history: History) -> Ints:
-    """The rows in which clients first lost a connection after a log had been deleted: a quiet stream shows that only late."""
-    cuts = history.fleet(Kind.DISCONNECTED)
-    found = [np.zeros(0, np.int64)]
-    for start_t, _ in history.fault_times("recreate_log").values():
-        later = cuts.take(cuts.t >= start_t)
-        _, first = np.unique(later.client, return_index=True)
-        found.append(later.number[first])
-    return np.concatenate(found)
+def _by_owner(case: Case, early: Rows) -> str:
+    """The owners of unexplained disconnects with their counts, and the first one."""
+    ends = case.disconnects
+    owners = {
+        Owner.SERVER: "closed by the server",
+        Owner.UNKNOWN: "without a word, so by the server or the network",
+    }
+    parts = [f"{count} {text}" for owner, text in owners.items() if (count := int((ends.owner == owner).sum()))]
+    parts += [f"{len(early)} to renew a token long before it was due"] if len(early) else []
+    first = ends.rows.take(ends.unexcused).and_then(early)
+    first = first.take(np.argsort(first.t, kind="stable"))
+    return f"{', '.join(parts)}; the first by client {first.client[0]} at {first.t[0]:.3f} s"
 
 
 def _renewed_early(case: Case) -> Rows:

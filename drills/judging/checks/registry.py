@@ -230,8 +230,7 @@ _OF_RUNS = (
     ),
     rule("drill.faults_observed", "faults", "faults that took effect and were reverted", "all that were scheduled"),
     rule(
-        *("drill.undisturbed", "connections", "connections lost while no fault was active"),
-        window=_OUTSIDE_FAULT,
+        *("drill.undisturbed", "connections", "connections lost that no fault explains, by its window and its clients"),
     ),
     rule(
         *("drill.load", "events", "events published, acknowledged or not", "at least 90 % of what the drill asks for"),
