@@ -169,7 +169,7 @@ MUTATIONS = (
         only=True,
     ),
     defect("keep_revoked_sockets", "session_revocation", "drill.revocation", only=True),
-    defect("revoke_everyone", "session_revocation", "drill.revocation", only=True, settings=PATIENT),
+    defect("revoke_everyone", "session_revocation", "drill.revocation", "drill.undisturbed", only=True, settings=PATIENT),
     defect("forget_fallback_key", "token_rotation", "drill.key_rotation", "error.websocket_auth_error_ratio", only=True),
     defect("sign_with_old_key", "token_rotation", "drill.key_rotation"),
     defect("refuse_every_other_publish", "reconnect_storm", "error.failed_tries_ratio", tested=EVERYWHERE),
@@ -191,7 +191,7 @@ MUTATIONS = (
     defect("swap_payloads", "runtime_restart", "real_time_order", "acknowledged_lost", tested=EVERYWHERE),
     defect("repeat_payloads", "runtime_restart", "applied_twice", "silent_loss", "acknowledged_lost", tested=EVERYWHERE),
     defect("alter_payloads", "reconnect_storm", "altered_payload", "acknowledged_lost", tested=EVERYWHERE),
-    defect("deploy_cuts_everyone", "rolling_deploy", "drill.cut_once", only=True),
+    defect("deploy_cuts_everyone", "rolling_deploy", "drill.cut_once", "drill.undisturbed", only=True),
     defect(
         "accept_mutation", "mutation_over_socket", "socket_changed_state", "phantom_event", "drill.negative_clients", only=True
     ),

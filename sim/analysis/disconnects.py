@@ -11,6 +11,7 @@ from enum import IntEnum
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.analysis.endings import parts_of
 from sim.analysis.reconnects import NOTICE_S
@@ -119,21 +120,37 @@ class Disconnects:
     def fault(self) -> Ints:
         """Per disconnect, the index of the fault that explains it; -1: none does."""
         rows, found = self.rows, np.full(len(self.rows), -1, np.int64)
-        by = np.array([text.partition(":")[0] for text in self.said], "U8")
         for fault in self.history.faults:
             for claim in self._claims(fault):
-                free = (found < 0) & ~self._is_own & np.isin(by, claim.by)
-                free &= (rows.t >= fault.start_t) & (rows.t <= fault.end_t + claim.notice_s) & self._in_scope(fault)
-                if fault.kind in _BY_TOKENS and not self._is_hooked(fault):
-                    free &= self.history.detail_is(rows, _TOKEN_REASONS)
-                where = np.flatnonzero(free)
+                where = np.flatnonzero((found < 0) & self._matches(fault, claim))
                 found[where[_turn(self.history.pair(rows)[where]) < claim.times]] = fault.index
         return found
+
+    @cached_property
+    def _by(self) -> NDArray[np.str_]:
+        """Per disconnect, who ended the connection; empty if the record does not say it."""
+        return np.array([text.partition(":")[0] for text in self.said], "U8")
+
+    def _matches(self, fault: FaultTimes, claim: _Claim) -> Mask:
+        """Which disconnects lie in the fault's window and scope, and ended as it ends them."""
+        rows = self.rows
+        found = ~self._is_own & np.isin(self._by, claim.by) & self.is_named(fault, rows)
+        found &= (rows.t >= fault.start_t) & (rows.t <= fault.end_t + claim.notice_s)
+        if fault.kind in _BY_TOKENS and not self.is_hooked(fault):
+            found &= self.history.detail_is(rows, _TOKEN_REASONS)
+        return found
+
+    def cut_by(self, fault: FaultTimes) -> Ints:
+        """The clients that a fault can have disconnected, by its window, its scope and the way the connections ended."""
+        found = np.zeros(len(self.rows), np.bool_)
+        for claim in self._claims(fault):
+            found |= self._matches(fault, claim)
+        return np.unique(self.rows.client[found])
 
     def _claims(self, fault: FaultTimes) -> tuple[_Claim, ...]:
         plan = self.history.header.plan
         told = plan[fault.index] if 0 <= fault.index < len(plan) else {}
-        if self._is_hooked(fault):
+        if self.is_hooked(fault):
             return _BY_HOOK
         if fault.kind == "reset_links":
             return (_Claim(times=int(str(told.get("times", 1))), by=_BY_OTHERS),)
@@ -141,16 +158,18 @@ class Disconnects:
             return (_Claim(times=_MANY, by=_BY_OTHERS),)
         return _BY_HOOK if fault.kind in _BY_TOKENS else _CLAIMS.get(fault.kind, ())
 
-    def _is_hooked(self, fault: FaultTimes) -> bool:
+    def is_hooked(self, fault: FaultTimes) -> bool:
+        """Whether a hook of the target injects this fault."""
         plan = self.history.header.plan
         return 0 <= fault.index < len(plan) and plan[fault.index].get("by") == "hook"
 
-    def _in_scope(self, fault: FaultTimes) -> Mask:
+    def is_named(self, fault: FaultTimes, rows: Rows) -> Mask:
+        """Which rows are of a client that the fault concerns."""
         planned = self.planned.get(fault.index)
-        is_named = planned is not None and planned.kind == fault.kind and isinstance(planned.fault, ClientFault)
-        if planned is None or not is_named or self._is_hooked(fault):
-            return np.ones(len(self.rows), np.bool_)
-        return np.isin(self.rows.client, planned.clients)
+        is_known = planned is not None and planned.kind == fault.kind and isinstance(planned.fault, ClientFault)
+        if planned is None or not is_known or self.is_hooked(fault):
+            return np.ones(len(rows), np.bool_)
+        return np.isin(rows.client, planned.clients)
 
     @cached_property
     def _is_own(self) -> Mask:

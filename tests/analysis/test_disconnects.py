@@ -1,4 +1,4 @@
-"""What a fault explains lies in its window and its scope. Every other lost connection is the server's, or nobody knows whose."""
+"""What a fault explains lies in its window and its scope. Every other lost connection is the server's or unknown."""
 
 from typing import Any
 

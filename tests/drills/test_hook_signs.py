@@ -2,8 +2,8 @@
 
 import pytest
 
-from drills.judging.checks.phases import _SHOWS_AS
 from drills.judging.checks.verdicts import CheckResult
+from sim.analysis.effects import SHOWS_AS
 from sim.record.observations import Kind
 from tests.drills.asking import ask
 from tests.histories import STREAM, Story, good_storm
@@ -17,6 +17,8 @@ SIGNS = {
     "skip_deliveries": (Kind.GAP, 9, 7.0),
     "reorder_deliveries": (Kind.GAP, 9, 7.0),
     "duplicate_deliveries": (Kind.DUPLICATE_DROPPED, 5, 0.0),
+    "delay_deliveries": (Kind.GAP, 9, 7.0),
+    "fail_publishes": (Kind.PUBLISH_TRIED, -1, 5.0),
     "jumble_deliveries": (Kind.HASH_MISMATCH, 5, 0.0),
     "malform_frames": (Kind.MALFORMED, -1, 0.0),
     "shrink_window": (Kind.STALE, 3, 50.0),
@@ -39,12 +41,17 @@ def observed(story: Story) -> CheckResult:
 
 def shown(kind: str, t: float) -> CheckResult:
     """The check of a hook's fault whose sign a client observed at `t`; the fault is from 20 s to 21 s."""
+    return observed(signed(hooked(kind), kind, t))
+
+
+def signed(story: Story, kind: str, t: float) -> Story:
+    """The story, in which a client observed the sign of a kind at `t`."""
     sign, seq, value = SIGNS[kind]
-    return observed(hooked(kind).tell(t, sign, 3, STREAM, seq, value=value))
+    return story.tell(t, sign, 3, STREAM, seq, value=value, detail="refused" if kind == "fail_publishes" else "")
 
 
 def test_each_kind_has_its_sign_here():
-    assert SIGNS.keys() == _SHOWS_AS.keys()
+    assert SIGNS.keys() == SHOWS_AS.keys()
 
 
 @pytest.mark.parametrize("kind", SIGNS)
@@ -60,6 +67,19 @@ def test_hook_is_believed_only_if_a_client_observed_its_sign_at_that_time(kind: 
     assert shown(kind, 19.0).state == "error"
     if kind not in ("shrink_window", "recreate_log"):
         assert shown(kind, 22.1).state == "error", "another fault did it"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SIGNS if kind not in ("shrink_window", "recreate_log")])
+def test_sign_that_clients_saw_as_often_before_the_hook_proves_nothing(kind: str):
+    story = hooked(kind)
+    for t in range(2, 20):
+        signed(story, kind, float(t))
+    told = observed(signed(story, kind, 20.5))
+    assert told.state == "error"
+    assert "as often before" in told.reason
+    for number in range(20):
+        signed(story, kind, 20.2 + number / 100)
+    assert observed(story).state == "pass"
 
 
 def test_what_was_forgotten_shows_when_somebody_comes_back():

@@ -9,38 +9,15 @@ from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from sim.analysis import machine, samples, server_metrics
 from sim.analysis.disconnects import Owner
-from sim.analysis.reconnects import NOTICE_S
-from sim.protocols.events import Outcome
+from sim.analysis.effects import Effects
 from sim.record.history import PHASES, History, Rows
 from sim.record.observations import Kind
-from sim.record.tally import Tally
 from sim.server.settings import RuntimeSettings
 
 _LATE_SHARE = 0.05  # share of late samples from which the load generator counts as saturated
-_HIT_SHARE = 0.9  # [ours] share of the clients that a fault must disconnect
 _LOAD_SHARE = 0.9  # [ours] share of the events that the drill requests
 _CLOCK_HOLE_S = 10.0  # the longest time between two comparisons of clocks
 _HOLE_S = 1.0  # the longest gap between samples of the load generator's lateness
-_NAMING = ("drop_sockets", "restart_clients", "rolling_deploy", "close_connections")
-# Faults on the open connections of the clients they name; each connection counts once.
-_ON_LINKS = ("slow_links", "stall_links", "half_open_links", "reset_links", "stop_reading")
-_SLOW_ENOUGH = 0.9  # share of the injected delay: a request that took at least this long was delayed by the fault
-# How clients observe a fault that a hook injects, and the text if they do not. Other kinds show as disconnects.
-_SHOWS_AS = {
-    "slow_mint": (Kind.TOKEN_MINTED, "no token took so long"),
-    "mint_outage": (Kind.TOKEN_REFUSED, "no token was refused"),
-    "revoke_sessions": (Kind.DISCONNECTED, "no client was disconnected"),
-    "slow_publishes": (Kind.PUBLISHED, "no publish took so long"),
-    "skip_deliveries": (Kind.GAP, "no client missed an event"),
-    "duplicate_deliveries": (Kind.DUPLICATE_DROPPED, "no client got an event twice"),
-    "reorder_deliveries": (Kind.GAP, "no client got an event before its turn"),
-    "jumble_deliveries": (Kind.HASH_MISMATCH, "no client got an event with a wrong hash"),
-    "malform_frames": (Kind.MALFORMED, "no client got a malformed frame"),
-    "shrink_window": (Kind.STALE, "no client got a stale answer"),
-    "shrink_replay_budget": (Kind.STALE, "no client got a stale answer"),
-    "recreate_log": (Kind.STALE, "no position started over, and no client got a stale answer"),
-}
-_LATER = ("shrink_window", "recreate_log")  # a client notices them when it returns, even after they were reverted
 
 
 def _phases(case: Case, threshold: Threshold | None) -> Answer:
@@ -69,9 +46,9 @@ def _steady_state(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _faults_observed(case: Case, threshold: Threshold | None) -> Answer:
-    plan = case.history.header.plan
+    plan, effects = case.history.header.plan, Effects(case.history, case.disconnects)
     missing = [
-        f"{fault.get('kind', 'fault')} #{index}: {why}" for index, fault in enumerate(plan) if (why := _unseen(case, index))
+        f"{fault.get('kind', 'fault')} #{index}: {why}" for index, fault in enumerate(plan) if (why := effects.missing(index))
     ]
     wanted = sum(fault.parts for fault in case.drill.faults)
     if len(plan) < wanted:
@@ -83,93 +60,6 @@ def _faults_observed(case: Case, threshold: Threshold | None) -> Answer:
     if not plan:
         return Answer(State.PASS, 0, len(case.history), "this drill has no faults: it only observes")
     return Answer(State.PASS, len(plan), len(plan), "every fault took effect and was reverted")
-
-
-def _unseen(case: Case, index: int) -> str:
-    """Why a fault was not injected, had no effect or was not reverted; empty otherwise."""
-    history = case.history
-    injected, observed, ended = (history.of(kind) for kind in (Kind.FAULT_INJECTED, Kind.FAULT_OBSERVED, Kind.FAULT_REVERTED))
-    if not bool((injected.attempt == index).any()):
-        return "was not injected"
-    acted = observed.value[observed.attempt == index]
-    if not bool((acted >= 1).any()):
-        return "had no observed effect"
-    if not bool((ended.attempt == index).any()):
-        return "was not reverted"
-    return _missed(history, index, float(acted.max()), float(injected.t[injected.attempt == index][0]))
-
-
-def _missed(history: History, index: int, affected: float, injected_t: float) -> str:
-    """Text about the clients that a fault should have disconnected and did not; empty if it disconnected enough."""
-    fault = history.header.plan[index]
-    kind = fault.get("kind")
-    by_hook = fault.get("by") == "hook"
-    if kind in _ON_LINKS:
-        named = int(str(fault.get("clients", history.header.clients)))
-        return "" if affected >= _HIT_SHARE * named else f"affected {affected:g} of {named} clients"
-    if kind not in (*_NAMING, "expire_tokens", "kill_runtime", "stop_delivery"):
-        return _unseen_by_clients(history, index, injected_t) if by_hook else ""
-    if not history.header.has_socket:
-        return _missed_by_publishes(history, injected_t)
-    if (tally := history.header.tally) is not None:
-        return _missed_by_tally(tally, index, int(str(fault.get("clients"))) or history.header.clients)
-    # Some faults name their clients; all other faults affect every connected client.
-    wanted = int(str(fault.get("clients", history.header.clients))) if kind in _NAMING else _live_at(history, injected_t)
-    # A client process without a connection can be killed, too.
-    cut = history.fleet(Kind.RESTARTED if kind == "restart_clients" else Kind.DISCONNECTED)
-    cut = _without_renewals(history, cut) if by_hook else cut
-    hit = len(np.unique(cut.client[(cut.t >= injected_t) & (cut.t <= history.phases.get("recovery", np.inf) + NOTICE_S)]))
-    hit = min(hit, wanted if by_hook or kind in ("kill_runtime", "stop_delivery") else int(affected))
-    verb = "killed" if kind == "restart_clients" else "disconnected"
-    return "" if hit >= _HIT_SHARE * wanted else f"{verb} {hit} of {wanted} clients"
-
-
-def _missed_by_publishes(history: History, injected_t: float) -> str:
-    """Why publishes do not confirm that the service was down, where there are no clients; empty if one failed."""
-    rows = history.of(Kind.PUBLISH_TRIED)
-    rows = rows.take((rows.t >= injected_t) & (rows.t <= history.phases.get("recovery", np.inf) + NOTICE_S))
-    return (
-        ""
-        if history.detail_is(rows, [Outcome.UNKNOWN, Outcome.REFUSED]).any()
-        else "was injected by a hook, but no publish failed"
-    )
-
-
-def _missed_by_tally(tally: Tally, index: int, wanted: int) -> str:
-    hit = next((each.clients for each in tally.recoveries if each.index == index), 0)
-    return "" if hit >= _HIT_SHARE * wanted else f"disconnected {hit} of {wanted} clients"
-
-
-def _live_at(history: History, t: float) -> int:
-    """How many clients of the fleet were live just before `t`."""
-    rows = history.fleet(Kind.SUBSCRIBED, Kind.DISCONNECTED)
-    rows = rows.take(rows.t < t)
-    live = np.zeros(history.header.clients, np.bool_)
-    live[rows.client] = rows.is_kind(Kind.SUBSCRIBED)  # the last row of a client wins
-    return int(live.sum())
-
-
-def _without_renewals(history: History, cut: Rows) -> Rows:
-    """The disconnects, except those for a token renewal."""
-    return cut.take(~history.detail_is(cut, ["token_refresh_due"]))
-
-
-def _unseen_by_clients(history: History, index: int, injected_t: float) -> str:
-    """Why the clients' observations do not confirm a hook's fault; empty if they do. A hook's exit code alone is no proof."""
-    fault = history.header.plan[index]
-    kind = str(fault.get("kind"))
-    if kind not in _SHOWS_AS:
-        return "was injected by a hook, and clients cannot observe whether it took effect"
-    shows_as, what = _SHOWS_AS[kind]
-    if kind == "recreate_log" and history.deleted_by_fault().any():
-        return ""
-    ended = history.of(Kind.FAULT_REVERTED)
-    until_t = np.inf if kind in _LATER else float(ended.t[ended.attempt == index].max(initial=-np.inf)) + NOTICE_S
-    rows = history.of(shows_as)
-    rows = _without_renewals(history, rows.take((rows.t >= injected_t) & (rows.t <= until_t)))
-    if "delay_ms" in fault:
-        rows = rows.take(rows.value >= _SLOW_ENOUGH * float(str(fault.get("delay_ms"))))
-    return "" if len(rows) else f"was injected by a hook, but {what}"
 
 
 def _undisturbed(case: Case, threshold: Threshold | None) -> Answer:
