@@ -118,6 +118,62 @@ def drill_run(
     finish(running.conclude(run_dir), run_dir, as_json, junit)
 
 
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, such as results/<run id>, or of a drill in it.")]
+OneDrill = Annotated[str | None, typer.Option("--drill", metavar="NAME", help="Only this drill. Default: all of the run.")]
+
+
+@drill_app.command("explain")
+def drill_explain(run: RunDir, name: OneDrill = None, as_json: AsJson = False) -> None:
+    """Explain why a run failed: the first events of each failure, what was expected, and who is blamed.
+
+    Reads the record only. Nothing is run and nothing is changed.
+    """
+    from drills.judging import explanations, gates
+    from drills.judging.checks.base import Case
+    from drills.reports import explained
+    from drills.runs import recorded_runs, results
+
+    limits = gates.load_thresholds(results.thresholds_of(run), is_record=True)
+    found = {}
+    for each in recorded_runs.runs_in(run, name):
+        verdict = gates.judge(each.drill, each.history, limits, str(each.folder / "observations.parquet"))
+        found[each.name] = explanations.explain(Case(each.drill, each.history), verdict)
+        if not as_json:
+            output.lines(*explained.lines(each.name, found[each.name], f"stormgate drill events {each.folder}"), "")
+    if as_json:
+        output.json_object(found)
+
+
+@drill_app.command("events")
+def drill_events(
+    run: RunDir,
+    name: OneDrill = None,
+    client: Annotated[int | None, typer.Option(metavar="N", help="Only rows of this client.")] = None,
+    stream: Annotated[str | None, typer.Option(metavar="NAME", help="Only this stream; a part of its name is enough.")] = None,
+    around: Annotated[int | None, typer.Option(metavar="POSITION", help="Only positions of --stream near this one.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(metavar="KIND", help="Only this kind of row. Repeatable.")] = None,
+    since: Annotated[float | None, typer.Option(metavar="SECONDS", help="Only rows from this time of the run on.")] = None,
+    until: Annotated[float | None, typer.Option(metavar="SECONDS", help="Only rows up to this time of the run.")] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="Print at most so many rows of each drill.")] = 200,
+    as_json: AsJson = False,
+) -> None:
+    """Print rows of a run's record in order of time."""
+    from drills.reports import explained
+    from drills.runs import recorded_runs
+    from sim.analysis import row_query
+
+    query = row_query.RowQuery(client, stream, around, tuple(kind or ()), since, until)
+    found = {}
+    for each in recorded_runs.runs_in(run, name):
+        rows = row_query.matching(each.history, query)
+        found[each.name] = list(row_query.as_values(each.history, rows, limit))
+        if not as_json:
+            more = f" (the first {limit}; --limit prints more)" if len(rows) > limit else ""
+            output.lines(f"{each.name}: {len(rows)} rows{more}", *explained.table(found[each.name]), "")
+    if as_json:
+        output.json_object(found)
+
+
 def judge(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run, such as results/<run id>.")],
     thresholds: Annotated[

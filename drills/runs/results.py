@@ -48,7 +48,7 @@ from sim.record.history import History
 
 THRESHOLDS_NAME = "thresholds.toml"
 SUMMARY_NAME = "summary.json"
-_REPLICATIONS = "replications"
+REPLICATIONS = "replications"
 _VARIANTS = "variants"
 _REMEDY = "free some space or give another folder with --out"
 _ROLLOUTS, _STAGE_RUNS = "rollouts", "runs"
@@ -132,6 +132,12 @@ def drill_folder(run_dir: Path, name: str) -> Path:
     return run_dir / DRILLS / name
 
 
+def thresholds_of(folder: Path) -> Path:
+    """The thresholds of the run that a folder is, or belongs to; the shipped ones if the run has none of its own."""
+    found = (each / THRESHOLDS_NAME for each in (folder, *folder.resolve().parents[:4]))
+    return next((path for path in found if path.exists()), DEFAULT_PATH)
+
+
 def run_id_of(drill_folder: Path) -> str:
     """The id of the run that a drill folder belongs to."""
     return drill_folder.parents[1].name
@@ -139,7 +145,7 @@ def run_id_of(drill_folder: Path) -> str:
 
 def replication_folder(run_dir: Path, name: str, seed: int) -> Path:
     """The folder of one of several replications."""
-    return drill_folder(run_dir, name) / _REPLICATIONS / str(seed)
+    return drill_folder(run_dir, name) / REPLICATIONS / str(seed)
 
 
 def variant_folder(run_dir: Path, name: str, variant: Variant) -> Path:
@@ -289,7 +295,7 @@ def _judge_drill(run_dir: Path, plan: RunPlan, planned: PlannedDrill, thresholds
     wanted = seeds(plan.seed, plan.replications)
     verdicts = {seed: _judge_one(run_dir, plan, planned, seed, thresholds) for seed in wanted}
     verdict = combined.combine(verdicts, thresholds)
-    found = drill_folder(run_dir, planned.name) / _REPLICATIONS
+    found = drill_folder(run_dir, planned.name) / REPLICATIONS
     names = sorted(path.name for path in found.iterdir()) if found.is_dir() else []
     if unplanned := [name for name in names if name not in map(str, wanted)]:
         trouble = f"{found / unplanned[0]}: is not a replication of this run's plan."

@@ -87,12 +87,16 @@ def digest_of(path: Path, drill: Drill) -> str:
     return digest(path)
 
 
-def recorded(folder: Path) -> tuple[Drill, History]:
-    """Read the drill and the history of a folder. Raises `EvidenceError` unless they are complete and unchanged."""
+def recorded(folder: Path, of_drill: Path | None = None) -> tuple[Drill, History]:
+    """Read the drill and the history of a folder; `of_drill` has the drill, if it is in another one.
+
+    Raises `EvidenceError` unless they are complete and unchanged.
+    """
     header, table = run_header.read_verified(folder)
-    drill = read_struct(folder / DRILL_NAME, Drill)
-    if header.drill_sha256 != digest(folder / DRILL_NAME):
-        raise EvidenceError(f"{folder / DRILL_NAME}: is not the drill that was run (its digest differs from run.json).")
+    path = (of_drill or folder) / DRILL_NAME
+    drill = read_struct(path, Drill)
+    if header.drill_sha256 != digest(path):
+        raise EvidenceError(f"{path}: is not the drill that was run (its digest differs from run.json).")
     return drill, History(header, table)
 
 

@@ -7,37 +7,19 @@ What a client has of a stream (applied, covered by a snapshot, declared lost) is
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
 from sim.record.history import Floats, History, Ints, Mask, Rows
+from sim.record.intervals import Intervals
 from sim.record.observations import Kind
 from sim.record.published import SPAN, Published, published_events
 from sim.record.sorting import first_of_each, integers_of, order_of
 
 _AUDITED = (Kind.REBOOTSTRAPPED, Kind.APPLIED, Kind.GAP, Kind.HASH_MISMATCH)  # kinds that show what the auditor found
 OwnerOf = Callable[[Rows], Ints]
-
-
-@dataclass(frozen=True)
-class Intervals:
-    """Half-open intervals `(low, high]` of places; the owner is a (client, stream) pair or a stream."""
-
-    owner: Ints
-    low: Ints
-    high: Ints
-
-    def gaps(self, owners: Ints) -> "Intervals":
-        """For each of `owners`, what no interval covers, from 0 to the last possible place."""
-        low = np.concatenate((self.owner * SPAN + self.low, owners * SPAN, owners * SPAN + SPAN - 1))
-        high = np.concatenate((self.owner * SPAN + self.high, owners * SPAN, owners * SPAN + SPAN - 1))
-        order = np.argsort(low, kind="stable")
-        low, reach = low[order], np.maximum.accumulate(high[order])
-        open_ = (low[1:] > reach[:-1]) & (low[1:] // SPAN == reach[:-1] // SPAN)
-        begin, end = reach[:-1][open_], low[1:][open_]
-        known = np.isin(begin // SPAN, owners)
-        begin, end = begin[known], end[known]
-        return Intervals(begin // SPAN, begin % SPAN, end % SPAN)
+Which = Literal["dropped", "silent", "at_rest"]  # deliveries: see the properties of `Ledger` with these names
 
 
 @dataclass(frozen=True)
@@ -82,12 +64,12 @@ class Ledger:
     @cached_property
     def dropped(self) -> Shortfall:
         """Deliveries expected, but not applied, not covered by a snapshot and not declared lost."""
-        return self._shortfall(np.zeros_like(self._pairs.reach), np.full(len(self._pairs.pair), SPAN - 1))
+        return self._shortfall("dropped")
 
     @cached_property
     def silent(self) -> Shortfall:
         """The dropped deliveries at or below the client's final checkpoint."""
-        return self._shortfall(np.zeros_like(self._pairs.reach), self._pairs.reach)
+        return self._shortfall("silent")
 
     @cached_property
     def missing_at_rest(self) -> Shortfall:
@@ -95,11 +77,7 @@ class Ledger:
 
         Those of a log that was created again are no longer there to be delivered.
         """
-        is_newest = np.array(
-            [self.history.exists_until_t(code) == np.inf for code in range(len(self.history.streams))], np.bool_
-        )
-        up_to = np.where(is_newest[self._pairs.stream], SPAN - 1, 0) if len(is_newest) else self._pairs.reach
-        return self._shortfall(self._pairs.reach, up_to)
+        return self._shortfall("at_rest")
 
     def lacking(self, events: Ints) -> tuple[Ints, Ints, Ints]:
         """Which fleet clients lack which of the events at these indices into `published`, from their start on.
@@ -201,9 +179,32 @@ class Ledger:
         gaps = self._had_by(self.history.pair, with_auditor=False).gaps(self._pairs.pair)
         return Intervals(np.searchsorted(self._pairs.pair, gaps.owner), gaps.low, gaps.high)
 
-    def _shortfall(self, after: Ints, up_to: Ints) -> Shortfall:
-        """Expected events in the gaps of each pair, in the places `(after, up_to]`."""
-        pairs, gaps = self._pairs, self._fleet_gaps
+    def _shortfall(self, which: Which) -> Shortfall:
+        owner, begin, counts = self._missing(which)
+        if not counts.sum():
+            return Shortfall(0)
+        first = int(np.flatnonzero(counts)[0])
+        return Shortfall(int(counts.sum()), int(self._pairs.client[owner[first]]), self.name_of(int(begin[first])))
+
+    def first_missing(self, which: Which, limit: int) -> list[tuple[int, int]]:
+        """The first of these deliveries by the time of their acknowledgement: clients, and indices into `published`."""
+        owner, begin, counts = self._missing(which)
+        source, offset = _expand(np.zeros_like(counts), np.minimum(counts, limit))  # a run is acknowledged in its order
+        index = begin[source] + offset
+        order = np.argsort(self.published.acknowledged_t[index], kind="stable")[:limit]
+        return list(zip(self._pairs.client[owner[source[order]]].tolist(), index[order].tolist(), strict=True))
+
+    def _span(self, which: Which) -> tuple[Ints, Ints]:
+        """Per pair, the places `(after, up_to]` of these deliveries."""
+        zero, reach, end = np.zeros_like(self._pairs.reach), self._pairs.reach, np.full_like(self._pairs.reach, SPAN - 1)
+        if which == "at_rest":
+            is_newest = np.array([self.history.exists_until_t(code) == np.inf for code in range(len(self.history.streams))])
+            return reach, np.where(is_newest[self._pairs.stream], end, 0) if len(is_newest) else reach
+        return zero, reach if which == "silent" else end
+
+    def _missing(self, which: Which) -> tuple[Ints, Ints, Ints]:
+        """Runs of expected events in the gaps: the index of their pair, of their first event, and their number."""
+        pairs, gaps, (after, up_to) = self._pairs, self._fleet_gaps, self._span(which)
         high = np.minimum(gaps.high, up_to[gaps.owner])
         begin_at = np.maximum(gaps.low, after[gaps.owner])
         low = np.maximum(begin_at, pairs.lower[gaps.owner])
@@ -213,12 +214,8 @@ class Ledger:
         below_index, below_owner = self._below_baseline(
             Intervals(gaps.owner, begin_at, np.minimum(high, pairs.lower[gaps.owner]))
         )
-        total = int(counts.sum()) + len(below_index)
-        if total == 0:
-            return Shortfall(0)
-        hits = np.flatnonzero(counts)
-        index, owner = (begin[hits[0]], gaps.owner[hits[0]]) if len(hits) else (below_index[0], below_owner[0])
-        return Shortfall(total, int(pairs.client[owner]), self.name_of(int(index)))
+        ones = np.ones(len(below_index), np.int64)
+        return np.append(gaps.owner, below_owner), np.append(begin, below_index), np.append(counts, ones)
 
     def name_of(self, index: int) -> str:
         """An acknowledged event as text: its stream, and its position or the number of its marker."""

@@ -10,6 +10,7 @@ from drills.judging.checks.verdicts import State
 from sim.analysis import machine, samples, server_metrics
 from sim.analysis.disconnects import Owner
 from sim.analysis.effects import Effects
+from sim.protocols.events import EndedBy
 from sim.record.history import PHASES, History, Rows
 from sim.record.observations import Kind
 from sim.server.settings import RuntimeSettings
@@ -81,15 +82,17 @@ def _undisturbed(case: Case, threshold: Threshold | None) -> Answer:
 def _by_owner(case: Case, early: Rows) -> str:
     """The owners of unexplained disconnects with their counts, and the first one."""
     ends = case.disconnects
-    owners = {
-        Owner.SERVER: "closed by the server",
-        Owner.UNKNOWN: "without a word, so by the server or the network",
+    by_client = np.array([text.startswith(f"{EndedBy.CLIENT}:") for text in ends.said], np.bool_)
+    counts = {
+        "closed by the server": int((ends.owner == Owner.SERVER).sum()),
+        "given up by the client, which heard nothing or missed events": int((ends.unexcused & by_client).sum()),
+        "without a word": int(((ends.owner == Owner.UNKNOWN) & ~by_client).sum()),
+        "to renew a token long before it was due": len(early),
     }
-    parts = [f"{count} {text}" for owner, text in owners.items() if (count := int((ends.owner == owner).sum()))]
-    parts += [f"{len(early)} to renew a token long before it was due"] if len(early) else []
     first = ends.rows.take(ends.unexcused).and_then(early)
     first = first.take(np.argsort(first.t, kind="stable"))
-    return f"{', '.join(parts)}; the first by client {first.client[0]} at {first.t[0]:.3f} s"
+    said = ", ".join(f"{count} {text}" for text, count in counts.items() if count)
+    return f"{said}; the first by client {first.client[0]} at {first.t[0]:.3f} s"
 
 
 def _renewed_early(case: Case) -> Rows:

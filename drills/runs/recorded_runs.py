@@ -1,0 +1,61 @@
+"""The recorded runs in a folder: the only run of each drill, its replications or its variants."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from drills.runs import results, variants
+from drills.runs.run_files import DRILL_NAME, PLAN_NAME, read_drill, read_plan, recorded
+from sim.base.errors import UsageError
+from sim.drill.model import Drill
+from sim.record.history import History
+from sim.record.parquet import FILE_NAME
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """One run of one drill, read from its files."""
+
+    name: str  # of the drill; for one of several runs also its seed or its variant
+    folder: Path
+    drill: Drill
+    history: History
+
+
+def runs_in(folder: Path, drill: str | None = None) -> Iterator[RecordedRun]:
+    """Read the runs of a run's folder one by one, or the single run of a drill's folder. `drill` selects by name.
+
+    Raises `UsageError` if nothing was recorded there, and `EvidenceError` for evidence that is incomplete or changed.
+    """
+    found = list(_folders(folder))
+    chosen = [(name, path) for name, path in found if drill is None or drill in (name, name.split(":")[0])]
+    if not found:
+        raise UsageError(f"{folder}: no drill was recorded here. Give the folder of a run, such as results/<run id>.")
+    if not chosen:
+        names = ", ".join(name for name, _ in found)
+        raise UsageError(f"{folder}: has no drill {drill!r}. It has {names}.")
+    for name, path in chosen:
+        of_replication = path.parents[1] if path.parent.name == results.REPLICATIONS else path
+        yield RecordedRun(name, path, *recorded(path, of_replication))
+
+
+def _folders(folder: Path) -> Iterator[tuple[str, Path]]:
+    """The name and the folder of each run."""
+    if (folder / FILE_NAME).exists() and (folder / DRILL_NAME).exists():
+        yield folder.name, folder
+        return
+    if not (folder / PLAN_NAME).exists():
+        return
+    plan = read_plan(folder)
+    for planned in plan.drills:
+        top = results.drill_folder(folder, planned.name)
+        if planned.not_run or not top.is_dir():
+            continue
+        if plan.replications > 1:
+            seeds = results.seeds(plan.seed, plan.replications)
+            yield from ((f"{planned.name}:{seed}", results.replication_folder(folder, planned.name, seed)) for seed in seeds)
+        elif (drill := read_drill(top, planned)).variants:
+            each = variants.variants_of(drill)
+            yield from ((f"{planned.name}:{one.name}", results.variant_folder(folder, planned.name, one)) for one in each)
+        else:
+            yield planned.name, top
