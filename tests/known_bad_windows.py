@@ -192,6 +192,11 @@ KNOWN_BAD = (
     KnownBad("error.stale_cursors", "2 a minute", INCONCLUSIVE, rates(delivery__stale_cursor_events_total=2.0), "server"),
     KnownBad("error.stale_cursors", "a warning", PASS, rates(delivery__stale_cursor_events_total=1.2), "server"),
     KnownBad("error.stale_cursors", "clients", FAIL, seen(reported(Kind.STALE, 22, **STALE), only=range(2, 3)), "client"),
+    KnownBad(
+        *("error.stale_cursors", "a counter that clients contradict", INCONCLUSIVE),
+        seen(reported(Kind.STALE, 2, **STALE), only=range(2, 3)),
+        "server",
+    ),
     KnownBad("error.unauthorized_surge", "against stage 0", FAIL, of_metrics(UNAUTHORIZED, surge(30, 6.0)), "server"),
     KnownBad("error.unauthorized_surge", "of nothing", INCONCLUSIVE, of_metrics(UNAUTHORIZED, surge(30, 6.0), baseline=None)),
     KnownBad("error.unauthorized_surge", "too few", PASS, of_metrics(UNAUTHORIZED, surge(30, 1.0), baseline=None)),

@@ -13,7 +13,7 @@ from sim.record.history import Floats, History
 from sim.record.observations import Kind
 from sim.service.metric_names import MEANINGS, PROFILES, is_counter
 
-_HARMLESS = ("drop_sockets",)  # faults that do not restart the service
+_RESTARTS = ("kill_runtime",)  # faults that restart the service
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,9 @@ def unexplained_resets(history: History) -> list[float]:
 
 
 def _is_explained(history: History, since_t: float, until_t: float) -> bool:
-    """Whether a fault that may restart the service was active between two times."""
-    faults = [fault for fault in history.faults if fault.kind not in _HARMLESS]
+    """Whether a fault that restarts the service, or a hook that may, was active between two times."""
+    hooked = {index for index, fault in enumerate(history.header.plan) if fault.get("by") == "hook"}
+    faults = [fault for fault in history.faults if fault.kind in _RESTARTS or fault.index in hooked]
     return any(fault.start_t <= until_t and fault.end_t >= since_t for fault in faults)
 
 

@@ -6,11 +6,12 @@ and the steps that overlap it. A missing answer only widens the bounds.
 A counter that decreased belongs to a new process. Its new value is the count since the restart. The count that was lost with
 the old process is unknown, so the series is doubtful, unless a fault was active at that time.
 
-Each source is compared with the acknowledged publishes of the canary checks. A source that counted fewer belongs to another
-runtime, or to a part of this one, and no check can pass by its counts.
+Each source is compared with what the clients of the canary checks saw. A source that counted fewer publishes belongs to
+another runtime, or to a part of this one, and no check can pass by its counts. A counter that counted less than the clients saw
+is wrong or frozen, and no check can pass by it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,7 +19,10 @@ import numpy as np
 
 from drills.judging.checks.base import Case
 from drills.judging.checks.verdicts import State
+from drills.rollout.verdict.window_data import names as metric_names
 from drills.rollout.verdict.window_data.stage_window import StageWindow, covered, moments
+from sim.analysis import samples
+from sim.protocols.events import NETWORK_CODES
 from sim.record.history import Floats, Ints, Mask
 from sim.record.observations import Kind
 from sim.service.metric_names import STATUS_COUNTERS
@@ -101,7 +105,7 @@ def _of_source(window: StageWindow, source: str, names: Sequence[str]) -> Counte
     # After a restart the whole value is new, also of those counters that are already higher than before.
     steps = np.where(back[:, None], values[1:], change).sum(axis=1)
     dirty, lacking = answers.dirty(having), len(every) - len(having)
-    doubt = _doubt(window, t, back & ~dirty, names, lacking) or _foreign(window, source)
+    doubt = _doubt(window, t, back & ~dirty, names, lacking) or _foreign(window, source) or _contradicted(window, source, names)
     return Counted(source, t, steps, ~dirty, doubt)
 
 
@@ -125,14 +129,25 @@ def _doubt(window: StageWindow, t: Floats, resets: Mask, names: Sequence[str], l
 def _foreign(window: StageWindow, source: str) -> str:
     """Why a source cannot belong to the runtime that the canary checks published to; empty if it can."""
     if source not in window.foreign_sources:
-        window.foreign_sources[source] = next(_uncounted(window, source), "")
+        short = next(_uncounted(window, source, _PUBLISHED, "publishes", _published), "")
+        why = "it belongs to another runtime, or to a part of this one"
+        window.foreign_sources[source] = f"{short}; {why}" if short else ""
     return window.foreign_sources[source]
 
 
-def _uncounted(window: StageWindow, source: str) -> Iterator[str]:
-    """Texts about canary checks that published more than a source counted, allowing for the scraping delay."""
+def _contradicted(window: StageWindow, source: str, names: Sequence[str]) -> str:
+    """How the canary checks' clients contradict some counters of a source: it counted fewer than they alone saw."""
+    what, ours = _SEEN_BY_CLIENTS.get(tuple(names), ("", None))
+    short = next(_uncounted(window, source, names, what, ours), "") if ours else ""
+    return f"{short}, so its counter is wrong" if short else ""
+
+
+def _uncounted(
+    window: StageWindow, source: str, names: Sequence[str], what: str, ours_of: Callable[[Case], int]
+) -> Iterator[str]:
+    """Texts about canary checks that saw more than a source counted, allowing for the scraping delay."""
     answers, delay_s = window.of(source), _SCRAPE_INTERVALS * window.interval_s
-    values = np.column_stack([answers.metric(name) for name in _PUBLISHED])
+    values = np.column_stack([answers.metric(name) for name in names])
     having = ~np.isnan(values).any(axis=1)
     t, change = answers.t[having], np.diff(values[having], axis=0)
     steps = np.where(np.any(change < 0, axis=1)[:, None], values[having][1:], change).sum(axis=1)
@@ -142,16 +157,39 @@ def _uncounted(window: StageWindow, source: str) -> Iterator[str]:
         after = int(np.searchsorted(t, check.ended_s + delay_s, side="left"))
         if before < 0 or after == len(t):
             continue
-        grown, ours = float(reached[after] - reached[before]), check.once("published", _published)
+        grown, ours = float(reached[after] - reached[before]), check.once(f"seen.{what}", ours_of)
         if grown < ours:
-            yield (
-                f"{source} counted {grown:g} publishes, but {check.path} alone had {ours} acknowledged; it belongs to another "
-                "runtime, or to a part of this one"
-            )
+            yield f"{source} counted {grown:g} {what}, but {check.path} alone saw {ours}"
 
 
 def _published(case: Case) -> int:
     return len(case.history.of(Kind.PUBLISHED))
+
+
+def _refused_tokens(case: Case) -> int:
+    """Token requests that the service refused; those without an answer may never have reached it."""
+    rows = case.history.fleet(Kind.TOKEN_REFUSED)
+    return int((~case.history.detail_is(rows, NETWORK_CODES)).sum())
+
+
+def _refused_with(code: str) -> Callable[[Case], int]:
+    def count(case: Case) -> int:
+        rows = case.history.fleet(Kind.CONNECT_FAILED)
+        return int(case.history.detail_is(rows, [code]).sum())
+
+    return count
+
+
+# What clients see of some counters: the server counts at least as much, because it also serves others.
+_SEEN_BY_CLIENTS: Mapping[tuple[str, ...], tuple[str, Callable[[Case], int]]] = {
+    metric_names.AUTH_FAILURES: ("refused connects", lambda case: samples.auth_refusals(case.history).hits),
+    metric_names.UNAUTHORIZED: ("unauthorized connects", _refused_with("unauthorized")),
+    metric_names.TOKEN_EXPIRED: ("expired tokens", _refused_with("token_expired")),
+    metric_names.TOKEN_FAILURES: ("refused tokens", _refused_tokens),
+    metric_names.STALE_CURSORS: ("stale cursors", lambda case: len(samples.stale_answers(case.history))),
+    metric_names.CONNECTS: ("connects", lambda case: len(case.history.fleet(Kind.CONNECT_DONE))),
+    metric_names.EVICTIONS: ("evictions", lambda case: len(case.history.fleet(Kind.EVICTED))),
+}
 
 
 def disagreement(window: StageWindow, sources: Sequence[Counted]) -> str:
