@@ -11,7 +11,7 @@ from sim.analysis import machine, samples, server_metrics
 from sim.analysis.disconnects import Owner
 from sim.analysis.effects import Effects
 from sim.protocols.events import EndedBy
-from sim.record.history import PHASES, History, Rows
+from sim.record.history import PHASES, History, Mask, Rows
 from sim.record.observations import Kind
 from sim.server.settings import RuntimeSettings
 
@@ -65,11 +65,10 @@ def _faults_observed(case: Case, threshold: Threshold | None) -> Answer:
 
 def _undisturbed(case: Case, threshold: Threshold | None) -> Answer:
     """Count the connections that the runtime lost, or closed, and that no fault explains."""
-    history, ends = case.history, case.disconnects
-    early, lost = _renewed_early(case), ends.rows.take(_unexcused(case))
+    history, early, lost = case.history, _renewed_early(case), _unexcused(case)
     lives = len(history.fleet(Kind.SUBSCRIBED))
     resets = server_metrics.unexplained_resets(history)
-    if count := len(lost) + len(early):
+    if count := int(lost.sum()) + len(early):
         return Answer(State.FAIL, count, lives, f"connections were lost that no fault explains: {_by_owner(case, early)}")
     if lives == 0:
         return Answer(State.NO_DATA, NAN, 0, "no client was ever live")
@@ -79,17 +78,23 @@ def _undisturbed(case: Case, threshold: Threshold | None) -> Answer:
     return Answer(State.PASS, 0, lives, "no connection was lost that no fault explains")
 
 
+def _unexcused(case: Case) -> Mask:
+    """Which disconnects neither the client decided, nor a fault or a busy machine of ours explains."""
+    ends = case.disconnects
+    return ends.unexcused & ~case.busy.may_drop(ends.rows.t)
+
+
 def _by_owner(case: Case, early: Rows) -> str:
     """The owners of unexplained disconnects with their counts, and the first one."""
-    ends = case.disconnects
+    ends, lost = case.disconnects, _unexcused(case)
     by_client = np.array([text.startswith(f"{EndedBy.CLIENT}:") for text in ends.said], np.bool_)
     counts = {
-        "closed by the server": int((ends.owner == Owner.SERVER).sum()),
-        "given up by the client, which heard nothing or missed events": int((ends.unexcused & by_client).sum()),
-        "without a word": int(((ends.owner == Owner.UNKNOWN) & ~by_client).sum()),
+        "closed by the server": int((lost & (ends.owner == Owner.SERVER)).sum()),
+        "given up by the client, which heard nothing or missed events": int((lost & by_client).sum()),
+        "without a word": int((lost & (ends.owner == Owner.UNKNOWN) & ~by_client).sum()),
         "to renew a token long before it was due": len(early),
     }
-    first = ends.rows.take(ends.unexcused).and_then(early)
+    first = ends.rows.take(lost).and_then(early)
     first = first.take(np.argsort(first.t, kind="stable"))
     said = ", ".join(f"{count} {text}" for text, count in counts.items() if count)
     return f"{said}; the first by client {first.client[0]} at {first.t[0]:.3f} s"
