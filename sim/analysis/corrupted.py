@@ -5,13 +5,15 @@ A fault explains as many as it made, for the clients and events that it affects,
 
 import numpy as np
 
-from sim.record.history import History, Mask, Rows
+from sim.record.history import FaultTimes, History, Ints, Mask, Rows
 from sim.record.observations import Kind
 from sim.server.delivery.disorder import client_key, concerns, concerns_event
 from sim.server.tokens import device_id
 
 _IN_FLIGHT_S = 2.0  # [ours] a corrupted frame may still be in flight this long after the fault
 _FAULT_OF = {Kind.HASH_MISMATCH: "jumble_deliveries", Kind.MALFORMED: "malform_frames", Kind.ALTERED: "jumble_deliveries"}
+
+_PURPOSES = {"skip_deliveries": "skip_live"}  # the name under which the service draws the clients, where it is not the kind
 
 
 def unexplained(history: History, kind: Kind) -> Rows:
@@ -29,6 +31,21 @@ def effects(history: History) -> dict[int, int]:
     """Number of observed effects of each fault, by its index."""
     observed = history.of(Kind.FAULT_OBSERVED)
     return dict(zip(observed.attempt.tolist(), np.nan_to_num(observed.value).astype(int).tolist(), strict=True))
+
+
+def may_affect(history: History, fault: FaultTimes, clients: Ints) -> Mask:
+    """Which of these clients a fault of delivery may affect: all, if a hook injects it or the header does not say its share."""
+    plan = history.header.plan
+    told = plan[fault.index] if 0 <= fault.index < len(plan) else {}
+    if told.get("by") == "hook" or "clients_share" not in told:
+        return np.ones(len(clients), np.bool_)
+    share, purpose = float(str(told["clients_share"])), _PURPOSES.get(fault.kind, fault.kind)
+    affected = [
+        client
+        for client in np.unique(clients).tolist()
+        if client >= 0 and concerns(history.header.seed, purpose, client_key(device_id(client)), share)
+    ]
+    return np.isin(clients, affected)
 
 
 def _is_affected(history: History, rows: Rows, index: int, kind: str) -> Mask:

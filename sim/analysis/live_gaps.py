@@ -7,7 +7,8 @@ The service gets the benefit of every doubt. It is blamed for an event only if a
 - the missing event was acknowledged before the later one was sent, so their order is no matter of concurrency;
 - the client got the event exactly once, in a replay on the same connection: a late or reordered live event comes again;
 - the client stayed on that connection, and got live events, for long enough that a late one would have come;
-- no fault of delivery was active between the sending of the event and the gap, and no frame in between was malformed.
+- no fault of delivery that may affect this client was active between the sending of the event and the gap, and no frame in
+  between was malformed.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from functools import cached_property
 
 import numpy as np
 
+from sim.analysis import corrupted
 from sim.analysis.reconnects import NOTICE_S
 from sim.record.history import History, Ints, Mask, Rows
 from sim.record.observations import Kind
@@ -155,7 +157,8 @@ class _Gaps:
         found = np.isin(self._key(place, missing), withheld.client * SPAN + self.published.find(withheld))
         for fault in self.history.faults:
             if fault.kind in _FAULTS and not (fault.kind == "skip_deliveries" and len(withheld)):
-                found |= (sent_t <= fault.end_t + NOTICE_S) & (shown_t >= fault.start_t)
+                inside = (sent_t <= fault.end_t + NOTICE_S) & (shown_t >= fault.start_t)
+                found |= inside & corrupted.may_affect(self.history, fault, self.rows.client[place])
         malformed = self.history.fleet(Kind.MALFORMED)
         for client, t in zip(malformed.client.tolist(), malformed.t.tolist(), strict=True):
             found |= (self.rows.client[place] == client) & (sent_t <= t) & (shown_t >= t)

@@ -5,7 +5,10 @@ from collections.abc import Callable
 import pytest
 
 from sim.analysis import live_gaps
+from sim.base.randomness import draw
 from sim.record.observations import Kind
+from sim.server.delivery.disorder import client_key
+from sim.server.tokens import device_id
 from tests.histories import STREAM, Story
 
 CLIENT = 1
@@ -108,6 +111,23 @@ BLAMED: dict[str, Callable[[Story], Story]] = {
 @pytest.mark.parametrize("why", BLAMED)
 def test_what_does_not_explain_a_gap_is_no_excuse(why: str) -> None:
     assert found(BLAMED[why](story())) == [(CLIENT, 2)]
+
+
+def test_fault_explains_the_gaps_of_its_own_clients_only() -> None:
+    """The service draws these clients by the seed, so the record knows them."""
+    key = client_key(device_id(CLIENT))
+    drawn = draw(story().history().header.seed, "skip_live", key)
+
+    def skipping(share: float) -> Story:
+        told = fault("skip_deliveries", 2.15, 2.25)(story())
+        told.header["plan"] = [{"kind": "skip_deliveries", "clients_share": share, "events_share": 1.0}]
+        return told
+
+    assert found(skipping(drawn + 0.01)) == []
+    assert found(skipping(drawn - 0.01)) == [(CLIENT, 2)]
+    hooked = skipping(drawn - 0.01)
+    hooked.header["plan"][0]["by"] = "hook"
+    assert found(hooked) == []
 
 
 @pytest.mark.parametrize("positions", ["ordered", "opaque"])
