@@ -11,7 +11,7 @@
 | switches of the server | the server counted what it did |
 | a hook | clients saw its sign, and not as often before |
 
-The exit code of a hook is no proof, and what other clients saw is none either.
+The exit code of a hook proves nothing, and neither does what other clients saw.
 """
 
 from dataclasses import dataclass
@@ -122,7 +122,7 @@ class Effects:
     # --- clients and their links --------------------------------------------------------------------
 
     def _missed_live(self, fault: FaultTimes) -> str:
-        """Whether the clients that were live when the fault began were disconnected; publishes fail where there are none."""
+        """Whether the clients that were live when the fault began were disconnected; without clients, publishes must have failed."""
         if not self.history.header.has_socket:
             tries = self._during(self.history.of(Kind.PUBLISH_TRIED), fault)
             is_down = self.history.detail_is(tries, [Outcome.UNKNOWN, Outcome.REFUSED]).any()

@@ -12,9 +12,8 @@ from typing import Literal
 import numpy as np
 
 from sim.record.history import Floats, History, Ints, Mask, Rows
-from sim.record.intervals import Intervals
 from sim.record.observations import Kind
-from sim.record.published import SPAN, Published, published_events
+from sim.record.published import SPAN, Intervals, Published, published_events
 from sim.record.sorting import first_of_each, integers_of, order_of
 
 _AUDITED = (Kind.REBOOTSTRAPPED, Kind.APPLIED, Kind.GAP, Kind.HASH_MISMATCH)  # kinds that show what the auditor found

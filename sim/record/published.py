@@ -20,6 +20,27 @@ _SEEN = (Kind.APPLIED, Kind.DUPLICATE_DROPPED, Kind.GAP, Kind.HASH_MISMATCH)
 
 
 @dataclass(frozen=True)
+class Intervals:
+    """Half-open intervals `(low, high]` of places; the owner is a (client, stream) pair or a stream."""
+
+    owner: Ints
+    low: Ints
+    high: Ints
+
+    def gaps(self, owners: Ints) -> "Intervals":
+        """For each of `owners`, what no interval covers, from 0 to the last possible place."""
+        low = np.concatenate((self.owner * SPAN + self.low, owners * SPAN, owners * SPAN + SPAN - 1))
+        high = np.concatenate((self.owner * SPAN + self.high, owners * SPAN, owners * SPAN + SPAN - 1))
+        order = np.argsort(low, kind="stable")
+        low, reach = low[order], np.maximum.accumulate(high[order])
+        open_ = (low[1:] > reach[:-1]) & (low[1:] // SPAN == reach[:-1] // SPAN)
+        begin, end = reach[:-1][open_], low[1:][open_]
+        known = np.isin(begin // SPAN, owners)
+        begin, end = begin[known], end[known]
+        return Intervals(begin // SPAN, begin % SPAN, end % SPAN)
+
+
+@dataclass(frozen=True)
 class Published:
     """The distinct acknowledged events, sorted by stream and place; times in seconds."""
 
