@@ -122,7 +122,7 @@ class Effects:
     # --- clients and their links --------------------------------------------------------------------
 
     def _missed_live(self, fault: FaultTimes) -> str:
-        """Whether the clients that were live when the fault began were disconnected; without clients, publishes must have failed."""
+        """Whether the clients that were live when the fault began were disconnected; without clients, publishes fail."""
         if not self.history.header.has_socket:
             tries = self._during(self.history.of(Kind.PUBLISH_TRIED), fault)
             is_down = self.history.detail_is(tries, [Outcome.UNKNOWN, Outcome.REFUSED]).any()
