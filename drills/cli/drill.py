@@ -159,8 +159,7 @@ def drill_events(
 ) -> None:
     """Print rows of a run's record in order of time."""
     from drills.reports import explained
-    from drills.runs import recorded_runs
-    from sim.record import row_query
+    from drills.runs import recorded_runs, row_query
 
     query = row_query.RowQuery(client, stream, around, tuple(kind or ()), since, until)
     found = {}

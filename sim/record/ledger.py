@@ -188,7 +188,7 @@ class Ledger:
     def first_missing(self, which: Which, limit: int) -> list[tuple[int, int]]:
         """The first of these deliveries by the time of their acknowledgement: clients, and indices into `published`."""
         owner, begin, counts = self._missing(which)
-        index, source = _expand(begin, begin + np.minimum(counts, limit))  # a run is acknowledged in its order
+        index, source = integers_of(begin, begin + np.minimum(counts, limit))  # a run is acknowledged in its order
         order = np.argsort(self.published.acknowledged_t[index], kind="stable")[:limit]
         return list(zip(self._pairs.client[owner[source[order]]].tolist(), index[order].tolist(), strict=True))
 

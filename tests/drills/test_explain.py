@@ -10,10 +10,10 @@ from drills.cli.main import run_words
 from drills.judging import explanations, gates
 from drills.judging.checks.base import Case
 from drills.judging.explanations import Event, Explanation
+from drills.judging.row_query import RowQuery, as_values, matching
 from sim.analysis.invariants.registry import INVARIANTS
 from sim.base.errors import UsageError
 from sim.record.observations import Kind
-from sim.record.row_query import RowQuery, as_values, matching
 from tests.drills.asking import THRESHOLDS
 from tests.histories import STREAM, Story, good_storm, storm_drill
 
