@@ -158,8 +158,9 @@ def drill_events(
     as_json: AsJson = False,
 ) -> None:
     """Print rows of a run's record in order of time."""
+    from drills.judging import row_query
     from drills.reports import explained
-    from drills.runs import recorded_runs, row_query
+    from drills.runs import recorded_runs
 
     query = row_query.RowQuery(client, stream, around, tuple(kind or ()), since, until)
     found = {}
