@@ -94,28 +94,30 @@ class MarkerReader:
     def __init__(self, run: str = "", pointer: str = PUBLISHED_AT) -> None:
         self._run = run
         self._pointer = pointer
-        self._known: dict[bytes, tuple[Marker, bool] | None] = {}
+        self._known: dict[tuple[str, bytes], Reading] = {}
 
     def read(self, payload: msgspec.Raw, stream: str) -> Reading:
         """Read a payload that was delivered in the stream with this id."""
         if not self._run:
             return FOREIGN
-        found = self._found(bytes(payload))
+        key = stream, bytes(payload)
+        if (known := self._known.get(key)) is not None:
+            return known
+        reading = self._read(*key)
+        if len(key[1]) <= _MAX_KNOWN_BYTES:
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            self._known[key] = reading
+        return reading
+
+    def _read(self, stream: str, payload: bytes) -> Reading:
+        found = marker_of(payload, self._pointer)
         if found is None or found[0].run != self._run:
             return FOREIGN
         marker, is_intact = found
         if marker.stream != stream_marker(stream):
             return Reading(-1, "stream")
         return Reading(marker.number, "" if is_intact else "checksum")
-
-    def _found(self, payload: bytes) -> tuple[Marker, bool] | None:
-        if len(payload) > _MAX_KNOWN_BYTES:
-            return marker_of(payload, self._pointer)
-        if payload not in self._known:
-            if len(self._known) >= _MAX_KNOWN:
-                self._known.clear()
-            self._known[payload] = marker_of(payload, self._pointer)
-        return self._known[payload]
 
 
 NO_MARKERS: Final = MarkerReader()

@@ -104,4 +104,4 @@ def test_a_reader_forgets_old_payloads_and_keeps_no_large_ones() -> None:
     for number in range(1, 3000):
         assert reader.read(delivered(marked({"text": "x" * (number % 2 * 5000)}, RUN, STREAM, number)), STREAM).number == number
     assert len(reader._known) <= 1024
-    assert max(len(each) for each in reader._known) < 4096
+    assert max(len(payload) for _, payload in reader._known) < 4096
