@@ -233,6 +233,7 @@ MUTATIONS = (
         "desktop",
         "dropped_delivery",
         "silent_loss",
+        "missing_at_rest",
         "delivery.dropped_deliveries",
         "drill.converged",
         only=True,
