@@ -1,6 +1,7 @@
 """At rest, each reader has what the others have: acknowledged events, and those whose publish got no answer."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -84,3 +85,22 @@ def test_what_is_delivered_without_an_answer_is_stored_too() -> None:
 def test_refused_publish_that_is_there_is_a_phantom_however_many_have_it() -> None:
     story = unanswered(0, 1, AUDITOR).changed(lambda row: row.kind is Kind.PUBLISH_FAILED, detail="rate_limited")
     assert broken(story.marked()) == {"phantom_event": 1}
+
+
+def acknowledged_at(position: int, **others: Any) -> Story:
+    """The last event was acknowledged at another position than the one under which everybody has it."""
+    last = whole().marked().changed(lambda row: row.kind is Kind.PUBLISHED and row.seq == 5, seq=position)
+    return last.changed(lambda row: row.kind is Kind.PUBLISHED and row.marker == 2, **others) if others else last
+
+
+@pytest.mark.parametrize("others", [{}, {"seq": -1}, {"seq": 1}], ids=["stated", "one without", "two at one position"])
+@pytest.mark.parametrize("seq", [6, 1000])
+def test_position_acknowledged_above_all_that_was_delivered_is_named(seq: int, others: dict[str, int]) -> None:
+    """One acknowledgement without a position, or a position given twice, excuses no other."""
+    assert "phantom_event" in broken(acknowledged_at(seq, **others))
+    assert "phantom_event" not in broken(acknowledged_at(5, **others))
+
+
+def test_event_acknowledged_above_all_that_was_delivered_and_never_delivered_is_missing() -> None:
+    story = whole().publish(1000, t=1.0).marked().changed(lambda row: row.marker == 1000, marker=6)
+    assert broken(story).keys() >= {"missing_at_rest"}

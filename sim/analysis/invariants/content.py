@@ -5,7 +5,7 @@ import numpy as np
 from sim.analysis import corrupted
 from sim.analysis.invariants.evidence import Evidence
 from sim.analysis.invariants.watermarks import EPOCH_SPAN, events
-from sim.record.history import Ints, Mask, Rows
+from sim.record.history import History, Ints, Mask, Rows
 from sim.record.observations import Kind
 
 
@@ -24,16 +24,32 @@ def phantom_event(evidence: Evidence) -> Rows:
     failed = history.of(Kind.PUBLISH_FAILED)
     unknown = failed.take(history.detail_is(failed, ["unknown_outcome"]))
     explained = is_marked & np.isin(events(rows), events(unknown.take(unknown.marker >= 0)))
-    moved = (index >= 0) & published.is_located[rows.stream] & is_marked
-    moved[moved] &= published.seq[index[moved]] != rows.seq[moved]
     is_other = np.where(is_marked, rows.marker < 0, index < 0)
-    wrong = is_other & _is_ours(evidence, rows) | moved | (is_marked & (rows.marker >= 0) & (index < 0) & ~explained)
+    wrong = (
+        is_other & _is_ours(evidence, rows)
+        | _is_moved(history, rows)
+        | (is_marked & (rows.marker >= 0) & (index < 0) & ~explained)
+    )
     rows = rows.take(wrong)
     _, first = np.unique(_positions(rows), return_index=True)
     rows = rows.take(np.sort(first))
     excused = np.bincount(unknown.stream[unknown.marker < 0], minlength=len(history.streams) + 1)
     keep = [np.flatnonzero(rows.stream == code)[excused[code] :] for code in np.unique(rows.stream)]
     return rows.take(np.concatenate([np.zeros(0, np.int64), *keep]))
+
+
+def _is_moved(history: History, rows: Rows) -> Mask:
+    """Which rows apply an event at another position than that of its acknowledgement, if no other event was given that one."""
+    stated = history.of(Kind.PUBLISHED)
+    stated = stated.take((stated.seq >= 0) & (stated.marker >= 0) & (history.positions != "opaque"))
+    stated = stated.take(np.unique(events(stated), return_index=True)[1])  # sorted by event
+    if len(stated) == 0:
+        return np.zeros(len(rows), np.bool_)
+    _, where, counts = np.unique(stated.stream * EPOCH_SPAN + stated.seq, return_inverse=True, return_counts=True)
+    at = np.minimum(np.searchsorted(events(stated), events(rows)), len(stated) - 1)
+    is_stated = (rows.marker >= 0) & (events(stated)[at] == events(rows)) & (counts[where][at] == 1)
+    moved: Mask = is_stated & (stated.seq[at] != rows.seq)
+    return moved
 
 
 def _positions(rows: Rows) -> Ints:
