@@ -17,6 +17,7 @@ import hmac
 import json
 import os
 import time
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -114,6 +115,9 @@ class Rooms(Theirs):
         path = target.partition("?")[0]
         if path == "/alive":
             return 202, {"breathing": True}
+        if path == "/numbers":
+            said = sum(map(len, self.logs.values()))
+            return 200, {"counts": {"said": said}, "made": datetime.now(UTC).isoformat()}
         if self.gate and path.startswith("/gate"):
             return self.at_the_gate(method, path, headers, body)
         if method == "PUT" and path == "/rooms":

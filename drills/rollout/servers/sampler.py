@@ -23,6 +23,7 @@ from sim.base.clocks import Clock, from_iso
 from sim.base.errors import EvidenceError
 from sim.base.redaction import Redactor
 from sim.engines.shared.endpoints import Endpoints
+from sim.engines.shared.metrics_book import is_asked
 
 MAX_REPEATS = 3  # [ours] consecutive polls that may repeat the same `generated_at`; with more, the body is frozen
 _SET_BACK_S = 1.0  # [ours] how far time synchronization may set the clock back
@@ -32,7 +33,7 @@ _BODY = re.compile(r"(?P<n>\d{6,})-[a-z]+\.json(\.partial)?")
 def sources_of(endpoints: Endpoints, entry: Target | None) -> list[Source]:
     """A target's sources in the order in which they are sampled: metrics endpoint, control service, Prometheus."""
     sources: list[Source] = [control_source(endpoints, entry)]
-    if endpoints.admin_token and endpoints.rules.metrics_profile != "none":
+    if is_asked(endpoints):
         sources.insert(0, metrics_source(endpoints, entry))
     if entry is not None and entry.prometheus is not None:
         sources.append(PrometheusSource(entry.prometheus, Redactor(endpoints.secrets)))

@@ -37,7 +37,7 @@ def prepare(header: RunHeader, drill: Drill, endpoints: Endpoints) -> None:
     header.retired_routes = endpoints.retired_routes
     header.capabilities = msgspec.to_builtins(registry.get(endpoints.protocol).able(endpoints.protocol_options))
     header.remarks = permission.remarks(drill, endpoints)
-    header.metrics_profile = endpoints.rules.metrics_profile if endpoints.admin_token else "none"
+    header.metrics_profile = endpoints.rules.metrics_profile if is_asked(endpoints) else "none"
     for fault in header.plan:
         if fault["kind"] in endpoints.rules.hooks:
             fault["by"] = "hook"
