@@ -256,8 +256,8 @@ class SkewControl(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=
 class ConcurrentAppends(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="concurrent_appends"):
     """Events become due in groups on one stream, so that their appends overlap. The rate stays the same.
 
-    stormgate's own publisher does it, so it works on any target. The next group goes to the next stream. It has no effect
-    where `load.in_flight_per_stream` is 1.
+    stormgate's own publisher does it, so it works on any target. The next group goes to the next stream. A drill with
+    it is not run where `load.in_flight_per_stream` is 1.
     """
 
     at_once: Annotated[int, msgspec.Meta(ge=2, le=100)] = 8  # [ours] events in one group

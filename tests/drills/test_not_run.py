@@ -227,3 +227,11 @@ def test_question_that_nobody_could_ask_is_beside_the_decision() -> None:
     assert judged_without({}, "mutation_over_socket").status is State.INCONCLUSIVE, "it was asked and did not answer"
     partly = judged_without(why, "mutation_over_socket", "expired_token")
     assert partly.status is State.INCONCLUSIVE, "the other one could ask and did not answer"
+
+
+def test_appends_that_may_not_overlap_are_not_run(tmp_path: Path) -> None:
+    one = ("--engine", "virtual", "--set", "load.in_flight_per_stream=1", "--out", tmp_path)
+    said = stormgate_here("drill", "run", "concurrent_appends", *one)
+    assert said.code == INCONCLUSIVE, said
+    assert "not_run" in said.out
+    assert "'load.in_flight_per_stream' is 1" in " ".join(said.out.split())

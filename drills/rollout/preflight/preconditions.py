@@ -28,10 +28,13 @@ def ask(
 ) -> dict[str, Answer]:
     """Check each of `PRECONDITION_NAMES`; return state and reason. Failures of the target raise no exception."""
     token, minted = mint(endpoints)
+    joined: Answer = joins(endpoints, token, builds) if token else ("not_run", "without a token no client can join")
+    if token and joined[0] == "fail" and (code := asyncio.run(target_check.refusal(endpoints, token, ""))):
+        minted = "fail", f"{minted[1]}, but no client could join with it: {code}"
     return {
         **{name: commands.precondition(rules, done, name) for name in records.COMMAND_PRECONDITIONS},
         "token_issuance": minted,
-        "builds_deployed": joins(endpoints, token, builds) if token else ("not_run", "without a token no client can join"),
+        "builds_deployed": joined,
         "rollback_revisions": _captured(found),
     }
 
