@@ -4,6 +4,7 @@ import itertools
 import shlex
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from drills.judging.checks.verdicts import DrillVerdict, State
@@ -82,7 +83,7 @@ def test_each_drill_finds_what_the_table_says(tmp_path: Path, server: str, found
 @pytest.mark.long
 @pytest.mark.parametrize(("server", "drill"), sorted(FULL))
 def test_each_drill_finds_the_same_with_the_phases_and_clients_of_the_catalogue(tmp_path: Path, server: str, drill: str):
-    found = FULL[server, drill]
+    found = msgspec.structs.replace(FULL[server, drill], first="")  # its numbers are those of a short drill
     verdict = judged(tmp_path, server, found, found.at_full_length)
     assert complaints(found, verdict) == [], (tmp_path / "server.log").read_text(errors="replace")[-2000:]
 
