@@ -10,15 +10,13 @@ from pathlib import Path
 
 import httpx
 
-from drills.third_party import installed
+from drills.third_party import installed, nats_keys
 from drills.third_party.recipe import Parameters, Place, Recipe, Variant
 from sim.base.errors import TargetError
 
 STREAM = "stormgate"
 _ANSWER_S = 5.0  # [ours]
 _MAX_CONNECTIONS = 10_000
-_SYSTEM = {"user": "system", "pass": "system"}
-_NO_CREDENTIALS: Mapping[str, str] = {}
 _HANG_S, _WORK_S = 0.5, 0.01  # [ours] of a crash
 
 _CONFIG = """\
@@ -29,11 +27,10 @@ http: 127.0.0.1:{http}
 websocket {{ host: 127.0.0.1, port: {web_socket}, no_tls: true }}
 jetstream {{ store_dir: "{store}", max_mem: 256M, max_file: 1G, sync_interval: {sync_interval} }}
 ping_interval: {ping_interval}
-system_account: SYS
-no_auth_user: clients
-accounts {{
-  SYS {{ users: [{{ user: system, password: system }}] }}
-  CLIENTS {{ jetstream: enabled, users: [{{ user: clients, password: clients }}] }}
+operator: {operator}
+resolver: MEMORY
+resolver_preload {{
+{accounts}
 }}
 pid_file: "{pid_file}"
 """
@@ -52,11 +49,14 @@ caps = {{ clients = 2000, connects_per_s = 2000.0, events_per_s = 2000.0 }}
 [targets.nats.protocol_options]
 stream = "{stream}"
 message_ids = {message_ids}
+credentials = "jwt"
 inactive_threshold_s = {inactive_threshold_s}
 idle_heartbeat_s = 2.0
 
 [targets.nats.service]
 heartbeat_interval_s = 2.0
+token_ttl_min_s = 1
+token_leeway_s = 0
 
 [targets.nats.streams]
 topic = "{stream}.{{run_id}}"
@@ -66,7 +66,11 @@ created_by_publish = true
 over = "protocol"
 
 [targets.nats.token]
-source = "none"
+source = "signing_key"
+signing_key_env = "NATS_SIGNING_KEY"
+algorithm = "EdDSA"
+header = {{ alg = "{algorithm}" }}
+claims = {{ jti = "{{unique}}", iat = "{{now}}", exp = "{{expires_at}}", iss = "{issuer}", sub = "{user}", nats = {bearer} }}
 
 [targets.nats.ready]
 service = "control"
@@ -84,9 +88,19 @@ without_token = []
 def _command(place: Place) -> list[str]:
     tcp, http, web_socket = place.ports
     config = place.folder / "nats.conf"
+    accounts = "\n".join(f"  {account}: {statement}" for account, statement in nats_keys.ACCOUNTS.items())
     own = {key: place.settings[key] for key in ("ping_interval", "sync_interval")}
     config.write_text(
-        _CONFIG.format(tcp=tcp, http=http, web_socket=web_socket, store=place.folder / "data", pid_file=_pid_file(place), **own)
+        _CONFIG.format(
+            tcp=tcp,
+            http=http,
+            web_socket=web_socket,
+            store=place.folder / "data",
+            pid_file=_pid_file(place),
+            operator=nats_keys.OPERATOR_JWT,
+            accounts=accounts,
+            **own,
+        )
     )
     return [installed.program("nats-server"), "-c", str(config)]
 
@@ -97,6 +111,10 @@ def _target(place: Place) -> str:
         http=http,
         web_socket=web_socket,
         stream=STREAM,
+        algorithm=nats_keys.ALGORITHM,
+        issuer=nats_keys.CLIENTS,
+        user=nats_keys.USER,
+        bearer=_table(nats_keys.BEARER),
         message_ids=json.dumps(place.settings["message_ids"]),
         inactive_threshold_s=place.settings["inactive_threshold_s"],
         kill_hook=place.hook("crash", "start"),
@@ -146,12 +164,12 @@ def _kick(place: Place, _: Parameters) -> None:
         httpx.get(f"{http}/connz?limit={_MAX_CONNECTIONS}", timeout=_ANSWER_S).raise_for_status().json()["connections"]
     )
     for each in connections:
-        _request(place, f"$SYS.REQ.SERVER.{server}.KICK", json.dumps({"cid": each["cid"]}), _SYSTEM)
+        _request(place, f"$SYS.REQ.SERVER.{server}.KICK", json.dumps({"cid": each["cid"]}), nats_keys.SYSTEM)
 
 
-def _request(place: Place, subject: str, body: str, credentials: Mapping[str, str] = _NO_CREDENTIALS) -> None:
+def _request(place: Place, subject: str, body: str, account: str = nats_keys.CLIENTS) -> None:
     """Send a request over TCP. Raises `TargetError` if it is refused."""
-    introduction = json.dumps({"verbose": False, "no_responders": True, "headers": True, **credentials})
+    introduction = json.dumps({"verbose": False, "no_responders": True, "headers": True, "jwt": nats_keys.USERS[account]})
     with socket.create_connection(("127.0.0.1", place.ports[0]), _ANSWER_S) as connection:
         connection.sendall(
             f"CONNECT {introduction}\r\nSUB answer.setup 1\r\nPUB {subject} answer.setup {len(body)}\r\n{body}\r\n".encode()
@@ -165,6 +183,12 @@ def _request(place: Place, subject: str, body: str, credentials: Mapping[str, st
             raise TargetError(f"NATS closed the connection instead of answering {subject}.")
     if line.startswith(b"HMSG") or "error" in json.loads(answer):
         raise TargetError(f"NATS refused {subject}: {' '.join(answer.split())}")
+
+
+def _table(values: Mapping[str, object]) -> str:
+    """Return a TOML inline table."""
+    parts = (f"{key} = {_table(value) if isinstance(value, dict) else json.dumps(value)}" for key, value in values.items())
+    return f"{{ {', '.join(parts)} }}"
 
 
 RECIPE = Recipe(
@@ -198,6 +222,7 @@ RECIPE = Recipe(
     command=_command,
     ready_url=lambda place: f"http://127.0.0.1:{place.ports[1]}/healthz",
     target=_target,
+    environment={"NATS_SIGNING_KEY": nats_keys.SIGNING_KEY},
     prepare=_create,
     actions={"crash": _crash, "recreate": _recreate, "kick": _kick},
 )

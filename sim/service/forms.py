@@ -120,7 +120,7 @@ class SignInStep(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class TokenForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where tokens come from: an HTTP request, a command that prints one, a signing key (JWT, HS256), or nowhere.
+    """Where tokens come from: an HTTP request, a command that prints one, a signing key (JWT), or nowhere.
 
     In a token that a command printed or that is signed here, the pointers lead into its claims.
     """
@@ -139,7 +139,8 @@ class TokenForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     session_id: Pointer = "/data/session_id"  # id of the session, by which it is revoked
     lifetime_s: Lifetime = 300.0  # of a token whose answer states none and which is no JWT with an end
     command: Command = []  # gets STORMGATE_ACCOUNT, _DEVICE, _TOPICS, _TTL_S, and prints the token as its first word
-    signing_key_env: str = ""  # variable with the signing key
+    signing_key_env: str = ""  # variable with the signing key: a secret or, for EdDSA, the text between the lines of a PEM file
+    algorithm: Literal["HS256", "EdDSA"] = "HS256"  # of the signature; the header's `alg` may be another name for it
     claims: dict[str, Any] = {}  # template of a signed token's claims
     header: dict[str, Any] = {}  # template of a signed token's header
     claim_types: dict[str, ClaimType] = {}  # types of claims that the runtime requires; `target check` compares

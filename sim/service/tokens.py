@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import jwt
+import msgspec
 
+from sim.base.errors import UsageError
 from sim.service import templates
 from sim.service.forms import ClaimType, TokenForm
 
 _REFRESH_MARGIN_S = 30.0  # before the end of a token whose answer states no time to refresh it
+_PEM = "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----"
 _FOR_EVER_S = 10 * 365 * 86_400.0  # the lifetime where there are no tokens
 
 _TYPES: dict[ClaimType, type | tuple[type, ...]] = {
@@ -70,11 +73,22 @@ def _seconds(answer: Any, pointer: str, default: float) -> float | None:
 
 
 def signed_token(form: TokenForm, values: Mapping[str, object], key: str) -> str:
-    """Return a JWT with the form's claims, signed with HS256. `values` has `now`, `ttl_s` and `unique`."""
+    """Return a JWT with the form's claims, signed with the form's algorithm. `values` has `now`, `ttl_s` and `unique`.
+
+    Raises `UsageError` for a key that is none of the algorithm's.
+    """
     now, ttl_s = values["now"], values["ttl_s"]
     assert isinstance(now, int)
     known = {**values, "expires_at": now + int(ttl_s if isinstance(ttl_s, int) else form.lifetime_s)}
-    return jwt.encode(templates.render(form.claims, known), key, "HS256", templates.render(form.header, known))
+    header = templates.render(form.header, known)
+    signer = jwt.PyJWS()
+    if (name := header.get("alg", form.algorithm)) != form.algorithm:
+        signer.register_algorithm(name, jwt.get_algorithm_by_name(form.algorithm))
+    claims = msgspec.json.encode(templates.render(form.claims, known))
+    try:
+        return signer.encode(claims, key if form.algorithm == "HS256" else _PEM.format(key), name, header)
+    except (jwt.PyJWTError, ValueError, TypeError) as error:
+        raise UsageError(f"[token]: the signing key is no key for {form.algorithm}: {error}.") from None
 
 
 def claims_of(token: str) -> dict[str, Any]:
