@@ -75,7 +75,7 @@ def _seconds(answer: Any, pointer: str, default: float) -> float | None:
 def signed_token(form: TokenForm, values: Mapping[str, object], key: str) -> str:
     """Return a JWT with the form's claims, signed with the form's algorithm. `values` has `now`, `ttl_s` and `unique`.
 
-    Raises `UsageError` for a key that is none of the algorithm's.
+    Raises `UsageError` for a key of another algorithm.
     """
     now, ttl_s = values["now"], values["ttl_s"]
     assert isinstance(now, int)

@@ -1,4 +1,4 @@
-"""Tokens that are signed here: with a shared secret, or with a private key, under the name that a server gives the algorithm."""
+"""Tokens that are signed here: with a shared secret, or with a private key."""
 
 import base64
 
