@@ -1,8 +1,8 @@
 """Whose each lost connection was: the client's own, a fault's, the server's, or nobody knows.
 
 A fault explains a disconnect only inside its window and its scope: its clients, and for most kinds one disconnect each. The
-window ends `NOTICE_S` after the fault was reverted. What a hook does on a live target may hit any client, so its scope is all
-of them. A server that closes other clients, or the same ones again, or later, is not excused. An unknown owner is no excuse.
+window ends `NOTICE_S` after the fault was reverted. What a hook does on a live target may hit any client and may begin late, so its
+scope is all of them, until the recovery phase. A server that closes other clients, or the same ones again, or later, is not excused. An unknown owner is no excuse.
 """
 
 from collections.abc import Mapping
@@ -135,10 +135,14 @@ class Disconnects:
         """Which disconnects lie in the fault's window and scope, and ended as it ends them."""
         rows = self.rows
         found = ~self._is_own & np.isin(self._by, claim.by) & self.is_named(fault, rows)
-        found &= (rows.t >= fault.start_t) & (rows.t <= fault.end_t + claim.notice_s)
+        found &= (rows.t >= fault.start_t) & (rows.t <= self._end_t(fault) + claim.notice_s)
         if fault.kind in _BY_TOKENS and not self.is_hooked(fault):
             found &= self.history.detail_is(rows, _TOKEN_REASONS)
         return found
+
+    def _end_t(self, fault: FaultTimes) -> float:
+        """When a fault ended. What a hook asks for may begin after its command has ended, at the latest before recovery."""
+        return max(fault.end_t, self.history.phases.get("recovery", np.inf)) if self.is_hooked(fault) else fault.end_t
 
     def cut_by(self, fault: FaultTimes) -> Ints:
         """The clients that a fault can have disconnected, by its window, its scope and the way the connections ended."""
