@@ -1,8 +1,9 @@
 """Whose each lost connection was: the client's own, a fault's, the server's, or nobody knows.
 
 A fault explains a disconnect only inside its window and its scope: its clients, and for most kinds one disconnect each. The
-window ends `NOTICE_S` after the fault was reverted. What a hook does on a live target may hit any client and may begin late, so its
-scope is all of them, until the recovery phase. A server that closes other clients, or the same ones again, or later, is not excused. An unknown owner is no excuse.
+window ends `NOTICE_S` after the fault was reverted. What a hook does on a live target may hit any client and may begin late,
+so its scope is all of them, until the recovery phase. A server that closes other clients, or the same ones again, or later, is
+not excused. An unknown owner is no excuse.
 """
 
 from collections.abc import Mapping
