@@ -122,7 +122,7 @@ class VirtualClient:
     def reset_one(self, link: object) -> None:
         """Reset this connection on both sides, if the client still has it."""
         self.catch_up()
-        if isinstance(link, Link) and self._has(link):
+        if isinstance(link, Link) and not link.is_dropped:
             self._later(self._service.close, link.number, link)
             self._drop(link)
             self._lose(link, Closed())
@@ -134,7 +134,7 @@ class VirtualClient:
         for link in links:
             if gone == "runtime":
                 self._service.close(link.number, link)
-            elif self._has(link):
+            elif not link.is_dropped:
                 self._drop(link)
                 self._lose(link, Closed())
         return links
@@ -198,13 +198,13 @@ class VirtualClient:
             link.surprise(self._look)
 
     def _look(self, link: Link) -> None:
-        if self._has(link):
+        if not link.is_dropped:
             self.catch_up()
 
     def is_lost(self, link: Link, event: Closed) -> None:
         """Learn that the service closed the connection, or died."""
         self.catch_up()
-        if self._has(link):
+        if not link.is_dropped:
             self._drop(link)
             self._lose(link, event)
 
@@ -257,7 +257,7 @@ class VirtualClient:
             self._env.call_at(link.up_free, self._reaches, intent, link)
 
     def _reaches(self, intent: Intent, link: Link) -> None:
-        if self._has(link):
+        if not link.is_dropped:
             self._service.received(link.number, link, intent)
 
     def _abandon(self) -> list[Link]:
@@ -311,12 +311,12 @@ class VirtualClient:
             self._syn(asked, link, self._model.syn_retry_s)
 
     def _syn(self, asked: Connect, link: Link, retry_s: float) -> None:
-        if self._has(link):
+        if not link.is_dropped:
             self._later(self._syn_arrives, asked, link, retry_s)
 
     def _syn_arrives(self, asked: Connect, link: Link, retry_s: float) -> None:
         """Answer a SYN, refuse it if nothing listens, or drop it if the backlog is full; the kernel then sends it again."""
-        if not self._has(link):
+        if link.is_dropped:
             return
         if not self._service.is_up or (self.rough is not None and self.rough.is_refused()):
             self._later(self._refused, "network", link)
@@ -333,7 +333,7 @@ class VirtualClient:
             self._env.call_at(self._env.now + 2 * self.delay_s, self._upgrade, asked, link)
 
     def _upgrade(self, asked: Connect, link: Link) -> None:
-        if not self._has(link):
+        if link.is_dropped:
             return
         if self._service.is_up:
             self._service.upgrade(asked, link, lambda outcome: self._upgraded(outcome, link))
@@ -346,7 +346,7 @@ class VirtualClient:
             self._later(self._refused, outcome, link)
             return
         link.number = outcome
-        if not self._has(link):
+        if link.is_dropped:
             self._service.close(outcome, link)
         else:
             self._accepted(link)
@@ -360,13 +360,13 @@ class VirtualClient:
         self._env.call_at(link.down_free, self._open, link)
 
     def _open(self, link: Link) -> None:
-        if self._has(link):
+        if not link.is_dropped:
             link.is_open = True
             self.session.connected(Opened(), self._env.now)
             self._pump()
 
     def _refused(self, refusal: str | Refused, link: Link) -> None:
-        if self._has(link):
+        if not link.is_dropped:
             self._drop(link)
             known = refusal if isinstance(refusal, Refused) else self._service.profile.refusals.connect(refusal)
             self._fail(known, link)
