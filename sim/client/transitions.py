@@ -44,7 +44,7 @@ class Trigger(Enum):
 
 CONNECTED = frozenset({State.JOINING, State.SUBSCRIBING, State.LIVE})
 TRANSITIONS: dict[Trigger, dict[State, State]] = {
-    Trigger.START: {State.IDLE: State.BACKOFF},
+    Trigger.START: {State.IDLE: State.BACKOFF, State.ENDED: State.BACKOFF},  # a user signs in again after it gave up
     Trigger.NEEDS_TOKEN: {State.BACKOFF: State.MINTING},
     Trigger.HAS_TOKEN: {State.BACKOFF: State.CONNECTING},
     Trigger.MINTED: {State.MINTING: State.CONNECTING},

@@ -11,6 +11,7 @@ import msgspec
 
 from sim.client.actions import Token
 from sim.client.session import Session
+from sim.client.transitions import State
 from sim.drill.fault_bases import SwitchFault
 from sim.drill.fault_kinds import (
     AnyFault,
@@ -72,6 +73,7 @@ class Client(Protocol):
     session: Session
     clock_ahead_s: float
 
+    def start(self) -> None: ...
     def cut(self, offline_s: float) -> bool: ...
     def withhold(self, withholding: Withholding | None) -> None: ...
     def die(self, fault: RestartClients) -> bool: ...
@@ -328,7 +330,7 @@ class WholeServiceFaults(ServiceFaults):
         self._clients = clients
         self._record = record
         self._has_old_keys = False
-        self._revoked: list[Session] = []  # sessions that have not signed in again
+        self._revoked: list[Session] = []  # that have not signed in again
 
     def inject(self, planned: PlannedFault) -> Steps:
         """See `ServiceFaults`."""
@@ -396,10 +398,13 @@ class WholeServiceFaults(ServiceFaults):
         self._revoked += sessions
 
     def sign_in(self) -> None:
-        """Make the clients of revoked sessions sign in again."""
+        """Make the clients of revoked sessions sign in again; those that gave up start again."""
         for session in self._revoked:
             client_setup.forget_token(session, sign_in=True)
             self._record("signed_in", session.client)
+            client = self._clients[session.client]
+            if client.session is session and session.state is State.ENDED:
+                client.start()
         self._revoked.clear()
 
     def _retire_keys(self) -> Steps:
