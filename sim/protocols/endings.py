@@ -41,10 +41,14 @@ def upgrade_refused(end: TransportEnd) -> Refused:
 
 
 def answered(refused: Refused, end: TransportEnd) -> Refused:
-    """Return the refusal of a connection with the status and the hint of the HTTP answer."""
+    """Return the refusal of a connection with the status and the hint of the HTTP answer.
+
+    Whoever says when to retry does not mean that a retry cannot succeed (RFC 9110, 10.2.3).
+    """
     wait_ms = retry_after_ms(end)
     step = refused.next.step
-    hint = refused.next if wait_ms is None else Next(Step.WAIT if step is Step.RETRY else step, wait_ms)
+    waits = step in (Step.RETRY, Step.TERMINAL)
+    hint = refused.next if wait_ms is None else Next(Step.WAIT if waits else step, wait_ms)
     return msgspec.structs.replace(refused, status=end.status, next=hint)
 
 
