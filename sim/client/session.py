@@ -338,12 +338,12 @@ class Session(Lifecycle):
                 self._replays.complete(stream)
         if not self._replays.is_complete:
             return
-        streams = self._replays.finish()
-        self._reply_by = NEVER
+        streams, self._reply_by = self._replays.finish(), NEVER
         # After a repeated replay, events that the live tail had delivered earlier may look like a hole in the replay.
         behind = self.replica.end_replay(streams, diverged=not self.is_caught_up or self._fruitless > 0)
-        self._note("replay_completed", value=math.nan if self.is_caught_up else (now - self._due) * 1000)
-        self.is_caught_up = True
+        is_first = not self.is_caught_up and not self._feeds.is_down  # otherwise another stream is still to come back
+        self._note("replay_completed", value=(now - self._due) * 1000 if is_first else math.nan)
+        self.is_caught_up |= is_first
         self._rejoins = 0
         self._fruitless = self._fruitless + 1 if behind else 0
         if behind:
@@ -386,7 +386,7 @@ class Session(Lifecycle):
                 self._leave(reason, now, hint, code)
                 return
         elif (delay_ms := self._feeds.end(topic, hint, now, code, is_live=self.state is State.LIVE)) is not None:
-            self.is_caught_up, self._due = False, now + delay_ms / 1000
+            self.is_caught_up, self._due = False, max(self._due, now + delay_ms / 1000)
             if hint.step is Step.REFETCH:
                 self.replica.refetch(topic)
             self._note_stream_end(stream, code, hint)

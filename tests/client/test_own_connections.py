@@ -1,5 +1,7 @@
 """Streams that each have a connection of their own: what a client notes of its requests, and when it is live again."""
 
+import math
+
 import msgspec
 
 from sim.client import policies
@@ -7,7 +9,7 @@ from sim.client.actions import ClientSettings
 from sim.client.notices import Notice
 from sim.client.replica import Replica
 from sim.protocols.durable_streams.adapter import CAPABILITIES
-from sim.protocols.events import Batch, Item, Next, Position, PositionUnknown, Resumed, Step, StreamEnded
+from sim.protocols.events import Batch, CaughtUp, Item, Next, Position, PositionUnknown, Resumed, Step, StreamEnded
 from sim.protocols.intents import Compatibility, Subscribe
 from sim.protocols.markers import marked
 from sim.protocols.payloads import canonical_json
@@ -31,6 +33,25 @@ def test_each_request_is_a_connect_and_the_last_lost_stream_makes_the_client_liv
     peer.tell(Resumed(again["b"], "b"))
     assert peer.session.is_live
     assert len(peer.of("subscribed")) == 2
+
+
+def test_a_client_is_caught_up_only_with_its_last_stream():
+    """One stream may return while another one still waits: its replay says nothing of the whole client."""
+    peer = Peer(DURABLE, "a", "b")
+    fresh = peer.join()
+    peer.tell(Resumed(fresh.ref, "a"), Resumed(fresh.ref, "b"), CaughtUp("a"), CaughtUp("b"))
+    peer.tell(StreamEnded("a", "network"), StreamEnded("b", "network", Next(Step.WAIT, 5000.0)))
+    again = peer.wait(2.0).subscribe()
+    assert list(again.after) == ["a"]
+    peer.tell(Resumed(again.ref, "a"), CaughtUp("a"))
+    assert not peer.session.is_caught_up
+    last = peer.wait(10.0).subscribe()
+    assert list(last.after) == ["b"]
+    peer.tell(Resumed(last.ref, "b"), CaughtUp("b"))
+    assert peer.session.is_caught_up
+    times = [value for *_, value in peer.of("replay_completed")]
+    assert [math.isnan(value) for value in times] == [False, True, False]
+    assert min(value for value in times if not math.isnan(value)) >= 0
 
 
 def test_request_that_brought_no_answer_is_a_failed_connect_and_no_disconnect():
