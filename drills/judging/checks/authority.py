@@ -38,7 +38,7 @@ def _negative_clients(case: Case, threshold: Threshold | None) -> Answer:
     if granted:
         return Answer(State.FAIL, len(granted), n, f"requests that must be refused were granted: {', '.join(granted)}")
     refused = [text for text in answers if text.rpartition(":")[2] not in _UNANSWERED]
-    if wrong := [why for text in refused if (why := _wrong_code(text, case.states_codes))]:
+    if wrong := [why for text in refused if (why := _wrong_code(text, case))]:
         return Answer(State.FAIL, len(wrong), n, f"refused with a wrong code: {', '.join(wrong)}")
     answered = {text.partition(":")[0] for text in refused}
     unasked = case.history.header.unasked
@@ -49,11 +49,11 @@ def _negative_clients(case: Case, threshold: Threshold | None) -> Answer:
     return Answer(State.PASS, 0, n, f"all refused: {', '.join(answers)}")
 
 
-def _wrong_code(text: str, states_codes: bool) -> str:
-    """Why the code of a refusal is wrong; empty if it is right, or if neither the contract nor the refusal has one."""
+def _wrong_code(text: str, case: Case) -> str:
+    """Why the code of a refusal is wrong; empty if it is right, or if the contract has none for it, or the protocol its own."""
     kind, code = text.partition(":")[0], text.rpartition(":")[2]
     right = EXPECTED.get(kind, ())
-    if not states_codes and code in _BARE:
+    if case.has_own_codes or (not case.states_codes and code in _BARE):
         return ""
     return "" if not right or code in right else f"{kind} ({code} instead of {' or '.join(right)})"
 

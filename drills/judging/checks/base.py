@@ -101,6 +101,11 @@ class Case:
         return not self.history.header.capabilities or self._capabilities.refusals is not Refusals.BARE_STATUS
 
     @property
+    def has_own_codes(self) -> bool:
+        """Whether refusals have codes of the protocol's own, and not those of the contract."""
+        return bool(self.history.header.capabilities) and self._capabilities.refusals is Refusals.CODES
+
+    @property
     def states_stale_reasons(self) -> bool:
         """Whether the server says why a position cannot be resumed."""
         return not self.history.header.capabilities or self._capabilities.stale is StaleSign.EXPLICIT

@@ -10,13 +10,14 @@ from sim.client.actions import Send, Token, TokenRequest
 from sim.client.lifecycle import NEVER
 from sim.client.negative.base import NegativeClient, OneQuestion, verdict
 from sim.client.transitions import State, Trigger
-from sim.protocols.events import NETWORK_CODES, DisconnectReason, Problem, Refused, Reply
+from sim.protocols.events import NETWORK_CODES, Closed, DisconnectReason, Problem, Refused, Reply
 from sim.protocols.intents import Subscribe
 from sim.server import tokens
 
 # No control service signs with this key.
 _FORGED_KEY = tokens.Key("forged", b"a key that a probe made for itself, and that nobody trusts")
 _ASK_AGAIN_S = 0.5  # [ours] between token requests, until a suitable token comes
+_OF_TOKENS = (DisconnectReason.UNAUTHORIZED, DisconnectReason.FORBIDDEN)
 _CLOCKS_S = 0.5  # [ours] how much the clocks of client and runtime may differ
 
 
@@ -36,6 +37,13 @@ class ExpiredToken(NegativeClient):
         if event.reason is DisconnectReason.UNAUTHORIZED:
             self._void = self.token
         super()._obey(event, now)
+
+    def disconnected(self, event: Closed, now: float) -> None:
+        """See `Session`; some servers say only by the end of a connection that its token is void, or refused."""
+        if event.reason in _OF_TOKENS:
+            self._answer(f"refused:{event.reason}", now, State.JOINING)
+            self._void = self.token
+        super().disconnected(event, now)
 
     def _begin_attempt(self, now: float) -> None:
         if self.token is not None and self._is_void(self.token, now) and self._tried is not self.token:
