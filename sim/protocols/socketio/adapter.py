@@ -47,6 +47,7 @@ from sim.protocols.events import (
     Next,
     Opened,
     Position,
+    Problem,
     Refused,
     Resumed,
     Step,
@@ -188,7 +189,8 @@ class SocketIoConnection(ActionQueue):
                 return (Activity(),)
             return self._deliver(self._delivery(data, found)) if found.kind is Kind.EVENT else self._read(found)
         except MalformedFrameError as error:
-            return (Malformed(error.code),)
+            # Its official client closes, too: "parse error". The next join recovers what the packet contained.
+            return (Malformed(error.code), Problem(error.code, DisconnectReason.NETWORK, RETRY, str(error)))
 
     def _key(self, data: bytes) -> tuple[str, str, bytes]:
         return self._options.event, self._options.stream_key, data
