@@ -5,6 +5,7 @@ a habit of the protocol's own server that the contract does not allow.
 """
 
 from sim.protocols import registry
+from tests import simulated_findings as simulated
 from tests.mutation_table import EVERYWHERE, IMPATIENT, MUTATIONS, SHARED, Catch, defect
 from tests.storms import OF_TIME
 
@@ -90,6 +91,11 @@ DEFECTS: tuple[Catch, ...] = (
     ),
 )
 
+OVERRIDES |= simulated.OVERRIDES
+FOUND |= simulated.FOUND
+UNTOLD |= simulated.UNTOLD
+SILENT |= simulated.SILENT
+
 
 def overrides(protocol: str, drill: str) -> tuple[str, ...]:
     """What makes a small drill suit a protocol."""
@@ -103,6 +109,10 @@ def complaints(protocol: str, drill: str, verdict: object) -> list[str]:
     from tests.storms import OF_SIZE
 
     assert isinstance(verdict, DrillVerdict)
+    not_run = simulated.NOT_RUN.get(protocol, {}).get(drill)
+    if not_run is not None or verdict.not_run:
+        is_right = not_run is not None and not_run in verdict.not_run
+        return [] if is_right else [f"not run: {verdict.not_run or 'no'}; expected: {not_run}"]
     wanted = FOUND[protocol].get(drill, frozenset())
     found = turned_red(verdict) - {*OF_TIME}
     wrong = [f"found: {name}" for name in sorted(found - wanted)] + [f"not found: {name}" for name in sorted(wanted - found)]

@@ -61,7 +61,7 @@ class Refusals(StrEnum):
     """How much detail a refusal contains."""
 
     CODES_AND_HINTS = "codes_and_hints"
-    CODES = "codes"
+    CODES = "codes"  # of the protocol's own
     BARE_STATUS = "bare_status"
 
 

@@ -48,6 +48,8 @@ class Sessions:
     window_s: float
     write: Callable[[str, int], str]  # by the name and the number
     read: Callable[[str], tuple[str, int]]  # number 0: the client received no event yet
+    # Causes, as of endings, after which it is not kept; `closed`: by the application, as the fault `close_connections` does.
+    ended_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class StreamHabits:
     expiry_grace_s: float | None = None  # after a token's end, until the connection is closed; None: it stays open
     states_expiry: bool = True  # in the answer to a join or a renewal, if connections end with their tokens
     keeps_log: bool = True  # after the process was killed
+    drops_events: bool = True  # old ones
     has_join: bool = True  # otherwise a connection is one request for one stream
     asks_clients: bool = True  # whether they are still there; it closes the connections of silent ones
     tells_of_new_log: bool = True  # it closes the connections of those who read a log that is created again

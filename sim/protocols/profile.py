@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from sim.protocols import endings
 from sim.protocols.adapter import TransportEnd
-from sim.protocols.events import Closed, Event, Message, Problem, Refused, StreamEnded, Whose
+from sim.protocols.events import Closed, Event, Malformed, Message, Problem, Refused, StreamEnded, Whose
 from sim.protocols.habits import StreamHabits
 from sim.protocols.intents import Intent, Request
 
@@ -67,6 +67,8 @@ class ServerProfile:
     silent: tuple[Event, ...]  # sent to a client from which nothing more came
     malformed: Callable[[str], Event] | None  # answers a malformed message, by its code; None: the socket closes
     first_event: tuple[str, object] | None = None  # type and payload of the event that a new run begins with
+    damaged: Callable[[str], Message] = lambda stream: (Malformed("malformed_frame"),)  # of a frame with the events of a stream
+    counts_deliveries: bool = False  # so that clients notice a missing one, whatever positions say
     close_code: int = 1000
     answers_position: bool = True  # the answer to a publish states the event's position in its topic
     heads_in_beats: Whose = Whose.AUTHORITY

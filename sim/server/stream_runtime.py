@@ -14,6 +14,7 @@ from sim.protocols.events import (
     Batch,
     CaughtUp,
     Closed,
+    Event,
     Head,
     Item,
     Joined,
@@ -73,21 +74,34 @@ class StreamRuntime(Runtime):
 
     def close(self, number: int) -> None:
         """See `Runtime`. A client that was lost may resume its session; another connection of it is deaf from now on."""
-        connection = self._connections.get(number)
-        if connection is not None and connection.joined and self._sessions is not None:
-            self._sessions.keep(connection, self._now)
-            for other in self._connections.values():
-                if other is not connection and other.session == connection.session:
-                    self._end_reading(other)
-                    other.is_deaf = True
+        if (connection := self._connections.get(number)) is not None:
+            self._keep_session(connection)
         super().close(number)
         self._ends.pop(number, None)
+
+    def _keep_session(self, connection: Connection) -> None:
+        if not connection.joined or self._sessions is None:
+            return
+        connection.joined = False
+        if connection.end is not None and self._habits.sessions is not None and "closed" in self._habits.sessions.ended_by:
+            return
+        self._sessions.keep(connection, self._now)
+        for other in self._connections.values():
+            if other is not connection and other.session == connection.session:
+                self._end_reading(other)
+                other.is_deaf = True
+
+    def _expel_one(self, connection: Connection, *last: Event) -> None:
+        self._keep_session(connection)
+        super()._expel_one(connection, *last)
 
     def end_of(self, number: int) -> Closed:
         """See `Runtime`."""
         return self._ends.get(number) or super().end_of(number)
 
     def _close_for(self, connection: Connection, cause: Cause) -> None:
+        if (sessions := self._habits.sessions) is not None and cause in sessions.ended_by:
+            connection.joined = False  # its session is not kept
         self._end(connection, self._habits.endings[cause])
 
     def _end(self, connection: Connection, ending: Message) -> None:
@@ -96,7 +110,6 @@ class StreamRuntime(Runtime):
         if not isinstance(end, Closed):
             self._send(connection, *ending)
             return
-        connection.joined = False  # its session is not kept
         self._ends[connection.number] = end
         self._expel_one(connection, *last)
 
@@ -215,6 +228,7 @@ class StreamRuntime(Runtime):
             return
         if asked.after is not None and any(isinstance(event, Resumed) for event in answer):
             after = misbehaviours.first_position(self.switches, after, asked.log.floor + 1)
+        self._disorder.restart(connection.number, asked.stream)
         if not connection.is_deaf:
             self._readers.add(connection, asked.stream, after)
         if self._habits.answers_first:
@@ -323,8 +337,16 @@ class StreamRuntime(Runtime):
             self._close_for(connection, "expired")
         elif now >= connection.beat_at:
             connection.beat_at = now + self.settings.heartbeat_interval_s
-            stated = [self._stated(connection, each) for each in connection.positions]
-            self._send(connection, *([Activity()] if self._habits.items_have_positions else stated))
+            if beat := self._beat_of(connection):
+                self._send(connection, *beat)
+
+    def _beat_of(self, connection: Connection) -> Message:
+        """Return a ping. It may state positions, or that deliveries are missing."""
+        if not self._habits.items_have_positions:
+            return tuple(self._stated(connection, each) for each in connection.positions)
+        counts, number = self.profile.counts_deliveries, connection.number
+        missing = [each for each in connection.positions if counts and self._disorder.takes_missing(number, each)]
+        return tuple(Batch(each, (), is_after_gap=True) for each in missing) or (Activity(),)
 
     def _judge_consumer(self, connection: Connection) -> None:
         """Disconnect a client with too many bytes that were not sent yet."""

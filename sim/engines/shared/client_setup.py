@@ -79,9 +79,11 @@ def negative_clients(drill: Drill, header: RunHeader, endpoints: Endpoints | Non
     `endpoints`: of the target; None: a simulated service.
     """
     protocol, named = registry.get(header.protocol), drill.expect.negative_clients
+    habits = protocol.server.profile.streams if protocol.server else None
+    reads_tokens = habits is None or habits.reads_tokens
     able = {
         "has_forms": protocol.negative_forms is not None,
-        "has_tokens": endpoints is None or endpoints.forms.token.source != "none",
+        "has_tokens": reads_tokens if endpoints is None else endpoints.forms.token.source != "none",
         "states_builds": protocol.capabilities.states_builds,
     }
     found = {name: why_unasked(name, **able) for name in named}

@@ -8,12 +8,15 @@ from sim.drill.fault_bases import ClientFault, Fault
 from sim.drill.fault_kinds import (
     AnyFault,
     ConcurrentAppends,
+    DelayDeliveries,
     DropSockets,
     ExpireTokens,
     ForgetTokens,
+    JumbleDeliveries,
     KillRuntime,
     LinkFault,
     LosePublishAnswers,
+    ReorderDeliveries,
     RestartClients,
     RevokeSessions,
     SkipDeliveries,
@@ -24,6 +27,7 @@ from sim.drill.model import Drill
 from sim.drill.target_rules import Caps
 from sim.engines.shared.endpoints import Endpoints
 from sim.protocols import registry
+from sim.protocols.adapter import Positions
 from sim.server.settings import RuntimeSettings
 
 # Faults of the drill's own clients, their links and its publisher. They work on any target. Other faults need the server.
@@ -76,6 +80,7 @@ def require_allowed(drill: Drill, endpoints: Endpoints) -> None:
             f"drill '{drill.name}' asks the retired routes, and 'retired_routes' of target '{endpoints.name}' is empty. "
             "Name some, or run another drill."
         )
+    require_meaning(drill, endpoints.protocol)
     for fault in drill.faults:
         _require_possible(drill, fault, endpoints)
     if endpoints.rules.caps is not None:
@@ -150,13 +155,28 @@ def _require_connects_capped(drill: Drill, endpoints: Endpoints, caps: Caps, whe
         )
 
 
+def require_meaning(drill: Drill, protocol: str) -> None:
+    """Raise `NotRunnableError` for a drill with a fault that has no meaning in a protocol, or that no client can notice."""
+    able = registry.get(protocol).capabilities
+    for fault in drill.faults:
+        if isinstance(fault, RestartClients) and not can_damage(able.positions, fault.checkpoint):
+            raise NotRunnableError(
+                f"drill '{drill.name}' gives clients checkpoints that are '{fault.checkpoint}', and positions of protocol "
+                f"'{protocol}' can only be read by their server. Use kept, lost or torn."
+            )
+        if isinstance(fault, JumbleDeliveries) and not able.hash_form:
+            raise NotRunnableError(
+                f"drill '{drill.name}' has the fault {fault.kind}, and protocol '{protocol}' has no hashes: no client can "
+                "notice that a payload was changed. Malformed frames (malform_frames) are noticed."
+            )
+        if isinstance(fault, ReorderDeliveries | DelayDeliveries) and able.positions is Positions.OPAQUE:
+            raise NotRunnableError(
+                f"drill '{drill.name}' has the fault {fault.kind}, and positions of protocol '{protocol}' are opaque: all that "
+                "a client knows is in which order events come."
+            )
+
+
 def _require_possible(drill: Drill, fault: AnyFault, endpoints: Endpoints) -> None:
-    positions = registry.get(endpoints.protocol).capabilities.positions
-    if isinstance(fault, RestartClients) and not can_damage(positions, fault.checkpoint):
-        raise NotRunnableError(
-            f"drill '{drill.name}' gives clients checkpoints that are '{fault.checkpoint}', and positions of protocol "
-            f"'{endpoints.protocol}' can only be read by their server. Use kept, lost or torn."
-        )
     if isinstance(fault, RevokeSessions) and fault.kind not in endpoints.rules.hooks and endpoints.forms.revoke is not None:
         _require_own_sessions(drill, endpoints)
         return

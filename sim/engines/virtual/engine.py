@@ -18,7 +18,18 @@ from sim.base.errors import NotRunnableError, UsageError
 from sim.base.gc_tuning import relaxed_gc
 from sim.client import policies
 from sim.client.negative.registry import session_class
-from sim.drill.fault_kinds import ShrinkReplayBudget
+from sim.drill.fault_kinds import (
+    ExpireTokens,
+    ForgetTokens,
+    MintOutage,
+    RecreateLog,
+    RevokeSessions,
+    RotateKeys,
+    ShrinkReplayBudget,
+    ShrinkWindow,
+    SkewControl,
+    SlowMint,
+)
 from sim.drill.fault_lifecycle import Record
 from sim.drill.fault_schedule import plan
 from sim.drill.model import Drill, expected_duration_s
@@ -26,6 +37,7 @@ from sim.drill.phase_runner import PhaseRunner, latest_end_s
 from sim.engines.shared import client_setup
 from sim.engines.shared.fault_actions import ClientFaults, PublishFaults, WholeServiceFaults
 from sim.engines.shared.options import Options as Options
+from sim.engines.shared.permission import require_meaning
 from sim.engines.shared.publishing import own_streams, streams_of
 from sim.engines.shared.withholding import is_withheld
 from sim.engines.virtual.client import VirtualClient
@@ -37,10 +49,12 @@ from sim.engines.virtual.publisher import VirtualPublisher
 from sim.engines.virtual.service import SimulatedService
 from sim.engines.virtual.streams_client import StreamsClient
 from sim.protocols import registry
+from sim.protocols.habits import StreamHabits
 from sim.record.parquet import Recorder
 from sim.record.run_header import RunHeader, write_header
 
 EPOCH = 2.0**20  # unix time at which every simulated run starts; small enough for moments that are exact to a nanosecond
+_OF_TOKENS = (ExpireTokens, ForgetTokens, MintOutage, RevokeSessions, RotateKeys, SkewControl, SlowMint)
 _SLICE_S = 0.5  # simulated time between checks for progress and Ctrl-C
 _SAY_EVERY_S = 0.1  # wall-clock time, which is used for nothing else here
 _MAX_LAG_SAMPLES = 200_000  # per run; a long run with many clients is sampled less often
@@ -63,11 +77,9 @@ def check(drill: Drill, protocol: str = registry.DEFAULT) -> None:
 
     Raises `NotRunnableError` for a fault that the protocol's server cannot have.
     """
-    habits = registry.server_forms(protocol).profile.streams
-    if habits is not None and any(isinstance(each, ShrinkReplayBudget) for each in drill.faults):
-        raise NotRunnableError(
-            f"drill '{drill.name}': a server of protocol '{protocol}' has no replay budget that could shrink while it runs."
-        )
+    require_meaning(drill, protocol)
+    if (habits := registry.server_forms(protocol).profile.streams) is not None:
+        _require_habits(drill, protocol, habits)
     for index, fault in enumerate(drill.faults):
         if not isinstance(fault, SIMULATED):
             raise UsageError(
@@ -78,6 +90,25 @@ def check(drill: Drill, protocol: str = registry.DEFAULT) -> None:
         raise UsageError(
             f"drill '{drill.name}': key 'expect.retired_routes' is true, but simulation has no HTTP; use --engine sockets."
         )
+
+
+def _require_habits(drill: Drill, protocol: str, habits: StreamHabits) -> None:
+    """Raise `NotRunnableError` for a fault that a server with these habits cannot have."""
+    for fault in drill.faults:
+        match fault:
+            case ShrinkReplayBudget():
+                lacks = "has no replay budget that could shrink while it runs"
+            case ShrinkWindow() if not habits.drops_events:
+                lacks = "keeps every event of a stream, so that no position becomes stale"
+            case RecreateLog() if habits.sessions is not None:
+                lacks = "stores no log that could be created again"
+            case _ if isinstance(fault, _OF_TOKENS) and not habits.reads_tokens:
+                lacks = f"asks for no token, so that {fault.kind} has no effect"
+            case ExpireTokens() if habits.expiry_grace_s is None:
+                lacks = "looks at a token once, when a client joins: no connection ends with its token"
+            case _:
+                continue
+        raise NotRunnableError(f"drill '{drill.name}': a server of protocol '{protocol}' {lacks}.")
 
 
 class _VirtualRun:

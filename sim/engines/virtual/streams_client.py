@@ -9,10 +9,11 @@ import msgspec
 from sim.client.actions import Connect
 from sim.engines.virtual.client import VirtualClient
 from sim.engines.virtual.inbox import Link
-from sim.protocols.events import Closed, Joined, Message, Opened, Refused, StreamEnded
+from sim.protocols.events import Closed, Joined, Message, Opened, PositionUnknown, Refused, StreamEnded
 from sim.protocols.intents import Intent, Join, Leave, Subscribe, Unsubscribe
 
 _NETWORK = "network"
+_ENDS = frozenset({PositionUnknown, Refused, StreamEnded})
 
 
 class StreamsClient(VirtualClient):
@@ -53,6 +54,12 @@ class StreamsClient(VirtualClient):
         link.is_open = True
         if link.request is not None:
             self._service.received(link.number, link, link.request)
+
+    def _receive(self, message: Message, link: Link) -> None:
+        """Take a message; one that makes a request useless ends it first, so that nothing more of it comes."""
+        if not _ENDS.isdisjoint([event.__class__ for event in message]):
+            self._leave(link)
+        super()._receive(message, link)
 
     def _lose(self, link: Link, event: Closed) -> None:
         self._tell((StreamEnded(link.stream, str(event.code or _NETWORK), event.next),))

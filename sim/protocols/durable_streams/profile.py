@@ -7,7 +7,19 @@ offset after it. The server keeps all events, asks for no token, and never asks 
 from sim.protocols import plain_streams
 from sim.protocols.adapter import TransportEnd
 from sim.protocols.durable_streams import endings
-from sim.protocols.events import Answer, Closed, Event, Message, Position, PositionUnknown, Problem, Refused, Resumed
+from sim.protocols.events import (
+    Answer,
+    Closed,
+    Event,
+    Malformed,
+    Message,
+    Position,
+    PositionUnknown,
+    Problem,
+    Refused,
+    Resumed,
+    StreamEnded,
+)
 from sim.protocols.habits import Asked, Started, StreamHabits
 from sim.protocols.intents import Request
 from sim.protocols.profile import Refusals, ServerForms, ServerProfile
@@ -51,6 +63,7 @@ HABITS = StreamHabits(
     refused_token=lambda ref, code: _ENDED,
     items_have_positions=False,
     answers_first=True,
+    drops_events=False,
     reads_tokens=False,
     has_join=False,
     asks_clients=False,
@@ -73,6 +86,7 @@ PROFILE = ServerProfile(
     expelled=(),
     silent=(),
     malformed=None,
+    damaged=lambda stream: (Malformed("malformed"), StreamEnded(stream, "malformed")),
     has_token_age=False,
     has_token_leeway=False,
     evicts=False,

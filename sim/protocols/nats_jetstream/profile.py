@@ -2,7 +2,7 @@
 
 from sim.protocols import plain_streams
 from sim.protocols.adapter import TransportEnd
-from sim.protocols.events import Answer, Event, Message, Position, PositionUnknown, Problem, Refused, Resumed
+from sim.protocols.events import RETRY, Answer, Event, Malformed, Message, Position, PositionUnknown, Problem, Refused, Resumed
 from sim.protocols.habits import Asked, Started, StreamHabits
 from sim.protocols.intents import Request
 from sim.protocols.nats_jetstream import endings
@@ -79,6 +79,8 @@ PROFILE = ServerProfile(
     expelled=(),
     silent=(),
     malformed=None,
+    damaged=lambda stream: (Malformed("malformed_message"), Problem("malformed_message", next=RETRY)),
+    counts_deliveries=True,
     close_code=_SHUTDOWN,
     has_token_age=False,
     has_token_leeway=False,

@@ -5,10 +5,12 @@ The application's middleware checks the token of each join, also of a recovered 
 
 from sim.protocols import plain_streams
 from sim.protocols.events import (
+    RETRY,
     Answer,
     Closed,
     DisconnectReason,
     Event,
+    Malformed,
     Message,
     Next,
     Position,
@@ -35,8 +37,8 @@ def _start(asked: Asked) -> Started:
 
 
 def _refused_token(ref: str, code: str) -> Message:
-    """Return the refusal by the middleware. The socket stays open."""
-    return (Refused(ref, "401", DisconnectReason.UNAUTHORIZED, Next(Step.MINT), message=code),)
+    """Return the refusal by the middleware, with its code. The socket stays open."""
+    return (Refused(ref, code, DisconnectReason.UNAUTHORIZED, Next(Step.MINT), message=code),)
 
 
 def _refused_request(ref: str, code: str, message: str, streams: tuple[str, ...]) -> Refused:
@@ -64,7 +66,9 @@ HABITS = StreamHabits(
         "stopped": _LOST,
     },
     refused_token=_refused_token,
-    sessions=Sessions(_WINDOW_S, lambda name, number: f"{name} {number or ''}", _read_session),
+    sessions=Sessions(
+        _WINDOW_S, lambda name, number: f"{name} {number or ''}", _read_session, ("revoked", "malformed", "closed")
+    ),
     checks_token_at_join=True,
     keeps_log=False,
 )
@@ -85,6 +89,7 @@ PROFILE = ServerProfile(
     expelled=(),
     silent=(),
     malformed=None,
+    damaged=lambda stream: (Malformed("malformed_packet"), Problem("malformed_packet", DisconnectReason.NETWORK, RETRY)),
     close_code=_NO_CODE,
     answers_position=False,  # its number is the application's
     has_token_age=False,

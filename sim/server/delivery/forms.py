@@ -42,7 +42,7 @@ class Forms:
         out: list[Event] = []
         for event in message:
             if isinstance(event, Batch):
-                if event.items or event.after is not None:
+                if event.items or event.after is not None or event.is_after_gap:
                     out.append(self._batch(event))
             elif not isinstance(event, Head | CaughtUp):
                 out.append(event)
@@ -54,7 +54,7 @@ class Forms:
         places = [self.position(batch.stream, seq_of(item)) for item in batch.items]
         if self._habits.items_have_positions:
             items = tuple(as_delivered(item, place) for item, place in zip(batch.items, places, strict=True))
-            return Batch(batch.stream, items)
+            return Batch(batch.stream, items, is_after_gap=batch.is_after_gap)
         return Batch(batch.stream, tuple(as_delivered(item, None) for item in batch.items), places[-1])
 
     def position(self, topic: str, seq: int) -> Position:

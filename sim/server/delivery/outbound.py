@@ -24,7 +24,7 @@ class Outbound:
         self.counters = Counters()
         self.streams = Streams(settings, profile)
         self._fanout = Fanout(settings, self.streams, self.counters, switches)
-        self._disorder = Disorder(self.counters, switches)
+        self._disorder = Disorder(self.counters, profile, switches)
         self._connections: dict[int, Connection] = {}
         self._readers = Readers(settings.slow_consumer_tick_s)
         self._ready: set[int] = set()
