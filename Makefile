@@ -47,7 +47,7 @@ check: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-prove: $(DEV) $(SERVERS)  ## show on real sockets that whatever is wrong on purpose is caught by name: about a quarter of an hour
+prove: $(DEV) $(SERVERS)  ## show on real sockets that whatever is wrong on purpose is caught by name, and drill at full length: more than an hour
 	$(BIN)/python -m tests.prove
 	$(BIN)/pytest -m long -n 2
 
