@@ -347,8 +347,7 @@ class Replica:
             self._go_on(cursor, cursor.accept_start(seq))
         outcome, shown = cursor.offer(seq), cursor.shown(seq)
         if outcome is Outcome.DUPLICATE:
-            self._take_duplicate(cursor, shown, item)
-            return True
+            return self._take_duplicate(cursor, shown, item)
         declared = item.payload_hash
         if item.check is Hash.BAD:
             if "ignores_hashes" not in self._policy.defects:
@@ -357,7 +356,7 @@ class Replica:
                 return False
             declared = payload_hash(bytes(item.payload))  # of the payload that is really applied
         if outcome is Outcome.GAP and "applies_past_holes" not in self._policy.defects:
-            self._note_gap(cursor, seq, "live", self._number(cursor, item))
+            self._note_gap(cursor, seq, "live", self._identify(cursor, shown, item))
             return False
         cursor.apply(seq, item)
         self._note_applied(cursor, shown, item, declared)
@@ -365,6 +364,13 @@ class Replica:
 
     def _number(self, cursor: Cursor, item: Item) -> int:
         return self._markers.read(item.payload, cursor.stream).number
+
+    def _identify(self, cursor: Cursor, shown: int, item: Item) -> int:
+        """Return the number of an event that is not applied. What it contains must be right all the same."""
+        marker, problem = self._markers.read(item.payload, cursor.stream)
+        if problem:
+            self._note("altered", cursor.stream, shown, detail=problem, marker=marker)
+        return marker
 
     def _note_applied(self, cursor: Cursor, shown: int, item: Item, declared: str) -> None:
         marker, problem = self._markers.read(item.payload, cursor.stream)
@@ -374,14 +380,18 @@ class Replica:
         if problem:
             self._note("altered", cursor.stream, shown, detail=problem, marker=marker)
 
-    def _take_duplicate(self, cursor: Cursor, shown: int, item: Item) -> None:
+    def _take_duplicate(self, cursor: Cursor, shown: int, item: Item) -> bool:
+        """Drop an event that the client has, but record what this copy contains. Return True: nothing is missing."""
         if "applies_duplicates" in self._policy.defects:
             self._note_applied(cursor, shown, item, item.payload_hash)
+        elif item.check is Hash.BAD and "ignores_hashes" not in self._policy.defects:
+            self._note("hash_mismatch", cursor.stream, shown, marker=self._number(cursor, item))
         else:
-            marker = self._number(cursor, item)
+            marker = self._identify(cursor, shown, item)
             if item.position is None and marker > 0:  # recognized by its payload: after a new start, the client still has it
                 cursor.marks.take((marker,))
-            self._note("duplicate_dropped", cursor.stream, shown, marker=marker)
+            self._note("duplicate_dropped", cursor.stream, shown, detail=short_hash(item.payload_hash), marker=marker)
+        return True
 
     def _count_replayed(self, cursor: Cursor, seq: int, first_replay: bool) -> None:
         # Later on a connection, this may be a legal duplicate of the live tail.
@@ -422,14 +432,19 @@ class Replica:
         if cursor.watermark is None:
             self._rebase(cursor, 0)
         before = cursor.watermark
-        received = {offset_of(item.position): item for item in items}
+        received: dict[int, list[Item]] = {}
+        for item in items:
+            received.setdefault(offset_of(item.position), []).append(item)
         result = cursor.jump(offset_of(item.position) for item in items)
         for seq in result.applied:
-            self._note_applied(cursor, seq, received[seq], received[seq].payload_hash)
+            item = received[seq].pop(0)
+            self._note_applied(cursor, seq, item, item.payload_hash)
         for seq in result.duplicate:
-            self._note("duplicate_dropped", cursor.stream, seq, marker=self._number(cursor, received[seq]))
+            item = received[seq].pop(0)
+            marker = self._identify(cursor, seq, item)
+            self._note("duplicate_dropped", cursor.stream, seq, detail=short_hash(item.payload_hash), marker=marker)
         for seq in result.gap:
-            marker = self._number(cursor, received[seq])
+            marker = self._identify(cursor, seq, received[seq].pop(0))
             self._note("gap", cursor.stream, seq, value=float(before or 0), detail="live", marker=marker)
         self._write_checkpoint(cursor)
 

@@ -38,7 +38,8 @@ class Marker(NamedTuple):
 class Reading(NamedTuple):
     """What a delivered payload says: the event's number, -1 without a marker of this run and stream.
 
-    `problem` is `checksum` if the payload is not what was published, `stream` if its marker is of another stream of this run.
+    `problem` is `checksum` if the payload is not what was published, `stream` if its marker is of another stream of this run,
+    and `run` if it is of another run, which is right on a stream that several runs publish to.
     """
 
     number: int
@@ -112,9 +113,11 @@ class MarkerReader:
 
     def _read(self, stream: str, payload: bytes) -> Reading:
         found = marker_of(payload, self._pointer)
-        if found is None or found[0].run != self._run:
+        if found is None:
             return FOREIGN
         marker, is_intact = found
+        if marker.run != self._run:
+            return Reading(-1, "run")
         if marker.stream != stream_marker(stream):
             return Reading(-1, "stream")
         return Reading(marker.number, "" if is_intact else "checksum")

@@ -62,9 +62,10 @@ class Kind(StrEnum):
     PUBLISH_FAILED = "publish_failed"  # [value: ms, detail: code, marker]
     RECEIVED = "received"  # one update batch [value: updates in it]
     APPLIED = "applied"  # [seq, detail: payload hash, marker]
-    # What was applied is not what was published [seq, marker, detail: checksum, or stream: the marker is of another stream]
+    # What was received is not what was published [seq, marker, detail: checksum, or stream or run:
+    # the marker is of another one]
     ALTERED = "altered"
-    DUPLICATE_DROPPED = "duplicate_dropped"  # [seq, marker]
+    DUPLICATE_DROPPED = "duplicate_dropped"  # [seq, detail: payload hash, marker]
     # A fault of stormgate held back a live event between adapter and session [seq, marker]
     WITHHELD = "withheld"
     GAP = "gap"  # [seq: received, value: watermark, detail: live or replay, marker]
@@ -112,7 +113,7 @@ class Kind(StrEnum):
     )
     SERVER_METRIC = "server_metric"  # one of these metrics [attempt: number of the poll, value, detail: its name]
     STEADY = "steady"  # check of the steady state before the first fault [value: 1 holds, 0 does not; detail: why]
-    READ_BACK = "read_back"  # the service returned it over HTTP after settling [seq, detail: checksum if altered, marker]
+    READ_BACK = "read_back"  # the service returned it over HTTP after settling [seq, detail: as for altered, marker]
     READ_BACK_COMPLETED = "read_back_completed"  # a stream was read [value: events, detail: ok or unknown_stream]
     SETTLED = "settled"  # the client converged
     STILL_PENDING = "still_pending"  # [seq: watermark, value: head, detail: why]

@@ -48,6 +48,7 @@ class RunHeader(msgspec.Struct, kw_only=True):
     plan: list[dict[str, object]] = []  # the resolved fault schedule
     subscriptions: dict[str, list[str]] = {}  # client index -> ids of the streams it subscribes to
     streams: dict[str, StreamLimits] = {}  # what the service promises of each stream, by its id
+    window_events: int = 1024  # entries of a stream that the service keeps, as its target states
     own_streams: list[str] = []  # ids of the streams that only this run publishes to
     malformed_kinds: list[str] = []  # the malformed frames that negative clients send
     negative_clients: dict[str, str] = {}  # client index -> name of the negative client

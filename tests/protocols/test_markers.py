@@ -59,10 +59,10 @@ def test_every_change_of_the_content_is_seen() -> None:
     assert read(delivered({key: value for key, value in sent.items() if key != "text"})) == (3, "checksum")
 
 
-def test_a_marker_of_another_stream_of_the_run_is_a_problem_and_one_of_another_run_is_foreign() -> None:
+def test_a_marker_of_another_stream_or_of_another_run_is_a_problem() -> None:
     raw = delivered(marked(PAYLOAD, RUN, STREAM, 3))
     assert read(raw, OTHER_STREAM) == (-1, "stream")
-    assert MarkerReader(OTHER_RUN).read(raw, STREAM) == FOREIGN
+    assert MarkerReader(OTHER_RUN).read(raw, STREAM) == (-1, "run")
     assert MarkerReader().read(raw, STREAM) == FOREIGN, "a run without markers reads none"
 
 

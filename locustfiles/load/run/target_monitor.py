@@ -74,6 +74,7 @@ class TargetGuard:
         self.events = Pacer(caps.events_per_s) if caps else None
         self.is_quiet = False  # while true, metrics are not polled
         header.target, header.target_kind = endpoints.name, endpoints.kind
+        header.window_events = endpoints.service.window_events
         header.remarks = permission.remarks(drill, endpoints)
         header.metrics_profile = endpoints.rules.metrics_profile if endpoints.admin_token else "none"
 

@@ -66,12 +66,10 @@ def _is_ours(evidence: Evidence, rows: Rows) -> Mask:
     history, published = evidence.history, evidence.ledger.published
     first_seq = np.full(len(history.streams), np.iinfo(np.int64).max, np.int64)
     np.minimum.at(first_seq, published.stream, published.seq)
-    own = set(history.header.own_streams)
-    run_stream = np.array([history.streams[base] in own for base in history.base_stream], np.bool_)
     published_to = first_seq < np.iinfo(np.int64).max
     is_mock = history.header.target_kind == "mock"
-    exclusive = np.where(published.is_marked, run_stream & is_mock, run_stream | is_mock)
-    floor = np.where(run_stream, 0, first_seq)
+    exclusive = np.where(published.is_marked, evidence.is_own_stream & is_mock, evidence.is_own_stream | is_mock)
+    floor = np.where(evidence.is_own_stream, 0, first_seq)
     ours: Mask = (published_to & exclusive)[rows.stream] & (rows.seq >= floor[rows.stream])
     return ours
 
@@ -83,9 +81,11 @@ def altered(evidence: Evidence) -> Rows:
 
 
 def leaks(evidence: Evidence) -> Rows:
-    """Events of streams that the client did not subscribe to, or that another stream delivered."""
-    altered = evidence.history.of(Kind.ALTERED)
-    return evidence.history.of(Kind.UNGRANTED).and_then(altered.take(evidence.history.detail_is(altered, ["stream"])))
+    """Events of streams that the client did not subscribe to, that another stream delivered, or that another run published."""
+    history = evidence.history
+    altered = history.of(Kind.ALTERED)
+    of_other_run = history.detail_is(altered, ["run"]) & evidence.is_own_stream[altered.stream]
+    return history.of(Kind.UNGRANTED).and_then(altered.take(history.detail_is(altered, ["stream"]) | of_other_run))
 
 
 def jumbled_message(evidence: Evidence) -> Rows:

@@ -8,7 +8,7 @@ import numpy as np
 
 from sim.analysis.endings import ConnectHistory
 from sim.analysis.invariants.watermarks import MOVES, Walk
-from sim.record.history import History, Rows, at
+from sim.record.history import History, Mask, Rows, at
 from sim.record.ledger import Ledger
 
 
@@ -35,6 +35,13 @@ class Evidence:
     @cached_property
     def connects(self) -> ConnectHistory:
         return ConnectHistory(self.history)
+
+    @cached_property
+    def is_own_stream(self) -> Mask:
+        """Per stream: whether only this run publishes to it."""
+        history = self.history
+        own = set(history.header.own_streams)
+        return np.array([history.streams[base] in own for base in history.base_stream], np.bool_)
 
     def violated(self, invariant: str, rows: Rows) -> Iterator[Violation]:
         """One violation for all `rows`, which shows the earliest; no violation without rows."""

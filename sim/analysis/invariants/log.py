@@ -50,7 +50,7 @@ def acknowledged_lost(evidence: Evidence) -> Iterator[Violation]:
 
 def _conflicts(history: History, published: Rows) -> tuple[int, str]:
     """Number of positions with two payloads, by hash or by marker, and the first as text."""
-    rows = published.and_then(history.of(Kind.APPLIED))
+    rows = published.and_then(history.of(Kind.APPLIED, Kind.DUPLICATE_DROPPED))
     rows = rows.take((rows.seq >= 0) & (history.positions != "opaque"))
     hashed = rows.take(~history.detail_is(rows, [""]))
     found = _differing(hashed, hashed.detail)

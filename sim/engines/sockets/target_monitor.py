@@ -35,6 +35,7 @@ def prepare(header: RunHeader, drill: Drill, endpoints: Endpoints) -> None:
     """Record in a run's header the target, the effect of its caps, and which faults its hooks inject."""
     header.target, header.target_kind = endpoints.name, endpoints.kind
     header.retired_routes = endpoints.retired_routes
+    header.window_events = endpoints.service.window_events
     header.capabilities = msgspec.to_builtins(registry.get(endpoints.protocol).able(endpoints.protocol_options))
     header.remarks = permission.remarks(drill, endpoints)
     header.metrics_profile = endpoints.rules.metrics_profile if is_asked(endpoints) else "none"
