@@ -215,6 +215,8 @@ KNOWN_BAD = (
         expect={"negative_clients": ("malformed_frames",)},
     ),
     known_bad("checkpoint_regressed", by=told(Kind.CHECKPOINT_WRITTEN, 3, t=57.0, stream=STREAM, seq=3)),
+    known_bad("checkpoint_ahead", by=told(Kind.CHECKPOINT_WRITTEN, 3, t=57.0, stream=STREAM, seq=900)),
+    known_bad("incomplete_snapshot", by=told(Kind.SNAPSHOT, 3, t=57.0, stream=STREAM, seq=3, detail="empty")),
     known_bad("resumed_in_new_log", by=learns_another_epoch, prepare=with_epochs),
     known_bad(
         "partly_delivered",

@@ -179,7 +179,7 @@ MUTATIONS = (
     defect("refuse_oldest_build", "compatibility_window", "drill.negative_clients", only=True),
     defect("serve_retired_route", "retired_routes", "drill.retired_routes", engines=("sockets",), tested=("sockets",)),
     # Snapshots, staleness, and the order of things.
-    defect("old_snapshots", "stale_cursor_storm", "drill.declared_loss", only=True),
+    defect("old_snapshots", "stale_cursor_storm", "drill.declared_loss", "incomplete_snapshot", only=True),
     defect("stale_too_early", "replay_budget_exceeded", "drill.stale_justified", only=True),
     defect("wrong_stale_reason", "replay_budget_exceeded", "drill.stale_signalled", only=True),
     defect(
@@ -236,6 +236,7 @@ MUTATIONS = (
         "missing_at_rest",
         "delivery.dropped_deliveries",
         "drill.converged",
+        "checkpoint_ahead",
         only=True,
         tested=EVERYWHERE,
     ),

@@ -254,6 +254,8 @@ class Replica:
                 self._note("stale", attempt=attempt, detail=reason)
             elif cursor := self.cursors.get(each.stream):
                 self._note("stale", cursor.stream, number_of(each.asked), attempt, float(each.lag), reason)
+                if each.snapshot is not None:
+                    self._note("snapshot", cursor.stream, number_of(each.snapshot.at), detail=_problem_of(each))
                 if each.subscribed_at is not None:
                     self._continue_at(cursor, each.subscribed_at)
         snapshots = {each.stream: each.snapshot for each in signals if each.subscribed_at is None}
@@ -452,3 +454,20 @@ class Replica:
         """Write the checkpoint whenever the position moved, because a restart resumes from it."""
         if cursor.write_checkpoint():
             self._note("checkpoint_written", cursor.stream, cursor.shown(cursor.checkpoint))
+
+
+def _problem_of(stale: Stale) -> str:
+    """Return why an offered snapshot does not cover what it claims; empty if nothing shows that.
+
+    `empty`: without content or position; `below_floor`: it ends before the first retained event; `above_head`; `unfit`: it
+    contains another number of events than its position states.
+    """
+    assert stale.snapshot is not None
+    at, events = number_of(stale.snapshot.at), stale.snapshot.content.get("events")
+    if at < 0 or not stale.snapshot.content or (events == 0 and at > 0):
+        return "empty"
+    if at < number_of(stale.floor):
+        return "below_floor"
+    if 0 <= number_of(stale.head) < at:
+        return "above_head"
+    return "unfit" if isinstance(events, int) and events != at else ""

@@ -53,6 +53,7 @@ class Kind(StrEnum):
     REPLAYED = "replayed"  # the replay of a stream ended [seq: events replayed, value: events that were new]
     REPLAY_COMPLETED = "replay_completed"  # caught up [value: ms from the due time of the connect; NaN: a repeated replay]
     STALE = "stale"  # [seq: cursor, value: replay lag in events, detail: reasons joined by +]
+    SNAPSHOT = "snapshot"  # one was offered with a stale answer [seq, detail: empty, below_floor, above_head, unfit or nothing]
     REBOOTSTRAPPED = "rebootstrapped"  # [seq: new watermark, value: old or NaN, detail: snapshot, retained, other_log, fresh]
     # A publish was sent [attempt: number of the try, value: ms to its answer, detail: acknowledged, refused, unknown, or
     # answer_lost by a fault of stormgate; marker]

@@ -192,7 +192,7 @@ def test_recovery_between_two_stale_answers_ends_the_loop(recovery: Kind) -> Non
 
 def test_checkpoint_above_what_was_applied_is_silent_loss() -> None:
     story = one_stream(1, 2).tell(3.0, Kind.CHECKPOINT_WRITTEN, 0, STREAM, 5)
-    assert broken(story) == {"silent_loss": 3}
+    assert broken(story) == {"silent_loss": 3, "checkpoint_ahead": 1}
     assert first(story, "silent_loss").startswith(f"client 0, {STREAM}, seq 3")
 
 
@@ -319,7 +319,7 @@ LEGAL: dict[str, Story] = {
 }
 VIOLATED: dict[str, tuple[dict[str, int], Story]] = {
     "second_fresh_baseline_excuses_nothing": (
-        {"applied_twice": 3, "checkpoint_regressed": 1},
+        {"applied_twice": 3, "checkpoint_regressed": 1, "false_start": 1},
         whole().tell(3.0, Kind.REBOOTSTRAPPED, 0, STREAM, 2, detail="fresh").apply(0, 3, 4, 5, t=4.0),
     ),
     "checkpoint_that_goes_back": ({"checkpoint_regressed": 1}, whole().tell(3.0, Kind.CHECKPOINT_WRITTEN, 0, STREAM, 3)),
@@ -367,11 +367,11 @@ VIOLATED: dict[str, tuple[dict[str, int], Story]] = {
         one_stream(1, 2).tell(3.0, Kind.REBOOTSTRAPPED, 0, STREAM, 4, detail="snapshot").apply(0, 5, t=4.0),
     ),
     "first_baseline_above_later_events_is_wrong": (
-        {"silent_loss": 2},
+        {"silent_loss": 2, "false_start": 1},
         Story(1).publish(1, t=0.1).publish(2, 3, 4, t=5.0).fresh(0, baseline=3).apply(0, 4, t=5.1).audit(1, 2, 3, 4),
     ),
     "loss_on_one_stream_is_not_hidden_by_another": (
-        {"silent_loss": 2},
+        {"silent_loss": 2, "checkpoint_ahead": 1},
         whole()
         .publish(1, 2, 3, stream=WORKER)
         .tell(0.5, Kind.REBOOTSTRAPPED, 0, WORKER, 0, detail="fresh")
@@ -440,7 +440,7 @@ NEEDS_POSITIONS = NEEDS_A_POSITION_ACKNOWLEDGED | {
 }
 # Without positions, a checkpoint or snapshot says nothing of what lies below it: the same loss has another name.
 ONLY_BY_MARKER = {
-    "second_fresh_baseline_excuses_nothing": {"applied_twice": 3},
+    "second_fresh_baseline_excuses_nothing": {"applied_twice": 3, "false_start": 1},
     "trusted_checkpoint_above_the_head_is_silent_loss": {"missing_at_rest": 2},
     "snapshot_cannot_cover_what_was_published_after_it": {"missing_at_rest": 2},
     "loss_on_one_stream_is_not_hidden_by_another": {"missing_at_rest": 2},

@@ -38,13 +38,14 @@ LIES = {
     "second_hash": "an event is delivered a second time, with a wrong hash",
     # What a client gets when it starts or resumes.
     "skip_retained": "a client without a cursor is started in the middle of what is retained",
+    "skip_retained_at_first": "the same, as long as a stream is short",
     "skip_after_resume": "the first event after a cursor is not replayed, and the next one has its position",
     "replay_nothing": "a client that resumes is told that it is caught up, and gets only later events",
     "echo_future": "a cursor above the head is answered with nothing, and every head that this client gets is its cursor",
     "ignore_future": "a cursor above the head is answered with nothing, and heads are never reported",
     "drop_tail": "the last event of a stream is never delivered to clients that are live, and no head reveals it",
     # Snapshots for cursors that are no longer retained.
-    "empty_snapshot": "a snapshot has no content, only a position",
+    "empty_snapshot": "a snapshot contains no event, and has the position of the head",
     "low_snapshot": "a snapshot ends before the first event that is retained",
     "unfit_snapshot": "a snapshot states another number of events than its position",
     "high_snapshot": "a snapshot is above the head",
@@ -263,7 +264,7 @@ class Reader:
         start = stream.floor if cursor is None else cursor
         if cursor is not None and cursor > stream.head:
             self.cursors[stream] = cursor
-        if lies("skip_retained") and cursor is None:
+        if cursor is None and (lies("skip_retained") or (lies("skip_retained_at_first") and stream.head < 2 * LARGE_STEP)):
             start = (stream.floor + stream.head) // 2
         if lies("replay_nothing") and cursor is not None:
             start = stream.head
@@ -299,13 +300,11 @@ class Reader:
 
     def snapshot(self, stream):
         at = stream.head
-        if lies("empty_snapshot"):
-            return {"watermark": at}
         if lies("low_snapshot"):
             at = stream.floor // 2
         if lies("high_snapshot"):
             at = stream.head + 25
-        events = at // 2 if lies("unfit_snapshot") else at
+        events = 0 if lies("empty_snapshot") else at // 2 if lies("unfit_snapshot") else at
         return {"format": "openagents.sync.snapshot.v1", "watermark": at, "events": events, "digest": "", "taken_at": 0.0}
 
 

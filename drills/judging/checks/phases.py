@@ -209,7 +209,8 @@ def _declared_loss(case: Case, threshold: Threshold | None) -> Answer:
 def _has_snapshots(case: Case, code: int) -> bool:
     """Whether a snapshot can have what is lost. That of a log that was created again has no events of the log before."""
     limits = case.history.header.streams.get(case.history.streams[code])
-    return limits is not None and limits.has_snapshots
+    is_offered = bool((case.history.of(Kind.SNAPSHOT).stream == code).any()) and code not in case.history.logs
+    return is_offered or (limits is not None and limits.has_snapshots)
 
 
 def _audited_over_http(history: History, published: int) -> Answer:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from sim.analysis.invariants.evidence import Evidence, Violation
-from sim.analysis.invariants.watermarks import changes
+from sim.analysis.invariants.watermarks import EPOCH_SPAN, MOVES, changes
 from sim.analysis.samples import RECOVERIES
 from sim.record.history import Rows
 from sim.record.observations import Kind
@@ -38,10 +38,34 @@ def checkpoint_regressed(evidence: Evidence) -> Rows:
     order = order_of(pair)
     rows, first = rows.take(order), changes(pair[order])
     written = rows.is_kind(Kind.CHECKPOINT_WRITTEN)
-    stretch = np.cumsum(first | ~written & ~history.detail_is(rows, ["fresh"]))[written]
-    rows = rows.take(written)
-    lower = np.append(False, (np.diff(stretch) == 0) & (np.diff(rows.seq) < 0)) if len(rows) else written[:0]
-    return rows.take(lower).and_then(walk.rows.take(walk.clamped_below_applied))
+    moved = ~written & ~history.detail_is(rows, ["fresh"])
+    stretch = np.cumsum(first | moved)
+    # After a restart, the process that died may not write any more: what it wrote last is the lowest.
+    kept = written | rows.is_kind(Kind.RESTARTED)
+    rows, stretch, written = rows.take(kept), stretch[kept], written[kept]
+    lower = np.append(False, (np.diff(stretch) == 0) & (np.diff(rows.seq) < 0)) if len(rows) else written
+    return rows.take(lower & written).and_then(walk.rows.take(walk.clamped_below_applied))
+
+
+def checkpoint_ahead(evidence: Evidence) -> Rows:
+    """Checkpoints above all that the client had applied, that a snapshot covers or that it declared lost.
+
+    After a restart, a checkpoint is right up to the one that the process before had written: a fault may have raised it.
+    """
+    history = evidence.history
+    kinds = (*MOVES, Kind.DECLARED_LOSS, Kind.CHECKPOINT_WRITTEN)
+    rows = history.without_unplanned_restarts(history.session_rows(*kinds))
+    if history.positions == "opaque":
+        return rows.take(np.zeros(0, np.int64))
+    pair = history.pair(rows)
+    order = order_of(pair)
+    rows, first = rows.take(order), changes(pair[order])
+    written, restarted = rows.is_kind(Kind.CHECKPOINT_WRITTEN), rows.is_kind(Kind.RESTARTED)
+    before = np.where(np.isnan(rows.value), -1, rows.value).astype(np.int64)
+    reached = np.where(restarted, np.minimum(rows.seq, before), rows.seq) + 1
+    span = np.cumsum(first | restarted | rows.is_kind(Kind.CLAMPED))
+    highest = np.maximum.accumulate(span * EPOCH_SPAN + np.where(written, 0, reached)) - span * EPOCH_SPAN
+    return rows.take(written & (rows.seq + 1 > highest))
 
 
 def stale_without_recovery(evidence: Evidence) -> Rows:

@@ -4,9 +4,18 @@ import numpy as np
 
 from sim.analysis.invariants.evidence import Evidence
 from sim.analysis.invariants.watermarks import EPOCH_SPAN, MOVES, changes
-from sim.record.history import Ints, Rows
+from sim.record.history import Ints, Mask, Rows
 from sim.record.observations import Kind
 from sim.record.sorting import order_of
+
+
+def incomplete_snapshot(evidence: Evidence) -> Rows:
+    """Snapshots that do not cover what they claim, or that are above all that was due by then on a stream of this run."""
+    history = evidence.history
+    rows = history.session_rows(Kind.SNAPSHOT)
+    above = rows.seq > evidence.ledger.published.head_due(rows.stream, rows.t)
+    is_located = evidence.ledger.published.is_located[rows.stream] & evidence.is_own_stream[rows.stream]
+    return rows.take(~history.detail_is(rows, [""]) | (above & is_located))
 
 
 def needless_loss(evidence: Evidence) -> Rows:
@@ -44,14 +53,30 @@ def early_replay_complete(evidence: Evidence) -> Rows:
 
 
 def false_start(evidence: Evidence) -> Rows:
-    """Clients without a checkpoint that were started above the oldest retained event."""
-    history = evidence.history
-    rows = history.fleet(Kind.RESTARTED, Kind.REBOOTSTRAPPED)
+    """Clients without a cursor that were started above the oldest event that was still retained at the end.
+
+    Where positions cannot be compared, the first event that the client applied says where it was started. A lower head that
+    comes next takes the start back.
+    """
+    history, ledger = evidence.history, evidence.ledger
+    shown_by = (Kind.APPLIED,) if history.positions == "opaque" else (Kind.CLAMPED,)
+    rows = history.fleet(Kind.REBOOTSTRAPPED, *shown_by)
     rows = rows.take(order_of(history.pair(rows)))
-    after_restart = np.append(False, rows.is_kind(Kind.RESTARTED)[:-1])[: len(rows)] & ~changes(history.pair(rows))
-    low, _ = evidence.ledger.retained
-    reached = evidence.ledger.reached(rows)
-    return rows.take(after_restart & history.detail_is(rows, ["fresh"]) & (reached > low[rows.stream]))
+    before = ledger.reached(rows)
+    if history.positions == "opaque":
+        before = np.maximum(_next_known(before, changes(history.pair(rows))) - 1, 0)
+    low, _ = ledger.retained
+    is_kept = ~np.append(rows.is_kind(Kind.CLAMPED)[1:] & ~changes(history.pair(rows))[1:], False)[: len(rows)]
+    is_fresh = rows.is_kind(Kind.REBOOTSTRAPPED) & history.detail_is(rows, ["fresh"]) & is_kept
+    return rows.take(is_fresh & (before > low[rows.stream]))
+
+
+def _next_known(places: Ints, first: Mask) -> Ints:
+    """Per row, the next place above 0 of the same group; 0 without one. `first` are the rows that start a group."""
+    index = np.arange(len(places))
+    known = np.minimum.accumulate(np.where(places > 0, index, len(places))[::-1])[::-1]
+    group = np.append(np.cumsum(first), -1)
+    return np.where(group[known] == group[:-1], np.append(places, 0)[known], 0)
 
 
 def _reached(moves: Rows, times: Rows) -> Ints:
