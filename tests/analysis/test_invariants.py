@@ -304,7 +304,8 @@ LEGAL: dict[str, Story] = {
     .publish(1, 2, 3, t=0.1)
     .fresh(0, baseline=2)
     .apply(0, 3)
-    .audit(1, 2, 3),
+    .audit(3, baseline=2),
+    "event_that_only_the_auditor_read_is_not_lost": Story(1).publish(1, 2, 3).fresh(0).apply(0, 1, 2).audit(1, 2, 3),
     "event_trimmed_before_any_subscribe_is_not_lost": Story(1).publish(1, 2, 3).audit(3, baseline=2),
     "stream_without_publishes_is_not_judged": whole()
     .tell(0.5, Kind.REBOOTSTRAPPED, 0, WORKER, 0, detail="fresh")
@@ -365,6 +366,10 @@ VIOLATED: dict[str, tuple[dict[str, int], Story]] = {
     "snapshot_without_an_old_watermark_covers_nothing": (
         {"silent_loss": 2},
         one_stream(1, 2).tell(3.0, Kind.REBOOTSTRAPPED, 0, STREAM, 4, detail="snapshot").apply(0, 5, t=4.0),
+    ),
+    "fresh_client_starts_above_what_is_retained": (
+        {"false_start": 1},
+        Story(1).publish(1, 2, 3, t=0.1).fresh(0, baseline=2).apply(0, 3).audit(1, 2, 3),
     ),
     "first_baseline_above_later_events_is_wrong": (
         {"silent_loss": 2, "false_start": 1},
