@@ -270,6 +270,7 @@ MUTATIONS = (
     policy("wrong_reads_torn_checkpoints", "checkpoint_damage", "hole", "ux.integrity", only=True, settings=IMPATIENT),
     policy(
         *("wrong_trusts_future_checkpoints", "checkpoint_damage", "silent_loss", "delivery.dropped_deliveries"),
+        "drill.converged",
         only=True,
         settings=IMPATIENT,
     ),

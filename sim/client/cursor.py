@@ -95,6 +95,7 @@ class Cursor:
     checkpoint: int | None = None  # the persisted position, from which a reconnect resumes
     start: int | None = None  # after a stale cursor: applied or covered by a snapshot up to here
     restored: int | None = None  # the checkpoint from the client's earlier process
+    proven: int | None = None  # up to here `restored` is right: the earlier process had really been there
     doubted: bool = False  # `restored` was above the head: which events were applied is unknown
     head: int = 0  # highest reported head
     head_before: int = 0  # head of the heartbeat before the last
@@ -115,7 +116,7 @@ class Cursor:
         if position is None or not isinstance(position.offset, int):
             return cls(topic, stream)
         seq = position.offset
-        return cls(topic, stream, seq, seq, restored=seq, epoch=position.epoch)
+        return cls(topic, stream, seq, seq, restored=seq, proven=seq, epoch=position.epoch)
 
     # --- positions ----------------------------------------------------------------------------------
 
@@ -304,6 +305,15 @@ class Cursor:
         return Start("retained", old, lost, at)
 
     # --- how far it is ------------------------------------------------------------------------------
+
+    def is_unconfirmed(self, acknowledged: int) -> bool:
+        """Whether it is still at a restored position that no process reached, and that is above all `acknowledged` events.
+
+        An event, a lower head or a new start moves it. A head that repeats the position confirms nothing.
+        """
+        if self.watermark is None or self.watermark != self.restored:
+            return False
+        return self.watermark > max(self.proven or 0, acknowledged)
 
     @property
     def has_reached_head(self) -> bool:

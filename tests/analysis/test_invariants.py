@@ -305,7 +305,6 @@ LEGAL: dict[str, Story] = {
     .fresh(0, baseline=2)
     .apply(0, 3)
     .audit(3, baseline=2),
-    "event_that_only_the_auditor_read_is_not_lost": Story(1).publish(1, 2, 3).fresh(0).apply(0, 1, 2).audit(1, 2, 3),
     "event_trimmed_before_any_subscribe_is_not_lost": Story(1).publish(1, 2, 3).audit(3, baseline=2),
     "stream_without_publishes_is_not_judged": whole()
     .tell(0.5, Kind.REBOOTSTRAPPED, 0, WORKER, 0, detail="fresh")

@@ -53,7 +53,7 @@ def early_replay_complete(evidence: Evidence) -> Rows:
 
 
 def false_start(evidence: Evidence) -> Rows:
-    """Clients without a cursor that were started above the oldest event that was still retained at the end.
+    """Clients without a cursor that were started above an acknowledged event that was still retained at the end.
 
     Where positions cannot be compared, the first event that the client applied says where it was started. A lower head that
     comes next takes the start back.
@@ -68,7 +68,12 @@ def false_start(evidence: Evidence) -> Rows:
     low, _ = ledger.retained
     is_kept = ~np.append(rows.is_kind(Kind.CLAMPED)[1:] & ~changes(history.pair(rows))[1:], False)[: len(rows)]
     is_fresh = rows.is_kind(Kind.REBOOTSTRAPPED) & history.detail_is(rows, ["fresh"]) & is_kept
-    return rows.take(is_fresh & (before > low[rows.stream]))
+    places = np.flatnonzero(is_fresh & (before > low[rows.stream]))
+    begin = ledger.published.index_after(rows.stream, low[rows.stream])
+    end = ledger.published.index_after(rows.stream, before)
+    acknowledged_t = ledger.published.acknowledged_t  # an event that was under way may come in below the start
+    wrong = [place for place in places if (acknowledged_t[begin[place] : end[place]] < rows.t[place]).any()]
+    return rows.take(np.array(wrong, np.int64))
 
 
 def _next_known(places: Ints, first: Mask) -> Ints:

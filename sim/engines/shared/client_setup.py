@@ -115,8 +115,10 @@ def behind(session: Session, heads: Mapping[str, Acknowledged], now: float) -> l
 
 
 def _lacks(session: Session, topic: str, head: Acknowledged) -> bool:
-    """Whether a client lacks an acknowledged event since its start that it did not declare lost."""
+    """Whether a client lacks an acknowledged event since its start that it did not declare lost, or is at no known position."""
     cursor = session.replica.cursors[topic]
+    if cursor.is_unconfirmed(head.position):
+        return True
     if cursor.marks.high:
         return cursor.marks.lacked(head) > 0
     if head.position and cursor.lacks(head.position):
@@ -133,7 +135,8 @@ def conclusion(session: Session, heads: Mapping[str, Acknowledged], now: float) 
         cursor, head = session.replica.cursors[topic], heads[topic]
         at, marker = cursor.shown(cursor.watermark), cursor.marks.high or -1
         value = float(head.position or head.number)
-        rows.append(("still_pending", cursor.stream, at, 0, value, session.why_pending(), marker))
+        why = "unconfirmed" if cursor.is_unconfirmed(head.position) else session.why_pending()
+        rows.append(("still_pending", cursor.stream, at, 0, value, why, marker))
     return rows
 
 
@@ -220,7 +223,10 @@ def restart(session: Session, fault: RestartClients) -> tuple[Session, list[Row]
         before = number_of(cursor.stored)
         seq, value = number_of(restore(left[cursor.topic])), NAN if before == -1 else float(before)
         rows.append(("restarted", cursor.stream, seq, 0, value, fault.checkpoint, -1))
-    return next_life(session, left), rows
+    again = next_life(session, left)
+    for topic, cursor in again.replica.cursors.items():
+        cursor.proven = number_of(session.replica.cursors[topic].stored)
+    return again, rows
 
 
 def next_life(session: Session, stored_checkpoints: Mapping[str, str | None]) -> Session:
