@@ -180,6 +180,7 @@ MUTATIONS = (
     defect("serve_retired_route", "retired_routes", "drill.retired_routes", engines=("sockets",), tested=("sockets",)),
     # Snapshots, staleness, and the order of things.
     defect("old_snapshots", "stale_cursor_storm", "drill.declared_loss", "incomplete_snapshot", only=True),
+    defect("hollow_snapshots", "stale_cursor_storm", "incomplete_snapshot", only=True),
     defect("stale_too_early", "replay_budget_exceeded", "drill.stale_justified", only=True),
     defect("wrong_stale_reason", "replay_budget_exceeded", "drill.stale_signalled", only=True),
     defect(
@@ -191,6 +192,7 @@ MUTATIONS = (
     defect("swap_payloads", "runtime_restart", "real_time_order", "acknowledged_lost", tested=EVERYWHERE),
     defect("repeat_payloads", "runtime_restart", "applied_twice", "silent_loss", "acknowledged_lost", tested=EVERYWHERE),
     defect("alter_payloads", "reconnect_storm", "altered_payload", "acknowledged_lost", tested=EVERYWHERE),
+    defect("alter_copies", "reconnect_storm", "altered_payload", "acknowledged_lost", only=True),
     defect("deploy_cuts_everyone", "rolling_deploy", "drill.cut_once", "drill.undisturbed", only=True),
     defect(
         "accept_mutation", "mutation_over_socket", "socket_changed_state", "phantom_event", "drill.negative_clients", only=True

@@ -120,6 +120,8 @@ def disfigure(
         out.append(sent)
         if "duplicate_delivery" in switches.defects and _event(switches, "duplicate", stream, item) < 4 * DEFECT_EVENTS:
             out.append(sent)
+        if "alter_copies" in switches.defects and _event(switches, "copy", stream, item) < 4 * DEFECT_EVENTS:
+            out.append(_altered(item, hash_of))
     if replay and "reorder_replay" in switches.defects and len(out) > 1:
         out[0], out[1] = out[1], out[0]
     return tuple(out)
@@ -132,13 +134,17 @@ def _as_lies(switches: Switches, stream: str, items: Sequence[Item], hash_of: Ca
         if "repeat_payloads" in switches.defects and number and _event(switches, "repeat", stream, item) < 4 * DEFECT_EVENTS:
             out[number] = _with_payload(item, items[number - 1].payload, hash_of)
         if "alter_payloads" in switches.defects and _event(switches, "alter", stream, item) < DEFECT_EVENTS:
-            content = msgspec.json.decode(item.payload)
-            if isinstance(content, dict) and isinstance(content.get("payload"), dict):
-                content["payload"]["altered"] = True
-            out[number] = _with_payload(item, msgspec.Raw(canonical_json(content)), hash_of)
+            out[number] = _altered(item, hash_of)
     if "swap_payloads" in switches.defects and len(items) > 1:
         out[:2] = _with_payload(items[0], items[1].payload, hash_of), _with_payload(items[1], items[0].payload, hash_of)
     return out
+
+
+def _altered(item: Item, hash_of: Callable[[bytes], str]) -> Item:
+    content = msgspec.json.decode(item.payload)
+    if isinstance(content, dict) and isinstance(content.get("payload"), dict):
+        content["payload"]["altered"] = True
+    return _with_payload(item, msgspec.Raw(canonical_json(content)), hash_of)
 
 
 def _with_payload(item: Item, payload: msgspec.Raw, hash_of: Callable[[bytes], str]) -> Item:

@@ -323,6 +323,14 @@ VIOLATED: dict[str, tuple[dict[str, int], Story]] = {
         whole().tell(3.0, Kind.REBOOTSTRAPPED, 0, STREAM, 2, detail="fresh").apply(0, 3, 4, 5, t=4.0),
     ),
     "checkpoint_that_goes_back": ({"checkpoint_regressed": 1}, whole().tell(3.0, Kind.CHECKPOINT_WRITTEN, 0, STREAM, 3)),
+    "process_that_died_writes_a_lower_checkpoint": (
+        {"checkpoint_regressed": 1},
+        restarted("old", 2, 3, 4, 5).tell(6.5, Kind.CHECKPOINT_WRITTEN, 0, STREAM, 1),
+    ),
+    "process_that_died_writes_a_higher_checkpoint": (
+        {"checkpoint_ahead": 1, "checkpoint_regressed": 1},
+        restarted("old", 2, 3, 4, 5).tell(6.5, Kind.CHECKPOINT_WRITTEN, 0, STREAM, 5),
+    ),
     "clamp_below_what_was_applied": ({"checkpoint_regressed": 1}, whole().tell(3.0, Kind.CLAMPED, 0, STREAM, 3, value=5.0)),
     "restarted_client_applies_nothing_below_its_checkpoint": ({"applied_out_of_order": 1}, restarted("old", 2, 2, 3, 4, 5)),
     "restarted_client_applies_nothing_twice": ({"applied_twice": 1}, restarted("old", 2, 3, 4, 4, 5)),
@@ -436,6 +444,7 @@ NEEDS_POSITIONS = NEEDS_A_POSITION_ACKNOWLEDGED | {
     *("checkpoint_that_goes_back", "checkpoint_that_goes_back_by_one", "clamp_below_what_was_applied"),
     *("restarted_client_applies_nothing_below_its_checkpoint", "restarted_client_skips_nothing"),
     *("unreadable_checkpoint_counts_as_missing", "trusted_checkpoint_above_the_head_is_silent_loss"),
+    *("process_that_died_writes_a_lower_checkpoint", "process_that_died_writes_a_higher_checkpoint"),
     "loss_on_one_stream_is_not_hidden_by_another",
     # how far a snapshot or a declared loss reaches
     *("loss_beyond_the_declared_one_is_silent", "snapshot_cannot_cover_what_was_published_after_it"),

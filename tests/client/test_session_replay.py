@@ -72,6 +72,20 @@ def test_duplicate_is_dropped():
     assert driver.actions() == []
 
 
+def test_copy_with_a_wrong_hash_is_dropped_and_reported():
+    driver = SessionDriver().go_live(1, 2)
+    driver.receive(UpdateBatch((msgspec.structs.replace(update(2), payload=msgspec.Raw(b'{"n":3}')),)))
+    assert driver.seqs("hash_mismatch") == [2]
+    assert driver.actions() == [], "nothing is missing"
+
+
+def test_copy_is_reported_with_its_hash():
+    driver = SessionDriver().go_live(1, 2)
+    driver.receive(batch(2))
+    (copy,), (applied,) = driver.of("duplicate_dropped"), [n for n in driver.of("applied") if n.seq == 2]
+    assert copy.detail == applied.detail != ""
+
+
 def test_gap_stops_applying_and_resubscribes_from_watermark():
     driver = SessionDriver().go_live(1, 2)
     driver.receive(batch(4, 5))
