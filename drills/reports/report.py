@@ -33,7 +33,7 @@ _MAX_ENDINGS = 6  # in the line on a terminal; the report has all
 _USERS_SAW = read_toml(TEMPLATES / "users_saw.toml")
 USERS_SAW: dict[str, str] = _USERS_SAW["invariants"]
 _OF_RUN = ("run_id", "engine", "target", "target_kind", "seed", "decision", "decision_reason", "failures", "not_run")
-_HASHES = ("thresholds_sha256", "recorded_thresholds_sha256")
+_HASHES = ("tool_version", "target_sha256", "thresholds_sha256", "recorded_thresholds_sha256", "files")
 _OF_CHECK = ("name", "state", "value", "unit", "n", "interval", "threshold")
 
 

@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -27,9 +28,10 @@ import msgspec
 from drills.judging import gates
 from drills.judging import replications as combined
 from drills.judging.checks.thresholds import DEFAULT_PATH, Thresholds
-from drills.judging.checks.verdicts import DrillVerdict, RunVerdict
+from drills.judging.checks.verdicts import DrillVerdict, RunVerdict, State
 from drills.reports import report
 from drills.runs import catalog, variants
+from drills.runs.judged_files import SUMMARY_NAME, THRESHOLDS_NAME, judged_files, require_unchanged
 from drills.runs.request import SIMULATED
 from drills.runs.run_files import DRILL_NAME as DRILL_NAME
 from drills.runs.run_files import DRILLS, PlannedDrill, RunPlan, digest_of, read_drill, recorded_of, salvage
@@ -46,8 +48,6 @@ from sim.drill.model import load as load_drill
 from sim.record import parquet, run_header
 from sim.record.history import History
 
-THRESHOLDS_NAME = "thresholds.toml"
-SUMMARY_NAME = "summary.json"
 REPLICATIONS = "replications"
 _VARIANTS = "variants"
 _REMEDY = "free some space or give another folder with --out"
@@ -65,6 +65,7 @@ def create_run(
     thresholds: Path = DEFAULT_PATH,
     replications: int = 1,
     not_run: Mapping[str, str] | None = None,
+    target_sha256: str = "",
     now: datetime | None = None,
 ) -> Path:
     """Make the folder of a new run under `out`, with its plan and a copy of `thresholds`; returns the folder.
@@ -87,6 +88,8 @@ def create_run(
         thresholds_sha256=parquet.file_sha256(thresholds),
         drills=[PlannedDrill(drill.name, drill.digest(), (not_run or {}).get(drill.name, "")) for drill in drills],
         replications=replications,
+        target_sha256=target_sha256,
+        tool_version=version("stormgate"),
     )
     try:
         (run_dir / DRILLS).mkdir(parents=True)
@@ -200,10 +203,10 @@ def clean_up(out: Path) -> list[str]:
 
 
 def judge_run(run_dir: Path, thresholds: Path | None = None, judged: Mapping[str, DrillVerdict] | None = None) -> RunVerdict:
-    """Judge a run from its files; writes nothing.
+    """Judge a run from its files; writes nothing. A drill whose files differ from those of the run's report is an error.
 
     `thresholds` replaces the run's own copy. `judged` has verdicts that `judge_drill` already made. Raises `UsageError` if the
-    folder is not a run's and for bad thresholds, `EvidenceError` for a run without a plan.
+    folder is not a run's and for bad thresholds, `EvidenceError` for a run without its plan or its thresholds as they were.
     """
     plan = read_plan(run_dir)
     path = thresholds or run_dir / THRESHOLDS_NAME
@@ -211,17 +214,36 @@ def judge_run(run_dir: Path, thresholds: Path | None = None, judged: Mapping[str
         raise EvidenceError(f"{path}: the run's own thresholds are missing; give a file with --thresholds.")
     loaded = gates.load_thresholds(path, is_record=thresholds is None)
     sha256 = parquet.file_sha256(path)
+    if thresholds is None and sha256 != plan.thresholds_sha256:
+        raise EvidenceError(
+            f"{path}: are not the thresholds with which this run began (their SHA-256 differs from {PLAN_NAME}). Restore them, "
+            "or give a file with --thresholds."
+        )
+    files = judged_files(run_dir)
+    changed = require_unchanged(run_dir, files)
     return RunVerdict(
         run_id=plan.run_id,
         engine=plan.engine,
         target=plan.target,
         target_kind=plan.target_kind,
         seed=plan.seed,
-        drills=tuple(_judge_all(run_dir, plan, loaded, judged or {})),
+        drills=tuple(_doubted(each, changed) for each in _judge_all(run_dir, plan, loaded, judged or {})),
         thresholds_sha256=sha256,
         recorded_thresholds_sha256=plan.thresholds_sha256,
         notes=_notes(plan, path, sha256),
+        files=files,
+        target_sha256=plan.target_sha256,
+        tool_version=plan.tool_version,
     )
+
+
+def _doubted(verdict: DrillVerdict, changed: Mapping[str, str]) -> DrillVerdict:
+    """The verdict on a drill; an error if its files are not those of the run's report."""
+    if verdict.name not in changed:
+        return verdict
+    trouble = gates.read_evidence(_evidence(verdict.name), 0, changed[verdict.name])
+    others = [each for each in verdict.checks if each.name != trouble.name or each.state is not State.PASS]
+    return replace(verdict, checks=(trouble, *others))
 
 
 def judge_drill(run_dir: Path, name: str) -> DrillVerdict:
@@ -369,6 +391,8 @@ def _notes(plan: RunPlan, path: Path, sha256: str) -> tuple[str, ...]:
     if plan.replications != 1:
         last = plan.seed + plan.replications - 1
         notes.append(f"Each drill ran {plan.replications} times, with the seeds {plan.seed} to {last}; metrics are means.")
+    if plan.tool_version and plan.tool_version != version("stormgate"):
+        notes.append(f"Recorded by stormgate {plan.tool_version}, judged by {version('stormgate')}.")
     if sha256 != plan.thresholds_sha256:
         notes.append(f"Judged with {path}, which differs from the thresholds that this run recorded.")
     if sha256 != parquet.file_sha256(DEFAULT_PATH):

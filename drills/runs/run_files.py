@@ -44,6 +44,8 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     thresholds_sha256: str
     drills: list[PlannedDrill]
     replications: Count = 1  # per drill, with consecutive seeds starting at `seed`
+    target_sha256: str = ""  # of the target's configuration, without secrets; empty for a mock of its own
+    tool_version: str = ""  # of stormgate
 
 
 def read_plan(run_dir: Path) -> RunPlan:

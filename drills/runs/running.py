@@ -52,6 +52,7 @@ def run(request: Request) -> Path:
         thresholds=request.thresholds or DEFAULT_PATH,
         replications=request.replications,
         not_run=checked.not_run,
+        target_sha256=endpoints.configuration_sha256 if endpoints else "",
     )
     mark = results.mark(run_dir)
     try:

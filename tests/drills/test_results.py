@@ -6,7 +6,9 @@ import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,7 +18,7 @@ from drills.judging.checks.verdicts import RunVerdict, State
 from drills.runs import results
 from sim.base.errors import EvidenceError, StorageError, UsageError
 from sim.drill.model import Drill, load
-from sim.record import run_header
+from sim.record import parquet, run_header
 from sim.record.observations import Kind
 from sim.record.parquet import FILE_NAME
 from tests.histories import GATED, good_storm, storm_drill
@@ -84,6 +86,9 @@ def without(run_dir: Path, check: str) -> None:
     left = [table for table in tables if not table.startswith(f"[{check}]")]
     assert len(left) == len(tables) - 1
     path.write_text("".join(left))
+    plan = results.read_plan(run_dir)
+    plan = msgspec.structs.replace(plan, thresholds_sha256=parquet.file_sha256(path))
+    (run_dir / results.PLAN_NAME).write_bytes(msgspec.json.encode(plan))
 
 
 def test_a_run_older_than_a_check_is_judged_without_it(tmp_path: Path) -> None:
@@ -117,10 +122,12 @@ def test_changed_drill_of_the_catalogue_is_noted(tmp_path: Path) -> None:
         assert any("partition_heal differs from the drill" in note for note in results.judge_run(made).notes) is said
 
 
-def test_an_edited_copy_is_noticed(run_dir: Path) -> None:
+def test_an_edited_copy_is_refused(run_dir: Path) -> None:
     path = run_dir / "thresholds.toml"
     path.write_text(path.read_text() + "\n# looser\n")
-    assert any("differs from the thresholds that this run" in note for note in results.judge_run(run_dir).notes)
+    with pytest.raises(EvidenceError, match="are not the thresholds with which this run began"):
+        results.judge_run(run_dir)
+    assert results.judge_run(run_dir, path).decision == "go", "asked for, it is a judgement by other thresholds"
 
 
 def test_a_copy_that_is_gone_or_broken_is_not_replaced(run_dir: Path) -> None:
@@ -269,3 +276,49 @@ def test_figures_are_drawn(run_dir: Path) -> None:
     path = results.write_figure(run_dir, "storm")
     assert path == results.figure_path(run_dir, "storm")
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+# --- the files of a report --------------------------------------------------------------------------
+
+
+def reported(run_dir: Path) -> Path:
+    results.write_reports(run_dir, results.judge_run(run_dir))
+    return run_dir
+
+
+def test_a_report_has_the_hash_of_every_file_that_was_judged(run_dir: Path) -> None:
+    summary = msgspec.json.decode((reported(run_dir) / results.SUMMARY_NAME).read_bytes())
+    folder = f"drills/{DRILL.name}"
+    wanted = (
+        "run-plan.json",
+        "thresholds.toml",
+        *(f"{folder}/{name}" for name in ("drill.json", "run.json", parquet.FILE_NAME)),
+    )
+    assert summary["files"] == {name: parquet.file_sha256(run_dir / name) for name in wanted}
+    assert summary["tool_version"] == results.read_plan(run_dir).tool_version != ""
+    assert results.judge_run(run_dir).decision == "go", "nothing was changed"
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes().replace(b'"malformed_kinds"', b'"malformed_kind_"')), "was changed"),
+        (lambda path: path.with_name("more.json").write_text("{}"), "was added"),
+        (lambda path: path.unlink(), "is missing"),
+    ],
+    ids=["edited", "added", "removed"],
+)
+def test_a_folder_that_is_not_the_one_of_the_report_is_an_error(run_dir: Path, change: Any, what: str) -> None:
+    change(reported(run_dir) / "drills" / DRILL.name / "run.json")
+    verdict = results.judge_run(run_dir)
+    assert (verdict.decision, verdict.decision_reason) == ("no_go", "error")
+    (evidence, *_) = verdict.drills[0].checks
+    assert evidence.name == "drill.evidence"
+    assert what in evidence.reason
+
+
+def test_a_plan_that_was_changed_after_the_report_is_refused(run_dir: Path) -> None:
+    path = reported(run_dir) / results.PLAN_NAME
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(EvidenceError, match="was changed since the report"):
+        results.judge_run(run_dir)

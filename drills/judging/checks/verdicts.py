@@ -5,7 +5,7 @@ The worst state counts: fail, then error, then the inconclusive ones. Only `pass
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal
 
@@ -181,6 +181,9 @@ class RunVerdict:
     thresholds_sha256: str
     recorded_thresholds_sha256: str
     notes: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)  # that were judged: path in the run's folder -> hex SHA-256
+    target_sha256: str = ""  # of the target's configuration when the run was made, without secrets
+    tool_version: str = ""  # of stormgate when the run was made
 
     @property
     def status(self) -> State:

@@ -102,11 +102,7 @@ def _named(name: str, file: Path | None) -> StageTarget:
 
 
 def _digest(endpoints: Endpoints, entry: targets.Target | None, is_embedded: bool) -> str:
-    # the port of an embedded mock changes with each start
-    addresses = [] if is_embedded else [endpoints.runtime_url, endpoints.control_url, endpoints.socket_path]
-    described = (endpoints.rules, endpoints.forms, endpoints.streams, endpoints.service, endpoints.has_socket)
-    protocol = endpoints.protocol, dict(endpoints.protocol_options), endpoints.payload_pointer
-    said = [endpoints.name, endpoints.kind, *addresses, *protocol, *map(msgspec.to_builtins, described)]
+    said = endpoints.configuration(has_addresses=not is_embedded)
     if entry is not None:
         said += [msgspec.to_builtins(entry.revisions), msgspec.to_builtins(entry.rollback)]
         if (found := entry.prometheus) is not None:

@@ -27,7 +27,13 @@ def open_folder(plan: Plan) -> RunFolder:
     results.clean_up(plan.out)
     target, kind = plan.target
     run_dir = results.create_run(
-        *(plan.out, [plan.drill]), engine="locust", target=target, target_kind=kind, seed=plan.seed, thresholds=plan.thresholds
+        *(plan.out, [plan.drill]),
+        engine="locust",
+        target=target,
+        target_kind=kind,
+        seed=plan.seed,
+        thresholds=plan.thresholds,
+        target_sha256=plan.endpoints.configuration_sha256 if plan.endpoints else "",
     )
     return RunFolder(run_dir, results.create_drill_folder(run_dir, plan.drill), results.mark(run_dir))
 

@@ -1,5 +1,6 @@
 """The addresses, secrets and forms of a target."""
 
+import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -67,6 +68,18 @@ class Endpoints:
         """Values that must never be written to a file."""
         own = self.session, self.admin_token, self.signing_key, *self.variables.values(), *self.further_secrets
         return tuple(secret for secret in own if secret)
+
+    def configuration(self, has_addresses: bool = True) -> list[object]:
+        """Everything that describes the target, without secrets, as plain values. The port of an embedded mock changes."""
+        addresses = [self.runtime_url, self.control_url, self.socket_path] if has_addresses else []
+        described = (self.rules, self.forms, self.streams, self.service, self.has_socket)
+        protocol = self.protocol, dict(self.protocol_options), self.payload_pointer
+        return [self.name, self.kind, *addresses, *protocol, *map(msgspec.to_builtins, described)]
+
+    @property
+    def configuration_sha256(self) -> str:
+        """Hex SHA-256 of the same."""
+        return hashlib.sha256(msgspec.json.encode(self.configuration(), order="deterministic")).hexdigest()
 
     def __repr__(self) -> str:
         return f"Endpoints({self.name}, {self.kind}, {self.runtime_url}, {self.control_url})"
