@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
+
 from drills.judging.checks.verdicts import State
 from drills.rollout.verdict.window import StageWindow
 from sim.record.observations import Kind
@@ -144,6 +146,17 @@ def a_hole() -> StageWindow:
     return changed(found, lambda each: each.n in silent, outcome="timeout", metrics={})
 
 
+def dated(ahead_s: Callable[[int], float]) -> Callable[[], StageWindow]:
+    """The servers' answers say how far their clock is ahead of ours, by the number of the snapshot."""
+
+    def window() -> StageWindow:
+        found = good()
+        dated = (msgspec.structs.replace(each, clock_skew_s=ahead_s(each.n)) for each in found.snapshots)
+        return replace(found, snapshots=tuple(dated))
+
+    return window
+
+
 def surge(at: int, by: float, usual: float = 0.0) -> Callable[[int], float]:
     return minutely(lambda minute: by if at <= minute < at + 5 else usual)
 
@@ -151,6 +164,9 @@ def surge(at: int, by: float, usual: float = 0.0) -> Callable[[int], float]:
 KNOWN_BAD = (
     KnownBad("window.coverage", "a snapshot was taken out", ERROR, lambda: without(good(), lambda each: each.n == 31)),
     KnownBad("window.coverage", "a hole", INCONCLUSIVE, a_hole),
+    KnownBad("window.coverage", "a clock that was set", ERROR, dated(lambda n: -3600.0 if n > 60 else 0.0)),
+    KnownBad("window.coverage", "a clock that was set and set back", ERROR, dated(lambda n: 60.0 if 40 < n < 60 else 0.0)),
+    KnownBad("window.coverage", "a clock that is too fast", ERROR, dated(lambda n: -n / 4)),
     KnownBad("window.canary_checks", "the steady state did not hold", ERROR, seen(values(Kind.STEADY, lambda _: 0.0))),
     KnownBad("window.canary_checks", "late load generators", INCONCLUSIVE, seen(values(Kind.GENERATOR_LAG, lambda _: 900.0))),
     KnownBad("window.invariants", "a leak", FAIL, seen(reported(Kind.UNGRANTED, 1, stream=STREAM, seq=4), only=range(3, 4))),

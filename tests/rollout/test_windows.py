@@ -20,7 +20,7 @@ from drills.rollout.verdict.window_data.stage_window import moment_s
 from sim.record.observations import Kind
 from sim.service.metric_names import KNOWN, MEANINGS, PROFILES, STATUS_COUNTERS
 from tests.histories import Story
-from tests.known_bad_windows import KNOWN_BAD, KnownBad, a_hole, of_metrics, of_monitoring, rates, reported, seen
+from tests.known_bad_windows import KNOWN_BAD, KnownBad, a_hole, dated, of_metrics, of_monitoring, rates, reported, seen, values
 from tests.windows import (
     BEGAN_S,
     INTERVAL_S,
@@ -427,3 +427,24 @@ def test_less_evidence_never_passes_more(data: st.DataObject) -> None:
     now = states(less(data, before))
     grown = {name: (was[name], now[name]) for name in was if was[name] is not PASS and now[name] is PASS}
     assert grown == {}
+
+
+@pytest.mark.parametrize(
+    "ahead_s",
+    [lambda n: 900.0, lambda n: 0.0 if n % 2 else 0.9, lambda n: -3000.0 if n == 33 else 0.3, lambda n: n * 0.003],
+    ids=["wrong all the time", "whole seconds", "one old answer", "a clock without synchronization"],
+)
+def test_clocks_that_keep_their_distance_spoil_nothing(ahead_s: Callable[[int], float]) -> None:
+    assert dated(ahead_s)().snapshot_problem == ""
+
+
+@pytest.mark.parametrize(("since", "state"), [(0.0, INCONCLUSIVE), (8.0, FAIL)])
+def test_latencies_of_a_busy_machine_are_not_the_targets(since: float, state: State) -> None:
+    slow = values(Kind.REPLAY_COMPLETED, lambda ms: ms + 3000.0)(quiet())
+    slow = slow.changed(lambda row: row.kind is Kind.REPLAY_COMPLETED and row.t < 5.0, t=3.2)
+    assert judged(good(seen=canary_series(of=lambda n: slow)))["replay.bootstrap_ms"].state is FAIL
+    busy = slow.busy(since, since + 3.1)
+    busy.rows.sort(key=lambda row: row.t)
+    result = judged(good(seen=canary_series(of=lambda n: busy)))["replay.bootstrap_ms"]
+    assert result.state is state
+    assert ("the machine of the clients was too busy in 12 of 12 canary checks" in result.reason) is (state is INCONCLUSIVE)

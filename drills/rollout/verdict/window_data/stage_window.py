@@ -29,6 +29,9 @@ COVERED_SHARE = 0.9
 LIVE_PHASES = ("baseline", "hold")  # in all other phases stormgate changes the sync service
 _PRIMARY = ("metrics", "prometheus", "control")  # the first one with snapshots decides the coverage
 _MAX_SET_BACK_S = 1.0  # [ours] how far time synchronization may set the clock back
+MAX_CLOCK_STEP_S = 10.0  # [ours] a `Date` has whole seconds, and may wait for its answer
+MAX_CLOCK_DRIFT = 1e-4  # [ours] 0.1 ms per s: a clock without synchronization loses about half of it
+_AT_ONCE = 5  # answers whose median counts, because one may be late or from a cache
 _MIN_CLIENT_HOLE_S = 600.0  # [ours] a shorter time without a canary check does not count as a hole
 
 
@@ -174,14 +177,28 @@ class StageWindow:
         return frozenset(name for each in self.snapshots for name in _promises(each))
 
     @cached_property
+    def clock_problem(self) -> str:
+        """How far our clock and the target's moved against each other, if too far: how long the window was is then unknown."""
+        allowed_s = MAX_CLOCK_STEP_S + MAX_CLOCK_DRIFT * self.seconds
+        for source in dict.fromkeys(each.source for each in self.ordered):
+            found = [each.clock_skew_s for each in self.ordered if each.source == source and each.clock_skew_s is not None]
+            ahead_s = [float(np.median(found[n : n + _AT_ONCE])) for n in range(max(len(found) - _AT_ONCE, 0) + 1) if found]
+            if ahead_s and (moved_s := max(ahead_s) - min(ahead_s)) > allowed_s:
+                return (
+                    f"our clock and that of {source} moved against each other by {moved_s:.1f} s, where {allowed_s:.1f} s are "
+                    "allowed; one of them was set, or is fast or slow"
+                )
+        return ""
+
+    @cached_property
     def snapshot_problem(self) -> str:
-        """Why the snapshots are invalid: one is missing, or their times go back. Empty if they are valid."""
+        """Why the snapshots are invalid: one is missing, their times go back, or a clock is off. Empty if they are valid."""
         numbers = [each.n for each in self.ordered]
         if numbers and numbers != list(range(numbers[0], numbers[0] + len(numbers))):
             lost = next(n for n, found in enumerate(numbers, numbers[0]) if n != found)
             return f"snapshot {lost} is missing from the evidence, or is there twice"
         back_s = np.diff(np.array([moment_s(each) for each in self.ordered])).min(initial=0.0)
-        return "snapshots are not in the order of time" if back_s < -_MAX_SET_BACK_S else ""
+        return "snapshots are not in the order of time" if back_s < -_MAX_SET_BACK_S else self.clock_problem
 
     @cached_property
     def canary_check_problem(self) -> str:
