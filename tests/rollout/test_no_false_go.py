@@ -16,7 +16,7 @@ from drills.rollout.hold.hold import rollouts
 from drills.rollout.hold.signoff import Person
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup.journal import NAME, read
-from drills.rollout.setup.records import HoldEvent, Signoff, StageReport, Waiver
+from drills.rollout.setup.records import HoldEvent, RoutingCheck, Signoff, StageReport, Waiver
 from drills.rollout.verdict import requirements, splits, window
 from sim.base.clocks import SteppedClock, from_iso, iso
 from sim.base.errors import EvidenceError, StormgateError, UsageError
@@ -134,7 +134,19 @@ def test_cohort_checked_only_in_the_first_minute_is_inconclusive(tmp_path: Path)
     assert requirements.cohort(folder.path, folder.plan(), events)[0] is State.PASS
     longer = [*events[:-1], HoldEvent(at=folder.at(8 * 3600), kind="ended")]
     state, reason = requirements.cohort(folder.path, folder.plan(), longer)
-    assert (state, "in the last 28775 s of the hold" in reason) == (State.INCONCLUSIVE, True), reason
+    assert (state, "no routing check for 28775 s of the hold" in reason) == (State.INCONCLUSIVE, True), reason
+
+
+def test_cohort_checked_only_in_the_first_and_the_last_minute_is_inconclusive(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "runs", "2").write()
+    path = folder.path / records.ROUTING_CHECKS
+    checks = evidence.read_lines(path, RoutingCheck)
+    late = [msgspec.structs.replace(each, at=folder.at(8 * 3600 - 10)) for each in checks]
+    path.write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in (*checks, *late)))
+    events = evidence.read_lines(folder.path / records.HOLD, HoldEvent)
+    longer = [*events[:-1], HoldEvent(at=folder.at(8 * 3600), kind="ended")]
+    state, reason = requirements.cohort(folder.path, folder.plan(), longer)
+    assert (state, "no routing check for" in reason) == (State.INCONCLUSIVE, True), reason
 
 
 # --- a preflight that showed nothing ----------------------------------------------------------------

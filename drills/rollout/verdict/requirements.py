@@ -1,6 +1,7 @@
 """The requirements of a go in addition to its gates, each judged from its own files. Only a pass counts as a pass."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from drills.judging.checks.verdicts import GRAVEST_FIRST, State
@@ -243,15 +244,17 @@ def cohort(run_dir: Path, plan: StagePlan, events: Sequence[HoldEvent]) -> Found
         return State.ERROR, "the plan does not say how large the cohort is"
     checks = evidence.read_lines(run_dir / records.ROUTING_CHECKS, RoutingCheck)
     found = routing_checks.judge(checks, plan.cohort_percent)
-    rules, (_, ended) = stages_file.load(run_dir / records.STAGES), hold_span(events)
+    rules, (began, ended) = stages_file.load(run_dir / records.STAGES), hold_span(events)
     # A routing check is due when the hold is evaluated.
     max_s = rules.routing_check.every_s + rules.sampling.judge_every_s + plan.snapshot_interval_s
     if found.state == State.PASS and ended and checks:
-        silent_s = (from_iso(ended) - max(from_iso(each.at) for each in checks)).total_seconds()
+        since, until = from_iso(began), from_iso(ended)
+        inside = sorted(moment for each in checks if since <= (moment := from_iso(each.at)) <= until)
+        silent_s = max((later - before).total_seconds() for before, later in pairwise([since, *inside, until]))
         if silent_s > max_s:
             return (
                 State.INCONCLUSIVE,
-                f"there was no routing check in the last {silent_s:.0f} s of the hold; at most {max_s:.0f} s are allowed",
+                f"there was no routing check for {silent_s:.0f} s of the hold; at most {max_s:.0f} s are allowed",
             )
     return State(found.state), found.reason
 
