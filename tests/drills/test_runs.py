@@ -66,8 +66,8 @@ def test_a_run_and_what_can_be_concluded_from_its_files(tmp_path: Path, capsys: 
     copy, _ = known_bad(run_dir, "edited")
     edited = re.sub(r"(\[ux.publish_to_apply_ms\]\nthreshold = )\d+", r"\g<1>0", (copy / "thresholds.toml").read_text())
     (copy / "thresholds.toml").write_text(edited)
-    code, verdict = judge(capsys, copy)
-    assert (code, verdict["decision"], verdict["decision_reason"]) == (FAIL, "no_go", "breach")
+    refused = stormgate("judge", copy)
+    assert (refused.code, "are not the thresholds with which this run began" in refused.err) == (STORAGE, True), refused
     assert judge(capsys, run_dir, "--thresholds", str(copy / "thresholds.toml"))[0] == FAIL
     assert judge(capsys, run_dir)[0] == 0
 
