@@ -1,7 +1,7 @@
 """A real mock whose day goes by on a stepped clock, met as a stranger: over HTTP and WebSockets, through a targets file.
 
-Only what says what time it is follows the clock: the `Date` of each answer, and `generated_at` of the metrics. Tokens,
-heartbeats and deliveries go by real time.
+Only what says what time it is to a rollout follows the clock: the `Date` of what is read with GET, and `generated_at` of the
+metrics. Tokens, heartbeats and deliveries go by real time, and so do the runs that ask for them with POST.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,8 @@ def _on_its_clock(app: App, clock: Clock, endpoints: SteppedService) -> App:
                 return
             status, body = _told(scope["path"], started["status"], b"".join(parts), clock, endpoints)
             kept = [(key, value) for key, value in started["headers"] if key.lower() not in (b"content-length", b"date")]
-            date = format_datetime(clock.now(), usegmt=True).encode()
+            moment = clock.now() if scope["method"] == "GET" else datetime.now(UTC)
+            date = format_datetime(moment, usegmt=True).encode()
             headers = [*kept, (b"content-length", str(len(body)).encode()), (b"date", date)]
             await send({**started, "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
