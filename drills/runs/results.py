@@ -31,11 +31,22 @@ from drills.judging.checks.thresholds import DEFAULT_PATH, Thresholds
 from drills.judging.checks.verdicts import DrillVerdict, RunVerdict, State
 from drills.reports import report
 from drills.runs import catalog, variants
-from drills.runs.judged_files import SUMMARY_NAME, THRESHOLDS_NAME, judged_files, require_unchanged
 from drills.runs.request import SIMULATED
 from drills.runs.run_files import DRILL_NAME as DRILL_NAME
-from drills.runs.run_files import DRILLS, PlannedDrill, RunPlan, digest_of, read_drill, recorded_of, salvage
+from drills.runs.run_files import (
+    DRILLS,
+    PlannedDrill,
+    RunPlan,
+    digest_of,
+    judged_files,
+    read_drill,
+    recorded_of,
+    require_unchanged,
+    salvage,
+)
 from drills.runs.run_files import PLAN_NAME as PLAN_NAME
+from drills.runs.run_files import SUMMARY_NAME as SUMMARY_NAME
+from drills.runs.run_files import THRESHOLDS_NAME as THRESHOLDS_NAME
 from drills.runs.run_files import read_plan as read_plan
 from drills.runs.run_files import recorded as recorded
 from drills.runs.variants import Variant

@@ -1,6 +1,7 @@
 """Read a run's files, unchanged since the run wrote them. Raises `EvidenceError` for a damaged or changed file."""
 
 import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +22,8 @@ from sim.server.settings import Count
 PLAN_NAME = "run-plan.json"
 DRILL_NAME = "drill.json"
 DRILLS = "drills"  # a run's folder with one folder per drill
+SUMMARY_NAME, THRESHOLDS_NAME = "summary.json", "thresholds.toml"
+_DRAWN = (".png", ".partial")
 
 
 class PlannedDrill(msgspec.Struct, frozen=True):
@@ -158,3 +161,46 @@ def salvage(folder: Path, verdict: DrillVerdict) -> DrillVerdict:
     except Exception:  # the verdict already says why it is unreadable
         return verdict
     return replace(verdict, clients=header.clients, duration_s=history.duration_s, policy=header.policy, violations=violated)
+
+
+# --- the files of a report ---------------------------------------------------------------------------
+
+
+class _Report(msgspec.Struct):
+    """The part of `summary.json` that is read again."""
+
+    files: dict[str, str] = {}
+
+
+def judged_files(run_dir: Path) -> dict[str, str]:
+    """Every file of a run's folder that its verdict may depend on: path relative to the folder -> hex SHA-256."""
+    found = [run_dir / PLAN_NAME, run_dir / THRESHOLDS_NAME, *sorted((run_dir / DRILLS).rglob("*"))]
+    return {path.relative_to(run_dir).as_posix(): parquet.file_sha256(path) for path in found if _counts(path)}
+
+
+def _counts(path: Path) -> bool:
+    return path.is_file() and path.suffix not in _DRAWN and path.parent.name != parquet.CHUNK_FOLDER
+
+
+def require_unchanged(run_dir: Path, now: Mapping[str, str]) -> dict[str, str]:
+    """What differs from the files of the run's own report, as a sentence for each drill; empty without a report.
+
+    Raises `EvidenceError` for a plan that was changed, and for a report that is damaged.
+    """
+    path = run_dir / SUMMARY_NAME
+    then = read_struct(path, _Report).files if path.exists() else {}
+    changed: dict[str, list[str]] = {}
+    for name, what in _differences(then, now):
+        if name == PLAN_NAME:
+            raise EvidenceError(f"{run_dir / name}: {what} since the report of this run was written.")
+        if name.startswith(f"{DRILLS}/"):
+            changed.setdefault(name.split("/")[1], []).append(f"{name} {what}")
+    return {drill: f"since the report of this run was written, {', '.join(whats)}." for drill, whats in changed.items()}
+
+
+def _differences(then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    if not then:
+        return
+    for name in sorted(then.keys() | now.keys()):
+        if then.get(name) != now.get(name):
+            yield name, "was added" if name not in then else "is missing" if name not in now else "was changed"
