@@ -22,6 +22,7 @@ from sim.protocols.events import DisconnectReason, EndedBy
 from sim.record.history import FaultTimes, History, Ints, Mask, Rows
 from sim.record.observations import Kind
 
+_FIRST_CLOSE_CODE = 1000  # lower numbers are HTTP statuses: each request may be refused
 _EVICTED_S = 5.0  # [ours] a client that reads again gets the queued events first, then its eviction
 _MANY = np.iinfo(np.int64).max
 _ANYONE = (*EndedBy, "")  # the empty text: the record does not say who ended it
@@ -68,9 +69,9 @@ _CLAIMS: Mapping[str, tuple[_Claim, ...]] = {
     "stop_delivery": (_Claim(times=_MANY, by=_BY_OTHERS),),
     "recreate_log": (_Claim(by=_BY_OTHERS, notice_s=np.inf), _OWN_DOUBTS),  # a quiet stream shows it late
     "kill_runtime": (_Claim(times=_MANY, by=_BY_OTHERS),),
-    **dict.fromkeys(
-        ("skip_deliveries", "jumble_deliveries", "malform_frames", "reorder_deliveries", "delay_deliveries"), (_OWN_DOUBTS,)
-    ),
+    **dict.fromkeys(("skip_deliveries", "jumble_deliveries", "reorder_deliveries", "delay_deliveries"), (_OWN_DOUBTS,)),
+    # In some protocols, a client ends the connection on which a frame was malformed, with the code of that.
+    "malform_frames": (_Claim(times=_MANY, by=(EndedBy.CLIENT, EndedBy.SERVER)),),
     **dict.fromkeys(("shrink_window", "shrink_replay_budget"), (_OWN_DOUBTS,)),
 }
 _BY_HOOK = (_Claim(times=_MANY, by=_BY_OTHERS),)
@@ -159,7 +160,8 @@ class Disconnects:
             return _BY_HOOK
         if fault.kind == "reset_links":
             return (_Claim(times=int(str(told.get("times", 1))), by=_BY_OTHERS),)
-        if fault.kind == "close_connections" and float(str(told.get("after_ms", 0.0))):
+        refuses = any(int(str(code)) < _FIRST_CLOSE_CODE for code in told.get("codes", ()) or ())  # type: ignore[attr-defined]
+        if fault.kind == "close_connections" and (refuses or float(str(told.get("after_ms", 0.0)))):
             return (_Claim(times=_MANY, by=_BY_OTHERS),)
         return _BY_HOOK if fault.kind in _BY_TOKENS else _CLAIMS.get(fault.kind, ())
 
