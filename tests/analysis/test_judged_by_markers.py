@@ -96,18 +96,6 @@ def test_acknowledged_event_is_shown_before_events_sent_later(
     assert broken(story) == expected
 
 
-@pytest.mark.parametrize(("restarts", "expected"), [(True, {}), (False, {"real_time_order": 1})])
-def test_a_process_with_an_older_checkpoint_may_apply_earlier_events_after_later_ones(
-    restarts: bool, expected: dict[str, int]
-) -> None:
-    story = sent(Story(1).fresh(0), (1, 1.0, 1.2), (2, 1.3, 1.5), (3, 1.6, 1.8))
-    story.tell(1.0, Kind.APPLIED, 0, STREAM, 1, marker=1).tell(2.0, Kind.APPLIED, 0, STREAM, 3, marker=3)
-    if restarts:
-        story.tell(2.5, Kind.RESTARTED, 0, STREAM, 1, value=3.0, detail="old")
-    story.tell(3.0, Kind.APPLIED, 0, STREAM, 2, marker=2)
-    assert {name: count for name, count in broken(story).items() if name == "real_time_order"} == expected
-
-
 def test_without_any_marker_in_what_was_applied_nobody_is_blamed_for_identity() -> None:
     """As with a wrong `payload_at`: the steady state says so, and positions still show what they can."""
     stripped = whole().marked().changed(lambda row: row.kind == Kind.APPLIED, marker=-1)
