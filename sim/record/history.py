@@ -30,6 +30,7 @@ _PART_ROWS = 1 << 17
 _KINDS = tuple(Kind)
 _KIND_CODE = {str(kind): code for code, kind in enumerate(_KINDS)}
 
+_AT_REST = ("behind", "unconfirmed")  # of a live client, which waits for nothing but events
 PHASES = ("steady", "fault", "recovery", "settle", "end")
 
 
@@ -266,6 +267,11 @@ class History:
             _, first = np.unique(self.pair(rows)[inside], return_index=True)
             keep[inside[first]] = True
         return rows.take(keep)
+
+    def under_way(self) -> Rows:
+        """What the clients still wait for that were not live at the end, or were in the middle of a replay."""
+        pending = self.fleet(Kind.STILL_PENDING)
+        return pending.take(~self.detail_is(pending, _AT_REST))
 
     @cached_property
     def faults(self) -> list[FaultTimes]:

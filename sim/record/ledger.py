@@ -74,7 +74,7 @@ class Ledger:
     def missing_at_rest(self) -> Shortfall:
         """The dropped deliveries above the client's final checkpoint: no later event showed that they are missing.
 
-        Those of a log that was created again are no longer there to be delivered.
+        Those of a log that was created again are no longer there to be delivered, and a client that is under way does not rest.
         """
         return self._shortfall("at_rest")
 
@@ -197,7 +197,8 @@ class Ledger:
         zero, reach, end = np.zeros_like(self._pairs.reach), self._pairs.reach, np.full_like(self._pairs.reach, SPAN - 1)
         if which == "at_rest":
             is_newest = np.array([self.history.exists_until_t(code) == np.inf for code in range(len(self.history.streams))])
-            return reach, np.where(is_newest[self._pairs.stream], end, 0) if len(is_newest) else reach
+            rests = np.isin(self._pairs.client, self.history.under_way().client, invert=True)
+            return reach, np.where(is_newest[self._pairs.stream] & rests, end, 0) if len(is_newest) else reach
         return zero, reach if which == "silent" else end
 
     def _missing(self, which: Which) -> tuple[Ints, Ints, Ints]:

@@ -190,11 +190,15 @@ class PlainJudge:
             start = min((self._place_of(row) for row in applied), default=math.inf) - 1
         reach = max((self._place_of(row) for row in rows if row.kind in REACHING), default=0)
         has = {row.marker for row in applied}
+        pending = [row for row in self.rows if row.kind == "still_pending" and row.detail not in ("behind", "unconfirmed")]
+        under_way = {row.client for row in pending}
         for (name, number), event in self.acknowledged.items():
             is_owed = event.place > start or event.sent_t > live_t
             if name == stream and number not in has and is_owed and not self._is_covered(event, rows):
-                name = "silent_loss" if event.place <= reach else "missing_at_rest"
-                self.found[name].append((client, stream, number))
+                if event.place <= reach:
+                    self.found["silent_loss"].append((client, stream, number))
+                elif client not in under_way:
+                    self.found["missing_at_rest"].append((client, stream, number))
 
     def _event(self, row: Seen) -> Event | None:
         return self.acknowledged.get((row.stream, row.marker))

@@ -104,3 +104,11 @@ def test_position_acknowledged_above_all_that_was_delivered_is_named(seq: int, o
 def test_event_acknowledged_above_all_that_was_delivered_and_never_delivered_is_missing() -> None:
     story = whole().publish(1000, t=1.0).marked().changed(lambda row: row.marker == 1000, marker=6)
     assert broken(story).keys() >= {"missing_at_rest"}
+
+
+@pytest.mark.parametrize(("why", "expected"), [("behind", {"missing_at_rest": 1}), ("backoff", {}), ("replaying", {})])
+def test_client_that_is_still_under_way_does_not_rest(why: str, expected: dict[str, int]) -> None:
+    """It has not converged, which is a failure by that name; what it lacks may yet come."""
+    story = whole().publish(6, t=2.0).apply(1, 6, t=2.1).apply(AUDITOR, 6, t=90.05)
+    story.tell(99.0, Kind.STILL_PENDING, 0, STREAM, 5, value=6.0, detail=why)
+    assert broken(story) == expected
