@@ -7,6 +7,8 @@ import pytest
 
 from sim.protocols.payloads import canonical_json, hash_matches
 from sim.protocols.spacetime.frames import Reply, Request, Subscribe, SyncBeat, SyncError, TransportBeat, UpdateBatch
+from sim.server.admission import failure
+from sim.server.counters import Counters
 from sim.server.settings import DEFECTS, Switches
 from sim.server.tokens import TokenRefusedError
 from tests.client import test_negative_tokens
@@ -62,6 +64,35 @@ def test_duplicate_delivery_sends_some_live_updates_twice():
     assert sorted(set(seqs(frames[0]))) == list(range(3, EVENTS + 1))
 
 
+def test_alter_copies_sends_some_live_updates_again_with_another_payload():
+    _, frames = fleet_with("alter_copies", True)
+    payloads = [bytes(update.payload) for frame in frames[0] for update in frame.updates]
+    sent = list(zip(seqs(frames[0]), payloads, strict=True))
+    first = dict(reversed(sent))
+    copies = [seq for seq, payload in sent if payload != first[seq]]
+    assert sorted(first) == list(range(3, EVENTS + 1))
+    assert len(copies) == len(sent) - len(first) > 0
+
+
+def test_wait_for_company_delivers_most_events_with_the_next_one_or_when_a_client_comes():
+    driver, number = live_with("wait_for_company")
+    seen: list[list[int]] = []
+    while not seen or seen[-1]:  # until an event waits
+        driver.publish(A)
+        seen.append(seqs(driver.pull(number)))
+    driver.live(A, device="other")
+    assert seqs(driver.pull(number)) == [len(seen)]
+    for _ in range(10):
+        driver.publish(A)
+        seen.append(seqs(driver.pull(number)))
+    assert any(len(each) > 1 for each in seen), "an event brings the one that waited"
+
+
+def test_refuse_every_other_publish_takes_the_second_try():
+    switches, counters = Switches(defects={"refuse_every_other_publish"}), Counters()
+    assert [failure(switches, counters) is not None for _ in range(4)] == [True, False, True, False]
+
+
 WRONG_REPLAYS = {"replay_off_by_one": [4, 5, 6], "ignore_cursor": [1, 2, 3], "reorder_replay": [4, 3, 5]}
 
 
@@ -94,6 +125,13 @@ def test_old_snapshots_end_below_retention_floor():
     driver.publish(A, 10)
     reply = driver.ask(driver.joined(), Subscribe("2", (A,), {A: 1}))[-1]
     assert reply.body.snapshot_plan.topics[0].snapshot["watermark"] < 5
+
+
+def test_hollow_snapshots_claim_the_head_and_contain_nothing():
+    driver = RuntimeDriver(Switches(defects={"hollow_snapshots"}), window_events=5)
+    driver.publish(A, 10)
+    snapshot = driver.ask(driver.joined(), Subscribe("2", (A,), {A: 1}))[-1].body.snapshot_plan.topics[0].snapshot
+    assert (snapshot["watermark"], snapshot["events"]) == (10, 0)
 
 
 def test_stale_too_early_refuses_cursor_within_budget():
