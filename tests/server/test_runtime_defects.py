@@ -65,12 +65,16 @@ def test_duplicate_delivery_sends_some_live_updates_twice():
 
 
 def test_alter_copies_sends_some_live_updates_again_with_another_payload():
-    _, frames = fleet_with("alter_copies", True)
-    payloads = [bytes(update.payload) for frame in frames[0] for update in frame.updates]
-    sent = list(zip(seqs(frames[0]), payloads, strict=True))
+    driver, number = live_with("alter_copies")
+    log, sent = driver.runtime.streams.log(A), []
+    for n in range(1, EVENTS + 1):
+        log.append(f"key{n}", canonical_json({"payload": {"n": n}}), driver.now)
+        driver.runtime.announce(A, driver.now)
+        frames = driver.pull(number)
+        sent += zip(seqs(frames), (bytes(update.payload) for frame in frames for update in frame.updates), strict=True)
     first = dict(reversed(sent))
     copies = [seq for seq, payload in sent if payload != first[seq]]
-    assert sorted(first) == list(range(3, EVENTS + 1))
+    assert sorted(first) == list(range(1, EVENTS + 1))
     assert len(copies) == len(sent) - len(first) > 0
 
 
