@@ -124,8 +124,9 @@ OneDrill = Annotated[str | None, typer.Option("--drill", metavar="NAME", help="O
 
 @drill_app.command("explain")
 def drill_explain(run: RunDir, name: OneDrill = None, as_json: AsJson = False) -> None:
-    """Explain why a run failed: the first events of each failure, what was expected, and who is blamed.
+    """Explain why a run failed, with the first events.
 
+    For each failure it shows what was expected, what was seen, and who is blamed.
     Reads the record only. Nothing is run and nothing is changed.
     """
     from drills.judging import explanations, gates

@@ -114,7 +114,7 @@ def test_changed_metrics_are_not_evidence(tmp_path: Path) -> None:
     path = folder(live) / "server-metrics.jsonl"
     path.write_text(path.read_text().replace("eu", "us"))
     assert stormgate("judge", run_dir(live)).code == BROKEN
-    assert "server-metrics.jsonl: is not the file" in reason(live, "drill.evidence")
+    assert "server-metrics.jsonl was changed" in reason(live, "drill.evidence")
 
 
 # --- caps -------------------------------------------------------------------------------------------
@@ -315,7 +315,7 @@ def test_a_hooks_changed_output_is_not_evidence(tmp_path: Path) -> None:
     header = folder(live) / HEADER_NAME
     output = next(name for name in json.loads(header.read_text())["evidence"] if name.startswith("hooks/"))
     (folder(live) / output).write_text("it was very well healed")
-    assert f"{output}: is not the file" in reason(live, "drill.evidence")
+    assert f"{output} was changed" in reason(live, "drill.evidence")
 
 
 # --- production -------------------------------------------------------------------------------------

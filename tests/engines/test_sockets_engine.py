@@ -12,6 +12,7 @@ from drills.judging.checks.verdicts import DrillVerdict
 from drills.runs import results
 from sim.base.errors import StorageError, TargetError, UsageError
 from sim.client import notices
+from sim.client.actions import Token
 from sim.drill.fault_kinds import ShrinkWindow
 from sim.drill.model import Drill
 from sim.engines.shared import metrics_book, service_api
@@ -21,6 +22,7 @@ from sim.engines.sockets.http import ServiceHttp
 from sim.record.observations import Kind
 from sim.record.parquet import CHUNK_FOLDER, FILE_NAME
 from sim.record.run_header import RunHeader, read_header, read_verified
+from sim.service.forms import ServiceForms
 from tests.storms import OF_TIME, red, run_all, small, storm, troubles
 
 
@@ -195,13 +197,16 @@ def test_what_this_machine_or_target_cannot_do_is_said_before_anything_starts():
 
 def test_no_sessions_are_revoked_on_a_service_that_is_not_ours():
     async def revoke() -> None:
-        http = ServiceHttp(Endpoints("theirs", "staging", "http://127.0.0.1:9", "http://127.0.0.1:9", session="s3cret"))
+        theirs = Endpoints(
+            "theirs", "staging", "http://127.0.0.1:9", "http://127.0.0.1:9", forms=ServiceForms(revoke=None), session="s3cret"
+        )
+        http = ServiceHttp(theirs)
         try:
-            await http.ask(service_api.revoke, ["a"])
+            await http.ask(service_api.revoke, [Token("text", 1.0, 2.0, session_id="a")])
         finally:
             await http.close()
 
-    with pytest.raises(TargetError, match="only ever revoked on stormgate's own mock"):
+    with pytest.raises(TargetError, match=r"target theirs has no \[revoke\] request"):
         asyncio.run(revoke())
 
 
