@@ -4,19 +4,16 @@ Each of the clients has a script: subscribe, be cut off, return from a position.
 """
 
 import json
-import time
-import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
-import jwt
 import msgspec
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from drills.runs import targets
 from drills.third_party import centrifugo, nats
 from drills.third_party.running import Server
 from drills.third_party.running import running as server_running
@@ -38,6 +35,7 @@ from sim.protocols.events import (
 )
 from sim.protocols.intents import AskHead, Compatibility, Intent, Join, Publish, Subscribe
 from sim.protocols.registry import ConnectionOptions
+from sim.service.tokens import signed_token
 from tests.server.test_stream_runtime import Driver, token
 
 STREAMS = {"centrifugo": centrifugo.CHANNELS[0], "nats": f"{nats.STREAM}.simulated"}
@@ -153,18 +151,19 @@ class Real:
     """A real server, and how to reach it."""
 
     def __init__(self, name: str, up: Server) -> None:
-        target: dict[str, Any] = tomllib.loads(Path(up.targets_file).read_text())["targets"][up.name]
+        endpoints = targets.resolve(up.name, Path(up.targets_file))
+        assert endpoints is not None
         self.name, self.stream = name, STREAMS[name]
-        self.http = target["runtime_url"]
-        self.url = self.http.replace("http", "ws", 1) + target["socket_path"]
-        self.options = target.get("protocol_options", {})
+        self.http = endpoints.runtime_url
+        self.url = self.http.replace("http", "ws", 1) + endpoints.socket_path
+        self.options = dict(endpoints.protocol_options)
+        self._endpoints = endpoints
         self._key = up.environment.get("CENTRIFUGO_API_KEY", "")
-        self._token_key = up.environment.get("CENTRIFUGO_TOKEN_KEY", "")
 
-    def token(self, ttl_s: float = 300) -> str:
-        if self.name != "centrifugo":
-            return ""
-        return jwt.encode({"sub": "user", "exp": int(time.time() + ttl_s)}, self._token_key, "HS256")
+    def token(self, ttl_s: int = 300) -> str:
+        """A token as the target's clients get it, signed here."""
+        values = {**self._endpoints.values(), "ttl_s": ttl_s, "unique": "id"}
+        return signed_token(self._endpoints.forms.token, values, self._endpoints.signing_key)
 
     def client(self, token: str | None = None) -> RealClient:
         return RealClient(self.url, PROTOCOLS[self.name], self.options, self.token() if token is None else token)
@@ -245,7 +244,6 @@ def numbers_of(real: Real) -> range:
 
 
 @pytest.mark.parametrize("kind", ["expired", "malformed"])
-@pytest.mark.parametrize("real", ["centrifugo"], indirect=True)  # the others are asked for no token
 def test_refused_tokens_are_refused_alike(real: Real, kind: str) -> None:
     driver = Driver(PROTOCOLS[real.name])
     simulated = driver.open()
