@@ -22,6 +22,7 @@ from sim.protocols.events import (
     Malformed,
     Message,
     Position,
+    Problem,
     Refused,
     Resumed,
     Step,
@@ -47,6 +48,12 @@ def connected(session: str | None = None, **options: object) -> SocketIoConnecti
     connection.received(0, OPENING.encode(), True)
     connection.send(Join("1", Compatibility(), "t", session))
     connection.actions()
+    return connection
+
+
+def subscribing() -> SocketIoConnection:
+    connection = connected("P O")
+    connection.send(Subscribe("2", {"a": None}))
     return connection
 
 
@@ -167,11 +174,47 @@ def test_intent_that_the_protocol_does_not_have_is_refused() -> None:
         connected().send(AskHead("1", "a"))
 
 
-@pytest.mark.parametrize(
-    "text", ["", "9", "4", "4x", "42", "42{}", '42["event"]', '42["event",{}]', '42["event",1]', "40[", "44["]
-)
-def test_malformed_packet_is_named(text: str) -> None:
-    assert isinstance(only(told(connected(), text)), Malformed)
+GOOD = '42["event",{"stream":"a"},"O2"]'
+# Except "4" and "42", which no server sends, the official client closes after these packets, too.
+MALFORMED = ["", "9", "4", "4x", "0", "42", "42{}", "42[]", "42[null]", '42["event"', "40[", "431{}", "44["]
+OTHER_FORMS = ['42["event"]', '42["event",{}]', '42["event",1]', '42["event",{"stream":1},"O"]', '42["event",1e999]']
+
+
+def assert_silent(connection: SocketIoConnection) -> None:
+    """Nothing more comes from a connection that a malformed packet ended, except its only end."""
+    connection.actions()
+    for text in (GOOD, "2", "40{}", "44{}", "41", "43[]", "x"):
+        assert told(connection, text) == ()
+    assert connection.received(0, b"x", False) == ()
+    assert connection.actions() == [], "it answers no ping"
+    assert isinstance(only(connection.closed(0, TransportEnd(1005))), Closed)
+
+
+def assert_ends(message: Message) -> None:
+    malformed, problem = message
+    assert isinstance(malformed, Malformed)
+    assert isinstance(problem, Problem)
+    assert (problem.code, problem.next.step, problem.reason) == (malformed.code, Step.RETRY, DisconnectReason.NETWORK)
+
+
+@pytest.mark.parametrize("text", MALFORMED)
+def test_malformed_packet_is_named_and_ends_the_connection(text: str) -> None:
+    connection = subscribing()
+    assert_ends(told(connection, text))
+    assert_silent(connection)
+
+
+@pytest.mark.parametrize("text", OTHER_FORMS)
+def test_valid_packet_in_another_form_than_the_applications_is_named_and_ends_nothing(text: str) -> None:
+    """The official client's decoder takes all of these; to close would be to reconnect after each such event."""
+    connection = connected("P O")
+    assert told(connection, text) == (Malformed("event_without_stream"),)
+    assert isinstance(only(told(connection, GOOD)), Batch)
+
+
+def test_name_of_an_event_may_be_a_number() -> None:
+    assert told(connected(), '42[1,{"stream":"a"}]') == (Activity(),)
+    assert isinstance(only(told(connected(event="1"), '42[1,{"stream":"a"}]')), Batch)
 
 
 def test_connection_keeps_nothing_of_what_a_peer_sends_or_has_answered() -> None:
@@ -179,25 +222,49 @@ def test_connection_keeps_nothing_of_what_a_peer_sends_or_has_answered() -> None
     sizes = []
     for number in range(1, 300):
         connection.send(Subscribe("2", {"a": None}))
-        for text in (f"43{number}[]", f'43{number + 5000}["x"]', '42["event",{"stream":"a"},"O"]', "2", "x" * number, "41"):
-            told(connection, text)
+        other_form = f'42["event","{"x" * number}",1]'
+        for text in (f"43{number}[]", f'43{number + 5000}["x"]', '42["event",{"stream":"a"},"O"]', "2", other_form, "41"):
+            assert not any(isinstance(event, Problem) for event in told(connection, text))
         connection.actions()
         sizes.append(len(pickle.dumps(vars(connection))))
     assert sizes[-1] <= sizes[0] + 8
 
 
+def test_ended_connection_keeps_nothing_of_what_a_peer_sends() -> None:
+    connection = connected()
+    assert_ends(told(connection, "x" * 1000))
+    before = pickle.dumps(vars(connection))
+    for number in range(1, 300):
+        for text in ("x" * number, f'42["event",{{"stream":"a"}},"{"O" * number}"]', f'40{{"pid":"{"P" * number}"}}', "2"):
+            told(connection, text)
+    assert pickle.dumps(vars(connection)) == before
+
+
 @given(st.text(max_size=100) | st.sampled_from(RECORDED), st.booleans(), st.integers(0, 120), st.binary(max_size=3))
 def test_any_input_of_a_peer_is_read_without_an_error(text: str, is_text: bool, cut: int, noise: bytes) -> None:
-    """Random text, recorded packets, and recorded packets that are cut or have damaged bytes, in any order."""
+    """Random text, recorded packets, and recorded packets that are cut or have damaged bytes, in any order.
+
+    A malformed packet ends the connection; the rest is read on the next one.
+    """
     data = text.encode("utf-8", "surrogatepass")
-    connection = connected("P O")
-    connection.send(Subscribe("2", {"a": None}))
+    connection = subscribing()
     for each in (data, data[:cut], data[:cut] + noise + data[cut + 1 :], data[cut:] + data[:cut]):
-        for event in connection.received(0, each, is_text):
-            assert isinstance(event, Activity | Answer | Batch | Joined | Malformed | Refused | Resumed | StreamEnded)
+        message = connection.received(0, each, is_text)
+        if any(isinstance(event, Problem) for event in message):
+            assert_ends(message)
+            assert_silent(connection)
+            connection = subscribing()
+        else:
+            assert isinstance(only(message), Activity | Answer | Batch | Joined | Malformed | Refused | Resumed | StreamEnded)
     assert isinstance(only(connection.closed(0, TransportEnd(1005))), Closed)
 
 
 @given(st.binary(max_size=200), st.sampled_from(["40", "42", "43", "44", "0", "45", "40/a,"]))
 def test_any_bytes_after_a_packets_digits_are_read_without_an_error(rest: bytes, head: str) -> None:
-    assert len(connected().received(0, head.encode() + rest, True)) == 1
+    connection = connected()
+    message = connection.received(0, head.encode() + rest, True)
+    if len(message) == 1:
+        assert not isinstance(message[0], Problem)
+    else:
+        assert_ends(message)
+        assert_silent(connection)

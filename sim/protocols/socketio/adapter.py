@@ -57,6 +57,7 @@ from sim.protocols.events import (
 from sim.protocols.intents import Intent, Join, Leave, Raw, Subscribe, Unsubscribe
 from sim.protocols.shared_decoding import BoundedCache
 from sim.protocols.socketio.frames import (
+    NO_STREAM,
     Connected,
     ConnectError,
     Engine,
@@ -123,7 +124,7 @@ class SocketIoConnection(ActionQueue):
         super().__init__()
         self._url = url
         self._options = to_struct(dict(options), SocketIoOptions, "protocol_options")
-        self._is_open = False
+        self._is_open = self._is_broken = False
         self._join_ref = ""
         self._pid = ""  # of the session; before the answer to the join: of the session to resume
         self._offset = ""  # of the last event
@@ -175,6 +176,8 @@ class SocketIoConnection(ActionQueue):
 
     def received(self, id: int, data: bytes, is_text: bool) -> Message:
         """See `Connection`. Binary messages are parts of binary events, which no stream has."""
+        if self._is_broken:
+            return ()
         if not is_text:
             return (Activity(),)
         if (known := self.shared.get(self._key(data))) is not None:
@@ -189,7 +192,10 @@ class SocketIoConnection(ActionQueue):
                 return (Activity(),)
             return self._deliver(self._delivery(data, found)) if found.kind is Kind.EVENT else self._read(found)
         except MalformedFrameError as error:
+            if error.code == NO_STREAM:
+                return (Malformed(error.code),)
             # Its official client closes, too: "parse error". The next join recovers what the packet contained.
+            self._is_broken = True
             return (Malformed(error.code), Problem(error.code, DisconnectReason.NETWORK, RETRY, str(error)))
 
     def _key(self, data: bytes) -> tuple[str, str, bytes]:

@@ -1,6 +1,7 @@
 """Packets of Engine.IO 4 and Socket.IO 5: a digit of each, an optional namespace and acknowledgement number, and JSON."""
 
 import re
+from contextlib import suppress
 from enum import StrEnum
 from typing import NamedTuple, TypeVar
 
@@ -13,6 +14,8 @@ T = TypeVar("T")
 _NUMBER = re.compile(rb"[0-9]{0,15}")
 _ARGUMENTS = msgspec.json.Decoder(list[msgspec.Raw])
 _TEXT = msgspec.json.Decoder(str)
+_NAME = msgspec.json.Decoder(str | int | float)
+NO_STREAM = "event_without_stream"  # a valid packet, but not the application's form
 
 
 class Engine(StrEnum):
@@ -90,10 +93,13 @@ class Emitted(NamedTuple):
     offset: str | None
 
     def named(self, key: str) -> str:
-        """Return the text under `key` in the first argument. Raises `MalformedFrameError` without one."""
-        found = json_in(bytes(self.arguments[0]), dict[str, object]).get(key) if self.arguments else None
+        """Return the text under `key` in the first argument. Raises `MalformedFrameError`, code `NO_STREAM`, without one."""
+        found = None
+        if self.arguments:
+            with suppress(MalformedFrameError):
+                found = json_in(bytes(self.arguments[0]), dict[str, object]).get(key)
         if not isinstance(found, str) or not found:
-            raise MalformedFrameError("event_without_stream", f"no text under {key}")
+            raise MalformedFrameError(NO_STREAM, f"no text under {key}")
         return found
 
 
@@ -124,7 +130,7 @@ def emitted(body: bytes) -> Emitted:
         name, *arguments = _ARGUMENTS.decode(body)
         has_offset = bool(arguments) and bytes(arguments[-1]).startswith(b'"')
         offset = _TEXT.decode(arguments.pop()) if has_offset else None
-        return Emitted(_TEXT.decode(name), arguments, offset)
+        return Emitted(str(_NAME.decode(name)), arguments, offset)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise MalformedFrameError("malformed_event", "not an event") from error
 
