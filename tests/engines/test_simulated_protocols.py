@@ -23,7 +23,7 @@ PROTOCOLS = {"nats": "nats_jetstream"}  # by server, where it has another name
 ONLY_REAL = frozenset({"stored_lost", "stored_twice", "reconnect.half_open_left"})
 # The simulated control service can be slow, and simulated NATS asks for tokens; the real ones of these rows do not.
 CONTROLLED = frozenset({("centrifugo", "token_expiry_storm"), ("nats_jetstream", "token_expiry_storm")})
-SHORT_TOKENS = ("runtime.token_ttl_min_s=2", "runtime.token_refresh_margin_s=1", "runtime.token_leeway_s=0")
+TTL = "fleet.token_ttl_s="
 SLOWER_SILENCE = ("faults.1.for_s=15.0",)  # a simulated client counts three heartbeats of the drill, at least ten seconds
 
 
@@ -47,10 +47,16 @@ def called(row: object) -> str:
     return row.drill if isinstance(row, Finding) else str(row)
 
 
+def short_tokens(ttl_s: int) -> tuple[str, ...]:
+    """What lets the simulated service issue such tokens, to be renewed after half of their life, as those signed here are."""
+    return "runtime.token_ttl_min_s=2", f"runtime.token_refresh_margin_s={ttl_s // 2}", "runtime.token_leeway_s=0"
+
+
 def simulated(folder: Path, protocol: str, found: Finding) -> DrillVerdict:
     more = SLOWER_SILENCE if found.drill == "half_open_sockets" else ()
-    if any("fleet.token_ttl_s" in setting for setting in found.settings):
-        more += SHORT_TOKENS
+    for setting in found.settings:
+        if setting.startswith(TTL):
+            more += short_tokens(int(setting.removeprefix(TTL)))
     drill = drills.load(catalog.path_of(found.drill), (*found.overrides(), *more))
     request = Request(
         drills=(drill,),
