@@ -5,7 +5,8 @@
 | cuts and closes | the clients that it names lost a connection in its window |
 | `restart_clients`, `forget_tokens` | the record names each client that it hit |
 | `close_connections`, and faults of the whole service | the clients that were live when it began were disconnected |
-| `stall_links`, `stop_reading` | the clients that it names received nothing |
+| `stall_links` | the clients that it names received nothing |
+| `stop_reading` | the same, on the connections that they had: a client that lost its own reads on the next one |
 | `slow_links` | what the clients that it names received was that late |
 | `refuse_connects` | no connect of the clients that it names succeeded |
 | switches of the server | the server counted what it did |
@@ -151,11 +152,20 @@ class Effects:
         if kind in ("stall_links", "stop_reading") and reaches_clients:
             rows = self.history.fleet(Kind.RECEIVED, Kind.APPLIED)
             rows = self._during(rows.take(rows.t > fault.start_t + NOTICE_S), fault, notice_s=0.0)
-            still = len(np.unique(rows.client[rows.t < fault.end_t]))
+            until_t = self._first_end_t(fault)[rows.client] if kind == "stop_reading" else fault.end_t
+            still = len(np.unique(rows.client[rows.t < np.minimum(until_t, fault.end_t)]))
             return _too_few("silenced", self._wanted(fault.index) - still, self._wanted(fault.index))
         if kind == "slow_links" and reaches_clients and float(str(told.get("latency_ms", 0.0))):
             return self._missed_delay(fault, float(str(told["latency_ms"])))
         return "was felt by none of its clients" if kind == "cut_after_bytes" and not len(self.ends.cut_by(fault)) else ""
+
+    def _first_end_t(self, fault: FaultTimes) -> Floats:
+        """When each client first lost a connection that the fault had silenced; infinite if it did not."""
+        ends = self.history.fleet(Kind.DISCONNECTED)
+        ends = ends.take(ends.t > fault.start_t + NOTICE_S)
+        first_t = np.full(self.history.header.clients, np.inf)
+        np.minimum.at(first_t, ends.client, ends.t)
+        return first_t
 
     def _missed_delay(self, fault: FaultTimes, delay_ms: float) -> str:
         """Whether events that were sent and applied during the fault took at least the injected delay."""

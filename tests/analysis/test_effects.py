@@ -4,7 +4,7 @@ from msgspec.structs import replace
 
 from drills.judging.checks.base import Case
 from sim.drill.fault_bases import Fault
-from sim.drill.fault_kinds import DropSockets, ForgetTokens, RefuseConnects, ResetLinks, SlowLinks, StallLinks
+from sim.drill.fault_kinds import DropSockets, ForgetTokens, RefuseConnects, ResetLinks, SlowLinks, StallLinks, StopReading
 from sim.record.observations import Kind
 from tests.drills.asking import ask
 from tests.histories import STREAM, Story, good_storm, storm_drill
@@ -65,6 +65,25 @@ def test_links_that_still_bring_data_were_not_stalled():
     story, case, named = broken_by(StallLinks(at_s=0.0, share=0.5, for_s=4.0))
     assert "silenced 0 of 10 clients" in reason(story, case)
     assert reason(story.without(lambda row: row.client in named and 20.0 < row.t < 24.0), case) == ""
+
+
+def test_a_client_that_was_sent_away_reads_again_on_its_next_connection():
+    for fault, silenced in (
+        (StopReading(at_s=0.0, share=0.5, for_s=4.0), True),
+        (StallLinks(at_s=0.0, share=0.5, for_s=4.0), False),
+    ):
+        story, case, named = broken_by(fault)
+        story = story.without(lambda row, named=named: row.client in named and 20.0 < row.t < 22.5)
+        for client in named:
+            story.tell(22.0, Kind.DISCONNECTED, client, detail="network")
+        assert ("silenced" not in reason(story, case)) == silenced
+
+
+def test_a_client_that_read_before_it_was_sent_away_had_not_stopped():
+    story, case, named = broken_by(StopReading(at_s=0.0, share=0.5, for_s=4.0))
+    for client in named:
+        story.tell(23.5, Kind.DISCONNECTED, client, detail="network")
+    assert "silenced 0 of 10 clients" in reason(story, case)
 
 
 def test_links_that_are_as_fast_as_before_were_not_slowed():
