@@ -35,11 +35,10 @@ def effects(history: History) -> dict[int, int]:
 
 def may_affect(history: History, fault: FaultTimes, clients: Ints) -> Mask:
     """Which of these clients a fault of delivery may affect: all, if a hook injects it or the header does not say its share."""
-    plan = history.header.plan
-    told = plan[fault.index] if 0 <= fault.index < len(plan) else {}
-    if told.get("by") == "hook" or "clients_share" not in told:
+    parameters = history.parameters(fault.index)
+    if parameters.get("by") == "hook" or "clients_share" not in parameters:
         return np.ones(len(clients), np.bool_)
-    share, purpose = float(str(told["clients_share"])), _PURPOSES.get(fault.kind, fault.kind)
+    share, purpose = float(str(parameters["clients_share"])), _PURPOSES.get(fault.kind, fault.kind)
     affected = [
         client
         for client in np.unique(clients).tolist()

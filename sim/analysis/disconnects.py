@@ -97,12 +97,12 @@ class Disconnects:
         is_cut = both.is_kind(Kind.DISCONNECTED)
         place = np.flatnonzero(is_cut)
         after = np.minimum(place + 1, len(both) - 1)
-        is_told = (
+        is_said = (
             (after > place) & ~is_cut[after] & (both.client[after] == both.client[place]) & (both.t[after] == both.t[place])
         )
         said = [
-            ":".join(parts_of(self.history.details[int(both.detail[row])], int(both.attempt[row]))[:2]) if told else ""
-            for row, told in zip(after.tolist(), is_told.tolist(), strict=True)
+            ":".join(parts_of(self.history.details[int(both.detail[row])], int(both.attempt[row]))[:2]) if is_known else ""
+            for row, is_known in zip(after.tolist(), is_said.tolist(), strict=True)
         ]
         rows = both.take(place)
         order = np.argsort(rows.number, kind="stable")
@@ -154,21 +154,19 @@ class Disconnects:
         return np.unique(self.rows.client[found])
 
     def _claims(self, fault: FaultTimes) -> tuple[_Claim, ...]:
-        plan = self.history.header.plan
-        told = plan[fault.index] if 0 <= fault.index < len(plan) else {}
+        parameters = self.history.parameters(fault.index)
         if self.is_hooked(fault):
             return _BY_HOOK
         if fault.kind == "reset_links":
-            return (_Claim(times=int(str(told.get("times", 1))), by=_BY_OTHERS),)
-        refuses = any(int(str(code)) < _FIRST_CLOSE_CODE for code in told.get("codes", ()) or ())  # type: ignore[attr-defined]
-        if fault.kind == "close_connections" and (refuses or float(str(told.get("after_ms", 0.0)))):
+            return (_Claim(times=int(str(parameters.get("times", 1))), by=_BY_OTHERS),)
+        refuses = any(int(str(code)) < _FIRST_CLOSE_CODE for code in parameters.get("codes", ()) or ())  # type: ignore[attr-defined]
+        if fault.kind == "close_connections" and (refuses or float(str(parameters.get("after_ms", 0.0)))):
             return (_Claim(times=_MANY, by=_BY_OTHERS),)
         return _BY_HOOK if fault.kind in _BY_TOKENS else _CLAIMS.get(fault.kind, ())
 
     def is_hooked(self, fault: FaultTimes) -> bool:
         """Whether a hook of the target injects this fault."""
-        plan = self.history.header.plan
-        return 0 <= fault.index < len(plan) and plan[fault.index].get("by") == "hook"
+        return self.history.parameters(fault.index).get("by") == "hook"
 
     def is_named(self, fault: FaultTimes, rows: Rows) -> Mask:
         """Which rows are of a client that the fault concerns."""

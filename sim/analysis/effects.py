@@ -100,15 +100,12 @@ class Effects:
 
     # --- what the record says of a fault ------------------------------------------------------------
 
-    def _told(self, index: int) -> dict[str, object]:
-        return dict(self.history.header.plan[index]) if 0 <= index < len(self.history.header.plan) else {}
-
     def _kind(self, index: int) -> str:
-        return str(self._told(index).get("kind"))
+        return str(self.history.parameters(index).get("kind"))
 
     def _wanted(self, index: int) -> int:
         """How many clients a fault names."""
-        return int(str(self._told(index).get("clients", self.history.header.clients)))
+        return int(str(self.history.parameters(index).get("clients", self.history.header.clients)))
 
     def _counted(self, index: int) -> float:
         """How often the fault took effect, by those who injected it."""
@@ -143,8 +140,8 @@ class Effects:
         return np.flatnonzero(live)
 
     def _missed_on_links(self, fault: FaultTimes, kind: str) -> str:
-        told = self._told(fault.index)
-        reaches_clients = told.get("direction", "both") in ("both", "to_client")
+        parameters = self.history.parameters(fault.index)
+        reaches_clients = parameters.get("direction", "both") in ("both", "to_client")
         if kind == "refuse_connects":
             done = self._during(self.history.fleet(Kind.CONNECT_DONE), fault, notice_s=0.0)
             through = int((done.t - done.value / 1000 > fault.start_t).sum())
@@ -155,8 +152,8 @@ class Effects:
             until_t = self._first_end_t(fault)[rows.client] if kind == "stop_reading" else fault.end_t
             still = len(np.unique(rows.client[rows.t < np.minimum(until_t, fault.end_t)]))
             return _too_few("silenced", self._wanted(fault.index) - still, self._wanted(fault.index))
-        if kind == "slow_links" and reaches_clients and float(str(told.get("latency_ms", 0.0))):
-            return self._missed_delay(fault, float(str(told["latency_ms"])))
+        if kind == "slow_links" and reaches_clients and float(str(parameters.get("latency_ms", 0.0))):
+            return self._missed_delay(fault, float(str(parameters["latency_ms"])))
         return "was felt by none of its clients" if kind == "cut_after_bytes" and not len(self.ends.cut_by(fault)) else ""
 
     def _first_end_t(self, fault: FaultTimes) -> Floats:
@@ -209,8 +206,8 @@ class Effects:
         rows = rows.take(~self.history.detail_is(rows, [DisconnectReason.TOKEN_REFRESH_DUE]))
         if kind == "fail_publishes":
             rows = rows.take(self.history.detail_is(rows, [Outcome.REFUSED]))
-        if kind.startswith("slow_") and "delay_ms" in (told := self._told(index)):
-            rows = rows.take(rows.value >= _SLOW_ENOUGH * float(str(told["delay_ms"])))
+        if kind.startswith("slow_") and "delay_ms" in (parameters := self.history.parameters(index)):
+            rows = rows.take(rows.value >= _SLOW_ENOUGH * float(str(parameters["delay_ms"])))
         return rows.t
 
     @cached_property

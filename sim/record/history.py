@@ -262,11 +262,15 @@ class History:
             return rows
         keep = ~restarted
         for index, (start_t, end_t) in self.fault_times("restart_clients").items():
-            planned = [str(self.header.plan[index].get("checkpoint"))] if index < len(self.header.plan) else []
-            inside = np.flatnonzero(restarted & (rows.t >= start_t) & (rows.t <= end_t) & self.detail_is(rows, planned))
+            planned = str(self.parameters(index).get("checkpoint"))
+            inside = np.flatnonzero(restarted & (rows.t >= start_t) & (rows.t <= end_t) & self.detail_is(rows, [planned]))
             _, first = np.unique(self.pair(rows)[inside], return_index=True)
             keep[inside[first]] = True
         return rows.take(keep)
+
+    def parameters(self, index: int) -> Mapping[str, object]:
+        """The parameters of a fault in the run's plan, by its index; empty where the plan has no such fault."""
+        return self.header.plan[index] if 0 <= index < len(self.header.plan) else {}
 
     def under_way(self) -> Rows:
         """What the clients still wait for that were not live at the end, or were in the middle of a replay."""

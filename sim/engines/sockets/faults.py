@@ -84,7 +84,7 @@ class ServiceProcess(RequestedService):
 
 
 def described(session: Session) -> HookClient:
-    """Return what a hook is told of a client."""
+    """Return what a hook gets to know of a client."""
     token = session.token
     return HookClient(device_id(session.client), session.token_request.account, token.session_id if token else "")
 
