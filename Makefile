@@ -47,8 +47,9 @@ check: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-prove: $(DEV) $(SERVERS)  ## show on real sockets that whatever is wrong on purpose is caught by name, and drill at full length: more than an hour
+prove: $(DEV) $(SERVERS)  ## show on real sockets that whatever is wrong on purpose is caught by name, and that healthy servers are not blamed: hours
 	$(BIN)/python -m tests.prove
+	$(BIN)/python -m tests.prove_healthy
 	$(BIN)/pytest -m long -n 2
 
 peers: $(PEERS) $(PROMETHEUS) browser  ## fetch the foreign programs that tests connect to the embedded runtime
