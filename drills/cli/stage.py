@@ -1,5 +1,6 @@
 """`stormgate stage`: run the stages of a rollout, sign their reports, and judge or verify them again."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from drills.cli import output
-from drills.cli.options import RESULTS, AsJson, DryRun, Out, Rollout, Target, Targets, Thresholds
+from drills.cli.options import RESULTS, AsJson, DryRun, Out, Rollout, Targets, Thresholds
 from sim.base.errors import StormgateError, UsageError
 from sim.base.exit_codes import ExitCode
 
@@ -21,6 +22,14 @@ stage_app = typer.Typer(help="Take a rollout through its stages.", no_args_is_he
 StagesFile = Annotated[
     Path | None, typer.Option("--stages", metavar="FILE", help="Stages file. Default: the one stormgate ships.")
 ]
+OfRollout = Annotated[
+    str,
+    typer.Option(
+        "--target",
+        metavar="TARGET",
+        help="mock, an address on this machine, or a name in the targets file. Default: as in the rollout's latest run.",
+    ),
+]
 Named = Annotated[str, typer.Option("--rollout", metavar="NAME", help="Name of the rollout.")]
 Owner = Annotated[str, typer.Option(metavar="NAME", help="Who signs.")]
 Role = Annotated[str, typer.Option(metavar="TEXT", help="What this person is responsible for.")]
@@ -32,7 +41,7 @@ Dir = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a stage: res
 @stage_app.command("run")
 def run(
     stage: Annotated[str, typer.Argument(metavar="STAGE", help="0, the preflight. Hold the other stages.")],
-    target: Target = "mock",
+    target: OfRollout = "",
     targets: Targets = None,
     rollout: Rollout = "",
     stages: StagesFile = None,
@@ -53,7 +62,7 @@ def run(
 @stage_app.command("hold")
 def hold(
     stage: Annotated[str, typer.Argument(metavar="STAGE", help="A stage of the stages file, such as 1 or 3a.")],
-    target: Target,
+    target: OfRollout = "",
     targets: Targets = None,
     rollout: Rollout = "",
     stages: StagesFile = None,
@@ -62,7 +71,10 @@ def hold(
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Hold a stage for its whole time, and report. Resumes an interrupted hold."""
+    """Hold a stage for its whole time, and report. Resumes an interrupted hold.
+
+    The rollout keeps its options: what is not given is as in its latest run.
+    """
     if stage == "0":
         raise UsageError("stage 0 is run, not held: stormgate stage run 0.")
     _execute(_asked(stage, target, targets, rollout, stages, thresholds, out), as_json, dry_run)
@@ -130,12 +142,16 @@ def waive(
 def status(rollout: Named, stages: StagesFile = None, out: Out = RESULTS, as_json: AsJson = False) -> None:
     """Show the state of a rollout and what its next stage needs."""
     from drills.reports.terminal import out as console
+    from drills.rollout.hold import rollout_options
     from drills.rollout.hold import status as standing
+    from drills.rollout.setup import journal
     from drills.rollout.setup import stages as stage_file
     from sim.base.clocks import SystemClock
 
-    rules = stage_file.load(stages or stage_file.DEFAULT_PATH)
-    found = standing.of(_existing(out, rollout), SystemClock().now(), rules)
+    folder = _existing(out, rollout)
+    kept = rollout_options.latest(journal.read(folder / journal.NAME)).stages
+    rules = stage_file.load(stages or (Path(kept) if kept else stage_file.DEFAULT_PATH))
+    found = standing.of(folder, SystemClock().now(), rules)
     if as_json:
         output.json_object(found)
     else:
@@ -182,18 +198,28 @@ def verify(run_dir: Dir, as_json: AsJson = False) -> None:
 def _asked(
     stage: str, target: str, targets: Path | None, rollout: str, stages: Path | None, thresholds: Path | None, out: Path
 ) -> "Asked":
+    import msgspec
+
     from drills.judging.checks.thresholds import DEFAULT_PATH
+    from drills.rollout.hold import rollout_options, rollouts
     from drills.rollout.hold.stage_plan import Asked
+    from drills.rollout.setup import journal
     from drills.rollout.setup import stages as stage_file
 
+    if not target and not rollout and stage != "0":
+        raise UsageError("name the rollout (--rollout), or the target (--target) of a rollout with its name.")
+    rollout = rollout or ("local" if "://" in target else target or "mock")
+    given = rollout_options.Options.given(target, targets, stages, thresholds)
+    options = rollout_options.settled(given, journal.read(rollouts.folder_of(out, rollout) / journal.NAME), stage)
     return Asked(
         stage=stage,
-        target=target,
-        targets=targets,
-        rollout=rollout or ("local" if "://" in target else target),
-        stages=stages or stage_file.DEFAULT_PATH,
-        thresholds=thresholds or DEFAULT_PATH,
+        target=options.target or "mock",
+        targets=Path(options.targets) if options.targets else None,
+        rollout=rollout,
+        stages=Path(options.stages) if options.stages else stage_file.DEFAULT_PATH,
+        thresholds=Path(options.thresholds) if options.thresholds else DEFAULT_PATH,
         out=out,
+        options=msgspec.to_builtins(options),
     )
 
 
@@ -210,9 +236,12 @@ def _execute(asked: "Asked", as_json: bool, dry_run: bool) -> None:
     try:
         run_dir, report = stage_run.run(asked, SystemClock(), lambda text: err().print(text, markup=False, soft_wrap=True))
     except KeyboardInterrupt:
-        again = f"stormgate stage {'run' if asked.stage == '0' else 'hold'} {asked.stage} --rollout {asked.rollout}"
+        from drills.rollout.setup.stages import command_for
+
+        again = f"stormgate stage {command_for(asked.stage)} --rollout {asked.rollout}"
+        again += "" if asked.out == RESULTS else f" --out {shlex.quote(str(asked.out))}"
         how = "run it again with" if asked.stage == "0" else "resume it with"
-        raise StormgateError(f"stage {asked.stage} was interrupted; {how} `{again} --target {asked.target}`.") from None
+        raise StormgateError(f"stage {asked.stage} was interrupted; {how} `{again}`.") from None
     if as_json:
         output.json_object(report)
     else:

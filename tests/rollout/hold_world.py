@@ -137,7 +137,7 @@ class World:
         with rollouts.journal_of(self.rollout, self.clock) as journal:
             files = self.folder / "the-stages.toml", self.folder / "the-thresholds.toml"
             if not self.run_dir.exists():
-                rollouts.begin(self.rollout, self.plan, *files, journal)
+                rollouts.begin(self.rollout, self.plan, *files, journal, {})
             yield StageRun(self.target(), RULES, *files, self.run_dir, self.plan, self.clock, journal, self.said.append)
 
     def held(self) -> list[HoldEvent]:

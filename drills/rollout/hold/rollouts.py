@@ -4,7 +4,7 @@ import hashlib
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC
 from importlib import metadata
@@ -141,8 +141,11 @@ def sha256(path: Path) -> str:
         raise UsageError(f"{path}: cannot be read ({error.strerror}).") from None
 
 
-def begin(folder: Path, plan: StagePlan, stages: Path, thresholds: Path, journal: Journal) -> Path:
-    """Make a run's folder, with its plan and copies of its stages file and thresholds. Raises `StorageError`."""
+def begin(folder: Path, plan: StagePlan, stages: Path, thresholds: Path, journal: Journal, options: Mapping[str, str]) -> Path:
+    """Make a run's folder, with its plan and copies of its stages file and thresholds. Raises `StorageError`.
+
+    The journal keeps `options`, by name: those of the command line.
+    """
     where = run_dir(folder, plan.run_id)
     try:
         where.mkdir(parents=True)
@@ -151,7 +154,8 @@ def begin(folder: Path, plan: StagePlan, stages: Path, thresholds: Path, journal
     except OSError as error:
         raise StorageError(f"{where}: cannot be written ({error.strerror}); free some space or give another --out.") from None
     evidence.write_json(where / records.PLAN, plan)
-    journal.append(STARTED, run=plan.run_id, stage=plan.stage, target=plan.target, plan_sha256=sha256(where / records.PLAN))
+    digest = sha256(where / records.PLAN)
+    journal.append(STARTED, run=plan.run_id, stage=plan.stage, target=plan.target, plan_sha256=digest, options=dict(options))
     return where
 
 

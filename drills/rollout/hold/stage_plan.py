@@ -2,8 +2,8 @@
 
 import shlex
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,7 @@ class Asked:
     stages: Path
     thresholds: Path
     out: Path
+    options: Mapping[str, str] = field(default_factory=dict)  # of the command line, for the journal
 
 
 @dataclass(frozen=True)

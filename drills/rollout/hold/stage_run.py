@@ -66,14 +66,28 @@ def _resumed_or_new(prepared: Prepared, folder: Path, clock: Clock, journal: Jou
             raise UsageError(
                 f"the hold that is under way ({plan.run_id}) is on target '{plan.target}', not '{target.endpoints.name}'."
             )
+        _require_unchanged(asked, plan, run_dir)
         _adopt(run_dir, plan, clock, journal, say)
     else:
         plan = stage_plan.plan_of(prepared, clock, journal)
         if asked.stage != PREFLIGHT:
             unlock.require_unlocked(folder, journal.entries, plan, clock.now(), prepared.stages)
-        run_dir = rollouts.begin(folder, plan, asked.stages, asked.thresholds, journal)
+        run_dir = rollouts.begin(folder, plan, asked.stages, asked.thresholds, journal, asked.options)
     files = asked.stages, asked.thresholds
     return StageRun(target, prepared.stages, *files, run_dir, plan, clock, journal, say, prepared.control)
+
+
+def _require_unchanged(asked: Asked, plan: StagePlan, run_dir: Path) -> None:
+    """Raise `UsageError` if a file that the hold goes by is not what it was when the hold began."""
+    for name, path, copy, was in (
+        ("stages", asked.stages, records.STAGES, plan.stages_sha256),
+        ("thresholds", asked.thresholds, records.THRESHOLDS, plan.thresholds_sha256),
+    ):
+        if (now := rollouts.sha256(path)) != was:
+            raise UsageError(
+                f"{path}: the {name} file changed since the hold began (SHA-256 {was[:12]} then, {now[:12]} now); restore it "
+                f"from {run_dir / copy}, then resume."
+            )
 
 
 def _adopt(run_dir: Path, plan: StagePlan, clock: Clock, journal: Journal, say: Say) -> None:
