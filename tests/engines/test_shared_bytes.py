@@ -47,8 +47,9 @@ class ScriptDriver(SessionDriver):
     """A client whose network is a list of bytes."""
 
     def start(self) -> None:
-        self.session.start(self._clock.now())
-        self._pump()
+        now = self._clock.now()
+        self.session.start(now)
+        self._pump(now)
 
     id = 0
 

@@ -147,8 +147,9 @@ class WireClient(SessionDriver):
             self._todo = self._start_later
             self._nudged.set()
             return
-        self.session.start(self._clock.now())
-        self._pump()
+        now = self._clock.now()
+        self.session.start(now)
+        self._pump(now)
 
     def _start_later(self) -> None:
         self._nudged.wait(max(self._may_connect_at - self._clock.now(), 0))
@@ -171,8 +172,9 @@ class WireClient(SessionDriver):
         elif left_s <= NO_WAIT_S and self.session.state.name == "BACKOFF" and self._must_wait():
             self._nudged.wait(max(self._may_connect_at - self._clock.now(), 0))
         elif left_s <= NO_WAIT_S:
-            self.session.wake(max(self._clock.now(), self.session.wake_at()))
-            self._pump()
+            now = self._clock.now()
+            self.session.wake(max(now, self.session.wake_at()))
+            self._pump(now)
         elif self._main is not None and self._is_wanted(self._main):
             self._main.take(left_s)
         else:

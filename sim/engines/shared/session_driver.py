@@ -57,8 +57,9 @@ class SessionDriver(ABC):
 
     def stop(self) -> None:
         """Stop the client permanently and close its open connection."""
-        self.session.stop(self._clock.now())
-        self._pump()
+        now = self._clock.now()
+        self.session.stop(now)
+        self._pump(now)
         self._is_dead = False
         self._drop_work()
 
@@ -104,7 +105,7 @@ class SessionDriver(ABC):
         self._is_dead = True
         self._drop_work()
         self._drop_wires()
-        self._record()
+        self._record(self._clock.now())
         self.session, rows = client_setup.restart(self.session, fault)
         self._recorder.extend(self._clock.now() - self._clock.began, self.session.client, rows)
         return True
@@ -121,7 +122,7 @@ class SessionDriver(ABC):
 
     def carry_on(self) -> None:
         """Carry out what the session was asked for from outside."""
-        self._pump()
+        self._pump(self._clock.now())
 
     # --- what a socket reports ------------------------------------------------------------------------
 
@@ -142,7 +143,7 @@ class SessionDriver(ABC):
             self._noticed(now, run.notices)  # nothing else follows from it
         else:
             session.received(message, now)
-            self._pump()
+            self._pump(now)
 
     def socket_ended(self, wire: Wire, end: TransportEnd) -> None:
         """See `Owner`."""
@@ -172,26 +173,27 @@ class SessionDriver(ABC):
         self._obey(connection)
         if self._withholding is not None:
             message = self._left(message, self._withholding)
-        self.session.received(message, self._clock.now())
-        self._pump()
+        now = self._clock.now()
+        self.session.received(message, now)
+        self._pump(now)
 
     # --- what the session wants ---------------------------------------------------------------------
 
-    def _pump(self) -> None:
-        """Record the session's notices, carry out its actions, and schedule its next wake-up.
-
-        Actions take time, so the notices that came before them are recorded first.
-        """
-        self._record()
+    def _pump(self, now: float) -> None:
+        """Record the notices of what happened at `now`, carry out the session's actions, and schedule its next wake-up."""
+        self._record(now)
         while actions := self.session.actions():
             for action in actions:
                 self._carry_out(action)
-        self._record()
         self._wake_in_time(self.session.wake_at())
 
-    def _record(self) -> None:
+    def _record(self, now: float) -> None:
+        """Record notices with the time that the session was given.
+
+        Their durations count up to then, and a long message takes time to process: time minus duration is when it was due.
+        """
         if notices := self.session.notices():
-            self._noticed(self._clock.now(), notices)
+            self._noticed(now, notices)
 
     def _noticed(self, now: float, notices: Sequence[Notice]) -> None:
         self._recorder.extend(now - self._clock.began, self.session.client, notices)
@@ -218,7 +220,9 @@ class SessionDriver(ABC):
         """Carry out the adapter's actions, and pass what it returned at once to the session."""
         self._obey(connection)
         if message:
-            self.session.received(message, self._clock.now())
+            now = self._clock.now()
+            self.session.received(message, now)
+            self._record(now)
 
     def _obey(self, connection: adapter.Connection) -> None:
         """Carry out the adapter's actions."""
@@ -236,16 +240,18 @@ class SessionDriver(ABC):
                 wire.close()
 
     def _fail_mint(self, error: MintFailedError | TargetError) -> None:
+        now = self._clock.now()
         if self.session.awaits_token:
             code = error.code if isinstance(error, MintFailedError) else "network"
             hint = error.retry_after_ms if isinstance(error, MintFailedError) else None
-            self.session.mint_failed(code, self._clock.now(), hint)
-        self._pump()
+            self.session.mint_failed(code, now, hint)
+        self._pump(now)
 
     def _has_token(self, token: Token) -> None:
+        now = self._clock.now()
         if self.session.awaits_token:
-            self.session.minted(client_setup.by_own_clock(token, self.session, self.clock_ahead_s), self._clock.now())
-        self._pump()
+            self.session.minted(client_setup.by_own_clock(token, self.session, self.clock_ahead_s), now)
+        self._pump(now)
 
     def _must_wait(self) -> bool:
         """Return whether the target's cap forbids a connect now. When a connect is allowed, record how long it waited."""

@@ -55,8 +55,9 @@ class ClientDriver(SessionDriver):
             self._arm(self._may_connect_at, self.start)
             return
         self._disarm()
-        self.session.start(self._clock.now())
-        self._pump()
+        now = self._clock.now()
+        self.session.start(now)
+        self._pump(now)
 
     def read(self, reads: bool) -> bool:
         """Start or stop reading this client's sockets; return whether one is open now. Unread data stays in the kernel."""
@@ -131,11 +132,12 @@ class ClientDriver(SessionDriver):
     def _wake(self) -> None:
         """Wake the session if it is due. If its deadline has moved, set the timer again."""
         self._timer, self._timer_at = None, NEVER
-        if self.session.wake_at() <= self._clock.now() + NO_WAIT_S:
+        now = self._clock.now()
+        if self.session.wake_at() <= now + NO_WAIT_S:
             if self.session.state.name == "BACKOFF" and self._must_wait():
                 self._arm(self._may_connect_at)
                 return
-            self.session.wake(max(self._clock.now(), self.session.wake_at()))
-        self._pump()
+            self.session.wake(max(now, self.session.wake_at()))
+        self._pump(now)
         if self._timer is None and self.session.wake_at() < NEVER:
             self._arm(self.session.wake_at())
