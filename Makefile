@@ -13,7 +13,7 @@ SERVERS := .servers/.ready
 MAKEFLAGS += --jobs=3  # what is fetched from different places need not wait for each other
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: drill load load-headless notebooks docs reference test tests check compiled prove peers servers browser bench clean
+.PHONY: drill load load-headless notebooks docs reference test tests check compiled mutants prove peers servers browser bench clean
 
 drill: $(READY)  ## storm the embedded runtime with the quick set of drills and say go or no-go
 	$(BIN)/stormgate drill run --quick
@@ -46,6 +46,9 @@ check: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+mutants: $(DEV)  ## change one line at a time in the code that decides; fast tests must kill 95 % of these mutants
+	$(BIN)/python -m tests.mutants
 
 prove: $(DEV) $(SERVERS)  ## show on real sockets that whatever is wrong on purpose is caught by name, and that healthy servers are not blamed: hours
 	$(BIN)/python -m tests.prove
