@@ -58,7 +58,7 @@ def run(request: Request) -> Path:
     try:
         stopped_because = _simulate_all(request, run_dir) if run_drill is None else _run_all(request, run_dir, run_drill)
         if stopped_because:
-            print(f"stormgate: {stopped_because}; the observations until then are in {run_dir}.", file=sys.stderr)
+            print(f"stormgate: {stopped_because.rstrip('.')}; the observations until then are in {run_dir}.", file=sys.stderr)
     finally:
         mark.remove()
     return run_dir

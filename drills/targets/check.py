@@ -1,6 +1,5 @@
 """Try every item of a target's description once, and say what was sent, what came back, and what to change."""
 
-import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
@@ -10,7 +9,7 @@ import msgspec
 
 from drills.runs import catalog
 from drills.targets.asking import NO_ANSWER, FailedError, advice, ask, place_of, places
-from drills.targets.listener import TIMEOUT_S, Listener, known
+from drills.targets.listener import TIMEOUT_S, Listener, known, run
 from sim.base.clocks import WallClock
 from sim.base.errors import TargetError
 from sim.base.redaction import Redactor
@@ -54,7 +53,7 @@ class Item(msgspec.Struct, frozen=True):
 
 def check(endpoints: Endpoints, build: str = "", say: Callable[[Item], None] = lambda item: None) -> list[Item]:
     """Try every item, in order; call `say` after each. Raises `TargetError` if nothing answers at all."""
-    items = asyncio.run(_Check(endpoints, build, say).run())
+    items = run(_Check(endpoints, build, say).run())
     if not any(item.state == "pass" for item in items) and all(
         item.answer.startswith(NO_ANSWER) for item in items if item.sent
     ):

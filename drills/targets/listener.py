@@ -1,7 +1,8 @@
 """One client that keeps what the service sends to it, to try a target's socket."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from sim.base.clocks import WallClock
 from sim.client import policies
@@ -16,6 +17,7 @@ from sim.protocols.events import Batch, Closed, Event, Joined, Message, Position
 TIMEOUT_S = 10.0  # [ours] for each thing that is waited for
 _REFUSALS = (Refused, Closed, Stale, PositionUnknown, Problem)
 _POLL_S = 0.02
+T = TypeVar("T")
 
 
 class _Attentive(Session):
@@ -77,6 +79,28 @@ class Listener(ClientDriver):
     def close(self) -> None:
         """Stop the client for good."""
         self.stop()
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end, as `asyncio.run`. Raise the first error of a client's callbacks, which nothing awaits.
+
+    Otherwise a defect of ours, or of an adapter, would look like a service that does not answer.
+    """
+
+    async def run_all() -> T:
+        loop = asyncio.get_running_loop()
+        defect: asyncio.Future[T] = loop.create_future()
+
+        def fail(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+            if not defect.done():
+                defect.set_exception(context.get("exception") or RuntimeError(str(context.get("message"))))
+
+        loop.set_exception_handler(fail)
+        work = asyncio.create_task(main)
+        done, _ = await asyncio.wait({work, defect}, return_when=asyncio.FIRST_COMPLETED)
+        return (defect if defect in done else work).result()
+
+    return asyncio.run(run_all())
 
 
 def known(token: Token) -> MintToken:

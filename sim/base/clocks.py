@@ -1,7 +1,11 @@
 """All clocks except the virtual engine's: `Clock` for rollouts, `RunClock` for runs over real sockets."""
 
+import atexit
+import signal
+import threading
 import time
 from datetime import UTC, datetime, timedelta
+from types import FrameType
 from typing import Protocol
 
 # --- of the machine ---------------------------------------------------------------------------------
@@ -43,6 +47,44 @@ class WallClock:
     def loop_time(self, moment: float) -> float:
         """Convert unix seconds to the time of an asyncio event loop."""
         return moment - self._offset
+
+
+# --- of CPU time ------------------------------------------------------------------------------------
+
+
+class CpuLimitError(BaseException):
+    """The body of a `CpuLimit` used more CPU time than it may. No `except Exception` of the body catches it."""
+
+
+class CpuLimit:
+    """Raises `CpuLimitError` in a body that uses more CPU time than `limit_s`. It works in the main thread only.
+
+    A process that is stopped or starved uses none, so that no body is blamed for it. One timer for all bodies keeps each cheap.
+    """
+
+    _TICKS = 5  # in `limit_s`
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self._main = threading.main_thread().ident
+        self._is_running = self._is_inside = False
+        self._ticks = 0  # in this body
+
+    def __enter__(self) -> None:
+        self._ticks, self._is_inside = 0, threading.get_ident() == self._main
+        if self._is_inside and not self._is_running:
+            self._is_running = True
+            signal.signal(signal.SIGVTALRM, self._tick)
+            atexit.register(signal.setitimer, signal.ITIMER_VIRTUAL, 0)  # the handler is gone before the process is
+            signal.setitimer(signal.ITIMER_VIRTUAL, self.limit_s / self._TICKS, self.limit_s / self._TICKS)
+
+    def __exit__(self, *_: object) -> None:
+        self._is_inside = False
+
+    def _tick(self, _: int, __: FrameType | None) -> None:
+        self._ticks += 1
+        if self._is_inside and self._ticks > self._TICKS:
+            raise CpuLimitError
 
 
 # --- of rollouts ------------------------------------------------------------------------------------

@@ -31,6 +31,10 @@ class TargetError(StormgateError):
     exit_code = ExitCode.USAGE
 
 
+class AdapterError(StormgateError):
+    """The code of a protocol that an installed package adds failed. It ends the run, which then judges nobody."""
+
+
 class PeerError(StormgateError):
     """The peer violated the protocol. Never fatal to a run: engines record it and continue."""
 

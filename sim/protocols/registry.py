@@ -5,12 +5,13 @@ An installed package adds one by an entry point of the group `stormgate.protocol
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 
 from sim.base.errors import UsageError
+from sim.protocols import guard
 from sim.protocols.adapter import Capabilities, Connection, NegativeForms
 from sim.protocols.profile import ServerForms, WireForms
 
@@ -22,10 +23,11 @@ _SHIPPED = ("spacetime", "phoenix_sync", "nats_jetstream", "centrifugo", "socket
 
 @dataclass(frozen=True)
 class ConnectionOptions:
-    """The socket's or the service's URL without a query, and the options of the target file."""
+    """The socket's or the service's URL without a query, and the options of the target file. `client` is for errors only."""
 
     url: str
     options: Mapping[str, object] = field(default_factory=dict)
+    client: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,19 @@ def get(name: str) -> Protocol:
         ) from None
     if not isinstance(found, Protocol):
         raise UsageError(f"{where} is {type(found).__name__}, but expected a Protocol of sim.protocols.registry.")
-    return found
+    return _guarded(found)
+
+
+def _guarded(found: Protocol) -> Protocol:
+    """Return an installed protocol whose every function is guarded: see `sim.protocols.guard`."""
+
+    guarded = guard.guarded_functions(found.name, found)
+
+    def new_connection(options: ConnectionOptions) -> Connection:
+        able = guarded.able(options.options)
+        return guard.GuardedConnection(guarded.new_connection(options), found.name, able, options.client)
+
+    return replace(guarded, new_connection=new_connection)
 
 
 def server_forms(name: str) -> ServerForms:

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from sim.protocols.adapter import Credentials
 from sim.protocols.events import Malformed, Position
 from sim.protocols.intents import Compatibility, Join, Subscribe
+from tests.commands import sets
+from tests.locust_runs.loads import DRILL, Load, drill_of
 from tests.storms import OF_TIME
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +53,7 @@ def serve(installed: Path) -> Iterator[object]:
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         started.append(server)
         assert server.stdout is not None
-        return stormgate(installed, f"http://127.0.0.1:{int(server.stdout.readline())}")
+        return Stormgate(installed, f"http://127.0.0.1:{int(server.stdout.readline())}")
 
     yield start
     for server in started:
@@ -61,19 +63,24 @@ def serve(installed: Path) -> Iterator[object]:
         server.stdout.close()
 
 
-def stormgate(folder: Path, url: str):
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "BOARDS_URL": url}
-        command = [sys.executable, "-m", "drills", *words]
-        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=180, check=False)
+class Stormgate:
+    """Runs stormgate in a folder in which the guide's package is installed."""
 
-    return run
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder = folder
+        self.environment = {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "BOARDS_URL": url}
+
+    def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, **self.environment}
+        command = [sys.executable, "-m", "drills", *words]
+        return subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=180, check=False
+        )
 
 
 def storm(run) -> dict[str, object]:
     """The verdict on a small storm."""
-    settings = [word for setting in SHORT for word in ("--set", setting)]
-    done = run("drill", "run", "reconnect_storm", "--target", "staging", "--clients", "20", "--json", *settings)
+    done = run("drill", "run", "reconnect_storm", "--target", "staging", "--clients", "20", "--json", *sets(*SHORT))
     assert done.stdout, done.stderr
     (drill,) = json.loads(done.stdout)["drills"]
     return drill
@@ -104,6 +111,36 @@ def test_every_item_of_its_target_works(serve):
 def test_a_storm_finds_nothing_in_a_healthy_server_and_the_loss_in_another(serve):
     assert red(storm(serve())) <= {*OF_TIME}
     assert {"replay.divergence", "delivery.dropped_deliveries"} <= red(storm(serve("--defect", "lose_missed")))
+
+
+@pytest.fixture
+def broken(serve, installed: Path) -> Stormgate:
+    """The guide's adapter, which fails at each post."""
+    path = installed / "boards_adapter.py"
+    head = "    def received(self, id, data, is_text):\n"
+    code = path.read_text()
+    assert head in code
+    path.write_text(code.replace(head, f"""{head}        if b'"op":"post"' in data:\n            raise KeyError("colour")\n"""))
+    return serve()
+
+
+FAILED = "BoardsConnection.received of its package raised KeyError: "
+
+
+def test_a_failing_adapter_is_an_error_of_its_package_and_of_nobody_else(broken: Stormgate):
+    done = broken("drill", "run", "reconnect_storm", "--target", "staging", "--clients", "20", *sets(*SHORT))
+    assert FAILED in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "no-go (error)" in done.stdout
+    assert done.returncode == 4
+
+
+def test_a_failing_adapter_ends_a_load_test_in_the_same_way(broken: Stormgate, installed: Path):
+    target = ("--target=staging", f"--targets={installed / 'targets.toml'}", "--clients=20")
+    load = Load(installed / "out", DRILL, *target, settings=SHORT, environment=broken.environment)
+    assert load.end() == 4, load.output
+    assert "Traceback" not in load.output
+    assert FAILED in str(drill_of(load.verdict).checks)
 
 
 @pytest.fixture(scope="module")

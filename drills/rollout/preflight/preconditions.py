@@ -10,6 +10,7 @@ from drills.rollout.setup.evidence import append
 from drills.rollout.setup.records import CommandDone, Outcome, Precondition, Revisions
 from drills.rollout.setup.stages import Command
 from drills.targets import check as target_check
+from drills.targets import listener
 from drills.targets.asking import FailedError
 from drills.targets.asking import ask as ask_service
 from sim.base.clocks import Clock, iso
@@ -29,7 +30,7 @@ def ask(
     """Check each of `PRECONDITION_NAMES`; return state and reason. Failures of the target raise no exception."""
     token, minted = mint(endpoints)
     joined: Answer = joins(endpoints, token, builds) if token else ("not_run", "without a token no client can join")
-    if token and joined[0] == "fail" and (code := asyncio.run(target_check.refusal(endpoints, token, ""))):
+    if token and joined[0] == "fail" and (code := listener.run(target_check.refusal(endpoints, token, ""))):
         minted = "fail", f"{minted[1]}, but no client could join with it: {code}"
     return {
         **{name: commands.precondition(rules, done, name) for name in records.COMMAND_PRECONDITIONS},
@@ -82,7 +83,7 @@ def joins(endpoints: Endpoints, token: Token, builds: Sequence[str]) -> Answer:
     if not endpoints.has_socket:
         return "not_run", f"target {endpoints.name} has no socket"
     for build in builds:
-        refused = asyncio.run(target_check.refusal(endpoints, token, build))
+        refused = listener.run(target_check.refusal(endpoints, token, build))
         if refused:
             return "fail", f"a client of build {build} cannot join: {refused}"
     usual = endpoints.service

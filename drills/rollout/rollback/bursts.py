@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from drills.targets import check
-from drills.targets.listener import Listener, known
+from drills.targets.listener import Listener, known, run
 from sim.engines.shared import service_api
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.service_api import PublishFailedError
@@ -77,11 +77,11 @@ def connects(endpoints: Endpoints, n: int) -> Burst:
 
 
 def _burst(what: str, endpoints: Endpoints, n: int, burst: Callable[[ServiceHttp], Awaitable[list[str]]]) -> Burst:
-    async def run() -> list[str]:
+    async def work() -> list[str]:
         async with ServiceHttp(endpoints) as http:
             return await burst(http)
 
-    return Burst(what, n, dict(Counter(filter(None, asyncio.run(run())))))
+    return Burst(what, n, dict(Counter(filter(None, run(work())))))
 
 
 async def _connect(listener: Listener) -> str:

@@ -107,7 +107,7 @@ class DrillRun:
             self._streams, load, self._recorder, self.clock.began, self.header.marker_run, self.live, self._others
         )
         over = self._protocol_publisher()
-        self.publisher = Publisher(self._endpoints, self._publishing, self.clock, self._guard.events, over)
+        self.publisher = Publisher(self._endpoints, self._publishing, self.clock, self._background, self._guard.events, over)
         topics = [stream.topic for stream in self._streams]
         self._client_pool = ClientPool(
             self.plan.drill,

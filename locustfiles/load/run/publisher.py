@@ -7,6 +7,7 @@ from locustfiles.load.clients.recording import LiveMetrics
 from locustfiles.load.workers.workers import Workers
 from sim.base.clocks import WallClock
 from sim.drill.model import Load
+from sim.engines.greenlets.background import BackgroundGreenlets
 from sim.engines.greenlets.http import GreenletHttp
 from sim.engines.greenlets.protocol_publisher import GreenletPublisher
 from sim.engines.shared import service_api
@@ -54,10 +55,12 @@ class Publisher:
         http: GreenletHttp,
         publishing: Publishing,
         clock: WallClock,
+        background: BackgroundGreenlets,
         pacer: Pacer | None = None,
         over: GreenletPublisher | None = None,
     ) -> None:
         self.publishing = publishing
+        self._background = background
         self._http, self._clock, self._pacer, self._over = http, clock, pacer, over
         self._under_way = Group()
 
@@ -78,11 +81,12 @@ class Publisher:
             self._over.close()
 
     def _publish(self, due: Try | None) -> None:
-        while due is not None:
-            gevent.sleep(max(due.at - self._clock.now(), 0))
-            for wait_s in self._pacer.waits(self._clock.now) if self._pacer else ():
-                gevent.sleep(wait_s)
-            due = self._send(due)
+        with self._background.must_not_fail():
+            while due is not None:
+                gevent.sleep(max(due.at - self._clock.now(), 0))
+                for wait_s in self._pacer.waits(self._clock.now) if self._pacer else ():
+                    gevent.sleep(wait_s)
+                due = self._send(due)
 
     def _send(self, due: Try) -> Try | None:
         event, now = due.event, self._clock.now

@@ -131,6 +131,7 @@ class WireClient(SessionDriver):
         self._todo: Callable[[], None] | None = None
         self._main: GreenSocket | None = None  # the one connection that the client's own greenlet reads
         self._is_over = False
+        self._failure: Exception | None = None  # of a greenlet that reads one request; the client's own raises it
 
     def run(self, arrives_at: float) -> None:
         """Start at the moment `arrives_at`, and continue until `stop`."""
@@ -165,6 +166,8 @@ class WireClient(SessionDriver):
     def _live_on(self) -> None:
         """Do the next work, or wait for data, for a deadline, or for new work."""
         self._nudged.clear()
+        if self._failure is not None:
+            raise self._failure
         left_s = min(self.session.wake_at() - self._clock.now(), _LONGEST_WAIT_S)
         todo, self._todo = self._todo, None
         if todo is not None:
@@ -201,11 +204,15 @@ class WireClient(SessionDriver):
 
     def _read_to_its_end(self, wire: TcpEnd) -> None:
         """Connect and read in a greenlet of its own, one for each open request."""
-        if self._dial(wire, self.session.settings.reply_timeout_s):
-            while self._is_wanted(wire):
-                wire.take(_LONGEST_WAIT_S)
-        else:
-            self._failed(wire)
+        try:
+            if self._dial(wire, self.session.settings.reply_timeout_s):
+                while self._is_wanted(wire):
+                    wire.take(_LONGEST_WAIT_S)
+            else:
+                self._failed(wire)
+        except Exception as error:
+            self._failure = error
+            self._nudged.set()
 
     def _mint(self) -> None:
         asking = self.session

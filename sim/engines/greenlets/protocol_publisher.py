@@ -21,20 +21,33 @@ class GreenletPublisher:
         self._endpoints, self._clock = http.endpoints, clock
         self._waiting: dict[str, AsyncResult[PublishedEvent]] = {}
         self.session = PublishingSession.make(settings, self._answered)
+        self._failure: Exception | None = None  # of the client's greenlet
         self._client = WireClient(self.session, http, clock, Unrecorded(), lambda now, session, notices: None, pacer)
 
     def connect(self) -> None:
         """Connect for the first time; later it reconnects by itself. Raises `TargetError`."""
-        gevent.spawn(self._client.run, self._clock.now())
+        gevent.spawn(self._run)
         until = self._clock.now() + CONNECT_LIMIT_S
         while not self.session.is_live:
+            if self._failure is not None:
+                raise self._failure
             if self._clock.now() > until or self.session.end_code:
                 self.close()
                 raise not_connected(self._endpoints, self.session)
             gevent.sleep(_LOOK_EVERY_S)
 
+    def _run(self) -> None:
+        try:
+            self._client.run(self._clock.now())
+        except Exception as error:
+            self._failure = error
+            for answer in self._waiting.values():
+                answer.set_exception(error)
+
     def publish(self, topic: str, payload: object, key: str) -> PublishedEvent:
         """Append one event with an idempotency key. Raises `PublishFailedError`."""
+        if self._failure is not None:
+            raise self._failure
         self.session.publish(topic, payload, key)
         answer = self._waiting[key] = AsyncResult()
         self._client.carry_on()

@@ -210,7 +210,8 @@ class SessionDriver(ABC):
         elif isinstance(action, Connect):
             self._drop_wires()
             settings = self.session.settings
-            options = registry.ConnectionOptions(self._socket_url, settings.protocol_options)
+            whose = f"client {self.session.client}"
+            options = registry.ConnectionOptions(self._socket_url, settings.protocol_options, whose)
             self._connection = registry.get(settings.protocol).new_connection(options)
             self._hand_over(self._connection, self._connection.connect(action.credentials))
         else:

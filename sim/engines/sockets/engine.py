@@ -18,7 +18,7 @@ import msgspec
 import uvloop
 
 from sim.base.clocks import WallClock
-from sim.base.errors import StorageError, UsageError
+from sim.base.errors import AdapterError, StorageError, UsageError
 from sim.base.gc_tuning import relaxed_gc
 from sim.client import policies
 from sim.client.actions import ClientSettings
@@ -151,8 +151,10 @@ class _SocketsRun:
         try:
             await self._with_service()
         except Exception as error:
-            self._header.stopped_because = str(error) or type(error).__name__
-            raise
+            cause = self._defect or error  # what failed because of a defect says nothing
+            self._header.complete, self._header.stopped_because = False, str(cause) or type(cause).__name__
+            if not isinstance(cause, AdapterError):  # what was observed until then is judged as incomplete
+                raise cause from None
         finally:
             self._seal()
         return self._header

@@ -14,7 +14,7 @@ from types import FrameType
 
 import simpy
 
-from sim.base.errors import NotRunnableError, UsageError
+from sim.base.errors import AdapterError, NotRunnableError, UsageError
 from sim.base.gc_tuning import relaxed_gc
 from sim.client import policies
 from sim.client.negative.registry import session_class
@@ -164,8 +164,9 @@ class _VirtualRun:
             self._driver = VirtualDriver(self._env, self._phases.run())
             self._simulate()
         except Exception as error:
-            self._header.stopped_because = str(error) or type(error).__name__
-            raise
+            self._header.complete, self._header.stopped_because = False, str(error) or type(error).__name__
+            if not isinstance(error, AdapterError):  # what was observed until then is judged as incomplete
+                raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
