@@ -204,10 +204,6 @@ class Feeds:
         """Return the streams that were silent for too long."""
         return [stream for stream, feed in self._feeds.items() if min(feed.reply_by, feed.silent_at) <= now]
 
-    def attempt(self, stream: str) -> int:
-        """Return how often a stream was lost since it was last live for long."""
-        return self[stream].retries.attempt
-
     def clear(self) -> None:
         """Forget all, for a new connection."""
         self._feeds.clear()

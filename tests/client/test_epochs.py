@@ -49,3 +49,23 @@ def test_going_on_in_another_log_is_named(server: object, policy: str, is_named:
     history = recorded(server(policy))
     found = {each.invariant for each in violations(history, Ledger(history), complete=False)}
     assert ("resumed_in_new_log" in found) == is_named
+
+
+@pytest.mark.parametrize(("at", "is_asked_again"), [(0, False), (4, False), (5, True)])
+def test_client_goes_on_in_a_new_log_only_at_a_position_that_it_has(at: int, is_asked_again: bool) -> None:
+    peer = Peer(NATS)
+    fresh = peer.join()
+    peer.tell(Resumed(fresh.ref, "a", Position(0, "e1"), Position(3, "e1")), dense(1, 2, 3, epoch="e1"), Closed())
+    again = peer.tell(Joined(peer.reconnect().ref)).subscribe()
+    peer.tell(Resumed(again.ref, "a", Position(at, "e2"), Position(4, "e2")))
+    assert peer.details("epoch_learned") == (["e1"] if is_asked_again else ["e1", "e2"])
+    assert [sent.after for sent in peer.sent()] == ([{"a": None}] if is_asked_again else [])
+
+
+def test_unknown_position_is_of_another_log_if_the_server_goes_on_in_one() -> None:
+    peer = Peer(CENTRIFUGO)
+    fresh = peer.join()
+    peer.tell(Resumed(fresh.ref, "a", Position(0, "e1")), dense(1, 2, 3, epoch="e1"), Closed())
+    again = peer.tell(Joined(peer.reconnect().ref)).subscribe()
+    peer.tell(PositionUnknown("a", again.after["a"], subscribed_at=Position(5, "e2"), ref=again.ref))
+    assert peer.details("stale") == ["other_log"]

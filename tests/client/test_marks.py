@@ -82,6 +82,12 @@ def test_a_restart_excuses_what_lies_before_the_next_event() -> None:
     assert marks.lacked(acknowledged) == 1
 
 
+def test_events_before_the_first_of_a_client_that_resumed_are_not_lacked() -> None:
+    marks = Marks()
+    marks.take((5,))
+    assert marks.lacked(Acknowledged(number=5)) == 0
+
+
 # --- clients ----------------------------------------------------------------------------------------
 
 

@@ -106,3 +106,13 @@ def test_client_that_reads_a_log_again_still_has_what_it_had():
     assert [note.marker for note in notes if note.kind == "applied"] == [1, 3, 2, 4]
     assert [note.marker for note in notes if note.kind == "duplicate_dropped"] == [1, 3, 2]
     assert (replica.cursors["a"].marks.high, replica.cursors["a"].marks.missing) == (4, set())
+
+
+def test_server_that_goes_on_at_the_clients_own_position_has_lost_nothing():
+    for offset, losses in (("0_9", 0), ("0_12", 1)):
+        peer = Peer(DURABLE)
+        peer.tell(Resumed(peer.join().ref, "a"), Batch("a", (Item(None, msgspec.Raw(b"{}")),), Position("0_9")))
+        peer.tell(StreamEnded("a", "network"))
+        again = peer.wait(0.3).subscribe()
+        peer.tell(PositionUnknown("a", again.after["a"], subscribed_at=Position(offset), ref=again.ref))
+        assert len(peer.of("declared_loss")) == losses

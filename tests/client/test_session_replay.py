@@ -131,7 +131,7 @@ def test_unfilled_gap_is_requested_with_backoff_then_client_reconnects(live):
 def test_gap_inside_replay_is_reported_as_replay_gap():
     driver = SessionDriver(checkpoints={RUN: 1})
     driver.replay(driver.begin(), batch(2, 4))
-    assert [(n.seq, n.value) for n in driver.of("gap") if n.detail == "replay"] == [(4, 2.0)]
+    assert [(n.seq, n.value, n.marker) for n in driver.of("gap") if n.detail == "replay"] == [(4, 2.0, -1)]
     driver.wait(1.0)
     assert driver.subscribe().resume_after == {RUN: 2}
 

@@ -5,10 +5,11 @@ import math
 import pytest
 
 from sim.base.errors import IllegalMoveError
-from sim.client.actions import Connect
-from sim.client.transitions import TRANSITIONS, State, Trigger
-from sim.protocols.events import Batch, Closed, Malformed, Opened
+from sim.client.actions import Close, Connect
+from sim.client.transitions import CONNECTED, TRANSITIONS, State, Trigger
+from sim.protocols.events import Batch, Closed, Malformed, Opened, Position, Resumed
 from sim.protocols.spacetime.codes import connect_refused
+from tests.client.peer import CENTRIFUGO, Peer
 from tests.client.session_driver import RUN, batch
 
 _MOVES = {
@@ -79,3 +80,18 @@ def test_why_pending_returns_current_phase(driver):
     assert driver.session.why_pending() == "replaying"
     driver.receive(batch())
     assert driver.session.why_pending() == "behind"
+
+
+def test_client_resumes_no_session_where_the_server_names_none():
+    peer = Peer(CENTRIFUGO)
+    fresh = peer.join()
+    peer.tell(Resumed(fresh.ref, "a", Position(0)), Closed())
+    assert peer.reconnect().session is None
+
+
+@pytest.mark.parametrize("state", State)
+def test_stopped_client_closes_the_connection_that_it_has(driver, state):
+    driver.session.state = state
+    driver.session.stop(driver.now)
+    assert driver.actions() == ([Close()] if state in CONNECTED or state is State.CONNECTING else [])
+    assert driver.session.wake_at() == math.inf

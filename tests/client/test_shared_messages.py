@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim.client.cursor import Cursor
 from sim.client.notices import Run, run_of
-from sim.client.spans import Span
+from sim.client.spans import Span, take_spans
 from sim.protocols.markers import NO_MARKERS
 from sim.protocols.spacetime.adapter import SpacetimeConnection
 from sim.protocols.spacetime.frames import HeartbeatPush, ServerFrame, Update, UpdateBatch, Watermark
@@ -164,3 +165,19 @@ def test_frame_without_heads_is_a_run():
     run = run_in(UpdateBatch((update(3), update(4)), True, ()))
     assert run is not None
     assert run.spans == (Span(RUN, 2, 4, -1),)
+
+
+def test_notices_of_several_runs_are_all_kept():
+    driver = live("reference", shares=True)
+    for frame in (batch(3), batch(4), batch(5)):
+        driver.receive(frame)
+    assert driver.seqs("applied")[-3:] == [3, 4, 5]
+
+
+def test_run_at_or_below_the_requested_position_is_read_event_by_event():
+    """A head lowered the cursor during the replay: each event that comes again is counted as below the requested one."""
+    for asked_from, is_taken in ((3, True), (4, False)):
+        cursor = Cursor(RUN, "stream", watermark=3)
+        cursor.begin_replay(asked_from)
+        assert take_spans({RUN: cursor}, (Span(RUN, 3, 4, -1),), replaying=True) == is_taken
+        assert cursor.watermark == (4 if is_taken else 3)

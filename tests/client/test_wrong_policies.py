@@ -90,3 +90,10 @@ def test_wrong_ignores_epochs_resumes_with_an_empty_one_where_a_server_takes_tha
 
 def resubscribed(peer: Peer) -> Subscribe:
     return peer.tell(Joined(peer.reconnect().ref)).subscribe()
+
+
+def test_wrong_applies_past_holes_applies_the_event_after_a_missing_one():
+    driver = SessionDriver("wrong_applies_past_holes").go_live(1, 2)
+    driver.receive(batch(4))
+    assert driver.seqs("applied") == [1, 2, 4]
+    assert not driver.of("gap")

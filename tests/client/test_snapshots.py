@@ -1,0 +1,47 @@
+"""What is wrong with a snapshot that a stale client is offered."""
+
+from typing import Any
+
+import pytest
+
+from sim.protocols.events import Closed, Joined, Position, Resumed, Snapshot, Stale
+from tests.client.peer import CENTRIFUGO, Peer, dense
+
+
+@pytest.mark.parametrize(
+    ("at", "content", "problem"),
+    [
+        (9, {"events": 9}, ""),
+        (9, {"text": "without a count"}, ""),
+        (20, {"events": 20}, ""),
+        (None, {"events": 9}, "empty"),
+        (9, {}, "empty"),
+        (9, {"events": 0}, "empty"),
+        (8, {"events": 8}, "below_floor"),
+        (21, {"events": 21}, "above_head"),
+        (9, {"events": 8}, "unfit"),
+    ],
+)
+def test_problem_of_a_snapshot_is_recorded(at: int | None, content: dict[str, Any], problem: str):
+    assert _offered(at, content, Stale("a", floor=Position(9), head=Position(20))) == (-1 if at is None else at, problem)
+
+
+@pytest.mark.parametrize(("at", "problem"), [(0, ""), (3, "unfit")])
+def test_snapshot_without_a_stated_floor_or_head_is_judged_by_its_content(at: int, problem: str):
+    assert _offered(at, {"events": at and at + 1}, Stale("a")) == (at, problem)
+
+
+def test_snapshot_of_an_empty_stream_is_right():
+    assert _offered(0, {"events": 0}, Stale("a", floor=Position(0), head=Position(0))) == (0, "")
+
+
+def _offered(at: int | None, content: dict[str, Any], stale: Stale) -> tuple[int, str]:
+    """The position and the problem that a client records of a snapshot."""
+    peer = Peer(CENTRIFUGO)
+    fresh = peer.join()
+    peer.tell(Resumed(fresh.ref, "a", Position(0))).tell(dense(1), Closed())
+    again = peer.tell(Joined(peer.reconnect().ref)).subscribe()
+    snapshot = Snapshot(None if at is None else Position(at), content)
+    peer.tell(Stale("a", again.after["a"], stale.floor, stale.head, snapshot=snapshot, ref=again.ref))
+    ((_, seq, _),) = peer.of("snapshot")
+    return seq, peer.details("snapshot")[0]
