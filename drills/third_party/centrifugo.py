@@ -53,6 +53,7 @@ def _configuration(place: Place) -> dict[str, object]:
             "pong_timeout": "4s",
             "expired_close_delay": "1s",
             "recovery_max_publication_limit": settings["recovery_limit"],
+            "queue_max_size": settings["queue_bytes"],
         },
         "channel": {"namespaces": [_namespace(settings)]},
     }
@@ -166,6 +167,7 @@ RECIPE = Recipe(
         "history_ttl": "300s",
         "recovery_mode": "stream",
         "recovery_limit": 300,
+        "queue_bytes": 32 * 2**20,  # more than the largest answer: see the variant default_queue
         "idempotency_keys": True,
     },
     variants={
@@ -182,6 +184,10 @@ RECIPE = Recipe(
         "small_recovery": Variant(
             "recovery_max_publication_limit 5: a larger gap is not recovered, although the history has it",
             {"recovery_limit": 5},
+        ),
+        "default_queue": Variant(
+            "queue_max_size 1 MiB, the default: an answer that recovers more than that closes its client as a slow one",
+            {"queue_bytes": 2**20},
         ),
         "no_idempotency_keys": Variant(
             "publishes have no idempotency_key: a retry after a lost answer is stored twice", {"idempotency_keys": False}
