@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from drills.rollout.setup import commands, records
+from drills.rollout.setup import commands, records, runner_summaries
 from drills.rollout.setup.commands import Setting
 from drills.rollout.setup.records import CommandDone
 from drills.rollout.setup.stages import Command
@@ -53,7 +53,40 @@ FILTERED = (
     ],
 )
 def test_tests_are_counted_from_the_runners_summary(runner: str, output: str, n: int):
-    assert commands.count_tests(runner, output)[0] == n
+    assert [count.tests for count in runner_summaries.calls(runner, output)] == [n]
+
+
+SEVERAL = {  # a script that calls its runner five times
+    "cargo": "".join(
+        f"    Finished `test` profile [unoptimized] target(s) in 0.05s\n     Running unittests src/lib.rs\n"
+        f"test result: ok. {n} passed; 0 failed; 0 ignored\n   Doc-tests x\ntest result: ok. 0 passed; 0 failed; 0 ignored\n"
+        for n in (9, 0, 0, 7, 1)
+    ),
+    "pytest": "9 passed in 0.1s\nno tests ran in 0.0s\n4 deselected in 0.0s\n7 passed in 1.0s\n=== 1 passed in 0.1s ===\n",
+    "node": "".join(f"ℹ tests {n}\nℹ pass {n}\nℹ fail 0\n" for n in (9, 0, 0, 7, 1)),
+}
+
+
+@pytest.mark.parametrize("runner", SEVERAL)
+def test_each_call_of_a_runner_counts_by_itself(tmp_path: Path, runner: str):
+    found = done(tmp_path, command(f"cat <<'X'\n{SEVERAL[runner]}X", runner=runner))
+    assert (found.state, found.tests) == ("fail", 17)
+    assert "call 2 of 5, call 3 of 5 ran no test" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("script", "state", "words"),
+    [
+        ("mkdir logs; for n in 9 7; do echo $n passed in 1.0s > logs/$n; done", "pass", "16 tests ran in 2 calls"),
+        ("mkdir logs; echo no tests ran in 1s > logs/a; echo 7 passed in 1s > logs/b", "fail", "logs/a ran no test"),
+        ("echo 9 passed in 1.0s", "fail", "no file logs/* was written"),
+        ("mkdir logs; echo 9 passed in 1.0s > logs/a; touch -d '1 hour ago' logs/a", "fail", "no file logs/* was"),
+    ],
+)
+def test_tests_are_counted_in_the_log_files_that_a_command_names(tmp_path: Path, script: str, state: str, words: str):
+    (tmp_path / "there").mkdir()
+    found = done(tmp_path, command(script, runner="pytest", logs=("logs/*",), cwd=str(tmp_path / "there")))
+    assert (found.state, words in found.reason) == (state, True), found.reason
 
 
 def command(script: str, **more: object) -> Command:
@@ -78,8 +111,8 @@ def test_command_that_ran_tests_passes_and_its_output_is_kept(tmp_path: Path):
 @pytest.mark.parametrize(
     ("script", "more", "state", "words"),
     [
-        (f"cat <<'X'\n{FILTERED}X", {"runner": "cargo"}, "fail", "no test ran"),
-        ("true", {"runner": "pytest"}, "fail", "no test ran"),
+        (f"cat <<'X'\n{FILTERED}X", {"runner": "cargo"}, "fail", "it ran no test"),
+        ("true", {"runner": "pytest"}, "fail", "it ran no test"),
         ("echo 3 passed in 0.1s; exit 1", {"runner": "pytest"}, "fail", "exit code 1"),
         ("sleep 30", {"timeout_s": 0.3}, "fail", "within 0.3 s"),
         ("there-is-no-such-program", {}, "not_run", "127"),

@@ -173,7 +173,7 @@ def show_nothing(world: RolloutWorld) -> None:
 def test_preflight_without_drill_and_tests_is_a_no_go(rollout: RolloutWorld):
     show_nothing(rollout)
     _, report = rollout.stage("0")
-    not_a_go(report, "sync_metrics", "no test ran", "needs_server", "no hook")
+    not_a_go(report, "sync_metrics", "it ran no test", "needs_server", "no hook")
     assert report.reason != ""
     with pytest.raises(UsageError, match="no signature makes it a go"):
         rollout.sign("go")
@@ -225,7 +225,7 @@ def test_waiver_unlocks_no_stage(rollout: RolloutWorld):
     """Neither a forged waiver nor one with a signature unlocks a stage."""
     show_nothing(rollout)
     run_dir, report = rollout.stage("0")
-    not_a_go(report, "no test ran")
+    not_a_go(report, "it ran no test")
     by_hand = Waiver(check="commands", owner="", role="", at="", statement="", report_sha256="")
     (run_dir / records.WAIVERS).write_bytes(msgspec.json.encode([by_hand]))
     person = Person(owner="Ann", role="sync service", statement="We live with it.")

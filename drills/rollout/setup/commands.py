@@ -1,25 +1,24 @@
 """Run verification commands in their folder, with a time limit and a minimal environment, and judge them.
 
-For a command with a test runner, exit code 0 is not enough: the runner's summary must report that tests ran.
+For a command with a test runner, exit code 0 is not enough: each summary of the runner must report that tests ran.
 """
 
 import asyncio
 import hashlib
-import json
 import os
-import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
-from drills.rollout.setup import records
+from drills.rollout.setup import records, runner_summaries
 from drills.rollout.setup.evidence import append, cannot_write
 from drills.rollout.setup.records import CommandDone, Outcome
+from drills.rollout.setup.runner_summaries import Count
 from drills.rollout.setup.stages import Command
 from sim.base import operator_command
 from sim.base.clocks import Clock, iso
@@ -33,6 +32,7 @@ _ENVIRONMENT = (
     *("CARGO_HOME", "RUSTUP_HOME", "GOPATH", "GOCACHE", "NVM_DIR", "VIRTUAL_ENV"),
 )
 _MAX_OUTPUT_BYTES = 4 * 1024 * 1024  # maximum output that is kept of one command
+_FILE_TIME_S = 2.0  # [ours] a file that a command has just written may look this much older: file systems count coarsely
 _MIN_SECRET_CHARS = 6  # a shorter value would match ordinary words
 _NOT_FOUND = 127  # a shell's exit code for a missing program
 STORMGATE = (sys.executable, "-m", "drills.cli.main")
@@ -83,7 +83,7 @@ def _run(command: Command, folder: Path, setting: Setting, redact: Redactor, pla
     argv = _argv(command, cwd, folder / records.LOGS / command.name, setting)
     output = Output(redact, _MAX_OUTPUT_BYTES, keeps_end=True)
     limit_s, environment = command.timeout_s, _environment(command, setting)
-    began = time.monotonic()
+    began, started = time.monotonic(), time.time()
     code, why = asyncio.run(operator_command.run(argv, environment, limit_s, output, cwd=cwd, ends_all=True))
     took_s = time.monotonic() - began
     if why.startswith(NOT_STARTED):
@@ -95,8 +95,8 @@ def _run(command: Command, folder: Path, setting: Setting, redact: Redactor, pla
         (folder / log).write_bytes(said)
     except OSError as error:
         raise cannot_write(folder / log, error) from None
-    tests, failed = count_tests(command.runner, said.decode("utf-8", "replace")) if command.runner else (None, 0)
-    state, reason = _judged(code, why, tests, failed, command)
+    counts = _counts(command, cwd, said.decode("utf-8", "replace"), started)
+    state, reason = _judged(code, why, counts, command)
     return msgspec.structs.replace(
         plain,
         argv=tuple(redact.text(part) for part in argv),
@@ -107,20 +107,42 @@ def _run(command: Command, folder: Path, setting: Setting, redact: Redactor, pla
         duration_s=round(took_s, 3),
         log=log,
         sha256=hashlib.sha256(said).hexdigest(),
-        tests=tests,
+        tests=sum(count.tests for _, count in counts) if command.runner else None,
     )
 
 
-def _judged(code: int | None, why: str, tests: int | None, failed: int, command: Command) -> tuple[Outcome, str]:
+def _counts(command: Command, cwd: Path, said: str, started: float) -> list[tuple[str, Count]]:
+    """Where each call of the test runner is read from, and its count; empty without a runner."""
+    if not command.runner:
+        return []
+    if not command.logs:
+        found = runner_summaries.calls(command.runner, said)
+        return [(f"call {n} of {len(found)}" if len(found) > 1 else "it", count) for n, count in enumerate(found, 1)]
+    counts = []
+    for pattern in command.logs:
+        new = [path for path in sorted(cwd.glob(pattern)) if path.is_file() and path.stat().st_mtime >= started - _FILE_TIME_S]
+        if not new:
+            counts.append((f"no file {pattern} was written, so it", Count(0, 0)))
+        for path in new:
+            text = path.read_bytes()[-_MAX_OUTPUT_BYTES:].decode("utf-8", "replace")
+            counts += [(str(path.relative_to(cwd)), count) for count in runner_summaries.calls(command.runner, text)]
+    return counts
+
+
+def _judged(code: int | None, why: str, counts: Sequence[tuple[str, Count]], command: Command) -> tuple[Outcome, str]:
     if code == _NOT_FOUND:
         return "not_run", "a program that it needs is missing (exit code 127)"
     if why:
         return "fail", why
-    if tests == 0:
-        return "fail", f"ended with exit code 0, but by {command.runner}'s own summary no test ran"
-    if failed:
-        return "fail", f"ended with exit code 0, but by {command.runner}'s own summary {failed} of {tests} tests failed"
-    return "pass", f"{tests} tests ran" if tests is not None else "ended with exit code 0"
+    tests = sum(count.tests for _, count in counts)
+    by = f"ended with exit code 0, but by {command.runner}'s own summary"
+    if empty := [where for where, count in counts if not count.tests]:
+        return "fail", f"{by} {', '.join(empty)} ran no test"
+    if failed := sum(count.failed for _, count in counts):
+        return "fail", f"{by} {failed} of {tests} tests failed"
+    if not counts:
+        return "pass", "ended with exit code 0"
+    return "pass", f"{tests} tests ran" + (f" in {len(counts)} calls" if len(counts) > 1 else "")
 
 
 def _folder(command: Command, environment: Mapping[str, str]) -> Path:
@@ -185,60 +207,3 @@ def precondition(commands: Iterable[Command], done: Mapping[str, CommandDone], n
             if each.state == state:
                 return state, f"{each.name}: {each.reason}"
     return ("pass", "; ".join(f"{each.name}: {each.reason}" for each in asked)) if asked else ("not_run", "no command asks it")
-
-
-# --- counting tests ---------------------------------------------------------------------------------
-
-_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_CARGO = re.compile(r"^test result: \w+\. (?P<passed>\d+) passed; (?P<failed>\d+) failed;", re.MULTILINE)
-_PYTEST = re.compile(r"^=*\s*(?=.*\bin [\d.]+s)(?P<counts>\d+ \w+(?:, \d+ \w+)*) in [\d.]+s", re.MULTILINE)
-_PYTEST_COUNT = re.compile(r"(?P<n>\d+) (?P<what>passed|failed|errors?)\b")
-_GO_TEST = re.compile(r"^\s*--- (?:PASS|FAIL): ", re.MULTILINE)
-_GO_PACKAGE = re.compile(r"^(?:ok|FAIL)\s+\S+\s+(?:\(cached\)|[\d.]+s)(?P<rest>.*)$", re.MULTILINE)
-_NODE = re.compile(r"^(?:#|ℹ) (?P<what>pass|fail) (?P<n>\d+)\s*$", re.MULTILINE)
-Counts = tuple[int, int]  # tests that ran, and how many of them failed
-
-
-def count_tests(runner: str, output: str) -> Counts:
-    """The number of tests in a runner's summary, and how many of them failed. Skipped and filtered tests do not count."""
-    return _COUNTERS[runner](_COLOURS.sub("", output).replace("\r\n", "\n"))
-
-
-def _cargo(output: str) -> Counts:
-    lines = [(int(found["passed"]), int(found["failed"])) for found in _CARGO.finditer(output)]
-    return sum(map(sum, lines)), sum(failed for _, failed in lines)
-
-
-def _pytest(output: str) -> Counts:
-    """Tests of the last summary line, because plug-ins print more lines; failures of all, because a script may run it twice."""
-    lines = [list(_PYTEST_COUNT.finditer(found["counts"])) for found in _PYTEST.finditer(output)]
-    tests = sum(int(found["n"]) for found in (lines[-1] if lines else ()))
-    return tests, sum(int(found["n"]) for line in lines for found in line if found["what"] != "passed")
-
-
-def _go(output: str) -> Counts:
-    """Count tests for `-v` or `-json`; else count the packages that have tests."""
-    packages = list(_GO_PACKAGE.finditer(output))
-    events = list(_go_events(output))
-    tests = len(_GO_TEST.findall(output)) or len(events) or sum("[no tests to run]" not in each["rest"] for each in packages)
-    failed = output.count("--- FAIL: ") or events.count("fail") or sum(each[0].startswith("FAIL") for each in packages)
-    return tests, failed
-
-
-def _go_events(output: str) -> Iterable[str]:
-    """`pass` or `fail` of each test of a `-json` run."""
-    for line in output.splitlines():
-        try:
-            event = json.loads(line) if line.startswith("{") else None
-        except ValueError:
-            continue
-        if isinstance(event, dict) and event.get("Action") in ("pass", "fail") and event.get("Test"):
-            yield event["Action"]
-
-
-def _node(output: str) -> Counts:
-    found = [(int(each["n"]), each["what"] == "fail") for each in _NODE.finditer(output)]
-    return sum(n for n, _ in found), sum(n for n, is_failure in found if is_failure)
-
-
-_COUNTERS: dict[str, Callable[[str], Counts]] = {"cargo": _cargo, "pytest": _pytest, "go": _go, "node": _node}

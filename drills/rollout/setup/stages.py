@@ -180,6 +180,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     programs: tuple[Words, ...] = ()  # further programs that it needs
     environment: tuple[VariableName, ...] = ()  # variables that it gets in addition to the few that every program needs
     runner: Runner = ""  # test runner whose output reports the number of tests; empty: it runs no tests
+    logs: tuple[Words, ...] = ()  # patterns of files in its folder with the runner's output; default: its own output
     timeout_s: Positive = 600.0  # [ours] time limit
     precondition: Literal["", "observability_tests", "retired_route_guard"] = ""  # the precondition that its tests decide
     stands_for: str = ""  # the operators' command that this command of stormgate accompanies
