@@ -131,7 +131,8 @@ def _ask(run: StageRun) -> None:
         run.say(f"command {command.name}")
         done[command.name] = found = commands.run(command, run.run_dir, run.clock, setting)
         run.say(f"command {command.name}: {found.state} ({found.reason})")
-    answers = preconditions.ask(target.endpoints, rules.client_builds, rules.commands, done, run.plan.revisions)
+    good = armed.last_good(target.entry.rollback) if target.entry else None
+    answers = preconditions.ask(target.endpoints, rules.client_builds, rules.commands, done, run.plan.revisions, good)
     for line in preconditions.keep(answers, run.run_dir, run.clock, target.endpoints.is_mock):
         run.say(f"precondition {line.name}: {line.state} ({line.reason})")
 

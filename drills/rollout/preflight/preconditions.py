@@ -25,9 +25,17 @@ Answer = tuple[Outcome, str]  # state and reason
 
 
 def ask(
-    endpoints: Endpoints, builds: Sequence[str], rules: Sequence[Command], done: Mapping[str, CommandDone], found: Revisions
+    endpoints: Endpoints,
+    builds: Sequence[str],
+    rules: Sequence[Command],
+    done: Mapping[str, CommandDone],
+    found: Revisions,
+    good: Revisions | None,
 ) -> dict[str, Answer]:
-    """Check each of `PRECONDITION_NAMES`; return state and reason. Failures of the target raise no exception."""
+    """Check each of `PRECONDITION_NAMES`; return state and reason. Failures of the target raise no exception.
+
+    `found`: the deployed revisions; `good`: those that a rollback leads to, None on a mock, which knows its own.
+    """
     token, minted = mint(endpoints)
     joined: Answer = joins(endpoints, token, builds) if token else ("not_run", "without a token no client can join")
     if token and joined[0] == "fail" and (code := listener.run(target_check.refusal(endpoints, token, ""))):
@@ -36,7 +44,7 @@ def ask(
         **{name: commands.precondition(rules, done, name) for name in records.COMMAND_PRECONDITIONS},
         "token_issuance": minted,
         "builds_deployed": joined,
-        "rollback_revisions": _captured(found),
+        "rollback_revisions": _captured(found, good),
     }
 
 
@@ -91,8 +99,14 @@ def joins(endpoints: Endpoints, token: Token, builds: Sequence[str]) -> Answer:
     return "pass", f"clients of {', '.join(builds)} may join ({with_what})"
 
 
-def _captured(found: Revisions) -> Answer:
-    if found.known:
-        return "pass", f"control {found.control}, runtime {found.runtime}"
-    missing = [name for name in ("control", "runtime") if not getattr(found, name)]
-    return "fail", f"the revision of {' and '.join(missing)} could not be found out, so it is unknown what to roll back to"
+def _captured(found: Revisions, good: Revisions | None) -> Answer:
+    if not found.known:
+        missing = [name for name in ("control", "runtime") if not getattr(found, name)]
+        return "fail", f"the deployed revision of {' and '.join(missing)} could not be found out"
+    if good is None:
+        return "pass", f"deployed: {found}"
+    if not good.known:
+        return "fail", "the revisions to roll back to are not configured: [targets.NAME.rollback.traffic] is missing"
+    if good == found:
+        return "fail", f"the revisions to roll back to ({good}) are the deployed ones"
+    return "pass", f"deployed: {found}; to roll back to: {good}"
