@@ -15,6 +15,7 @@ from sim.client.negative.registry import NEGATIVE_CLIENTS
 from sim.client.policies import WRONG
 from sim.protocols.registry import DEFAULT
 from sim.server.settings import DEFECTS
+from tests.drills.asking import is_broken
 from tests.known_bad import KNOWN_BAD, KnownBad, law_of
 from tests.known_bad_windows import KNOWN_BAD as SPOILT_WINDOWS
 from tests.mutation_table import HARMLESS, MUTATIONS, turned_red
@@ -65,3 +66,4 @@ def test_a_good_history_with_one_thing_wrong_turns_just_this_red(case: KnownBad)
     good, bad = case.judged(case.good()), case.judged(case.spoil(case.good()))
     assert good.status is State.PASS, good
     assert turned_red(bad) == case.names, bad
+    assert [check.reason for check in bad.checks if is_broken(check)] == []
