@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from drills.judging.checks.verdicts import State
-from sim.drill.model import Drill
+from sim.drill.model import Drill, Load
 from sim.protocols import registry
 from sim.protocols.adapter import FreshStart
 from sim.record.observations import Kind
@@ -35,6 +35,22 @@ def test_clients_that_a_fault_must_kill_were_killed() -> None:
     assert "killed 8 of 10 clients" in ask("drill.faults_observed", story(8)).reason
 
 
+def test_every_fault_of_the_drill_and_no_other_was_injected_and_once_is_enough() -> None:
+    once = good_storm(1)
+    assert ask("drill.faults_observed", once).state is PASS
+    assert [row.value for row in once.rows if row.kind is Kind.FAULT_OBSERVED] == [1.0]
+    for kind, said in (
+        (Kind.FAULT_INJECTED, "was not injected"),
+        (Kind.FAULT_OBSERVED, "had no observed effect"),
+        (Kind.FAULT_REVERTED, "was not reverted"),
+    ):
+        found = ask("drill.faults_observed", once.without(lambda row, kind=kind: row.kind is kind))
+        assert (found.state, found.reason) == (ERROR, f"drop_sockets #0: {said}")
+    for faults, said in ((2, "the schedule has 1 of 2 faults"), (0, "the schedule has 1 faults, but the drill has 0")):
+        drill = msgspec.structs.replace(storm_drill(1), faults=storm_drill(1).faults * faults)
+        assert said in ask("drill.faults_observed", once, drill).reason
+
+
 def test_converged() -> None:
     story = good_storm(3)
     assert state("drill.converged", story) is PASS
@@ -54,6 +70,74 @@ def test_generator_lag() -> None:
     assert state("drill.generator_lag_ms", story(19, 0)) is ERROR
     assert state("drill.generator_lag_ms", story(20, 0)) is PASS
     assert state("drill.generator_lag_ms", story(18, 2)) is ERROR
+
+
+@pytest.mark.parametrize(("since", "until"), [(0.0, 2.0), (30.0, 31.5), (58.0, 61.0)])
+def test_a_time_without_samples_of_lateness_is_an_error(since: float, until: float) -> None:
+    """At the start, in the middle and at the end; the half second between two samples is none."""
+    story = good_storm(2).without(lambda row: row.kind is Kind.GENERATOR_LAG and since <= row.t < until)
+    found = ask("drill.generator_lag_ms", story)
+    assert (found.state, "was not measured" in found.reason) == (ERROR, True)
+
+
+def test_a_time_without_samples_that_was_one_long_delay_is_known() -> None:
+    """Who is stopped for three seconds takes no samples, and says so with the next."""
+    story = good_storm(2).without(lambda row: row.kind is Kind.GENERATOR_LAG and 30.0 <= row.t < 33.0)
+    late = story.changed(lambda row: row.kind is Kind.GENERATOR_LAG and row.t == 33.0, value=3000.0)
+    assert state("drill.generator_lag_ms", late) is PASS
+    assert state("drill.generator_lag_ms", good_storm(2).without(lambda row: row.t == 30.0)) is PASS
+
+
+def test_load() -> None:
+    """Five events per second for 26 s, of which nine tenths are enough; failed publishes were tried, too."""
+
+    def story(published: int, failed: int = 0) -> Story:
+        story = good_storm(2).without(lambda row: row.kind is Kind.PUBLISHED and row.seq > published)
+        return many(failed, Kind.PUBLISH_FAILED, story, client=-1)
+
+    assert state("drill.load", story(117)) is PASS
+    assert state("drill.load", story(116)) is ERROR
+    assert state("drill.load", story(110, failed=7)) is PASS
+    assert state("drill.load", story(110, failed=6)) is ERROR
+    assert state("drill.load", good_storm(2).without(lambda row: row.detail == "settle")) is ERROR
+    counted = msgspec.structs.replace(storm_drill(2), load=Load(events=330, events_per_s=5.0))
+    assert state("drill.load", story(330), counted) is PASS
+    assert state("drill.load", story(329), counted) is ERROR
+    assert state("drill.load", story(329, failed=1), counted) is PASS
+
+
+def test_what_the_run_did_not_do_is_said() -> None:
+    for name, story, said in (
+        ("drill.phases", good_storm(2).without(lambda row: row.detail == "recovery"), "steady, fault, settle, end, not steady"),
+        ("drill.phases", good_storm(2).without(lambda row: row.kind is Kind.PHASE), "the phases were none"),
+        ("drill.steady_state", good_storm(2).without(lambda row: row.kind is Kind.STEADY), "was not checked before the fault"),
+        (
+            "drill.steady_state",
+            good_storm(2).tell(19.9, Kind.STEADY, value=0.0, detail="slow"),
+            "did not hold before the fault: slow",
+        ),
+        ("drill.steady_state", good_storm(2).tell(19.9, Kind.STEADY, value=0.0), "no reason was given"),
+        ("drill.converged", Story(0), "there were no clients"),
+        ("drill.undisturbed", Story(1), "no client was ever live"),
+        ("drill.declared_loss", Story(1), "no deliveries to lose"),
+    ):
+        found = ask(name, story)
+        assert found.state is (NO_DATA if story.clients < 2 else ERROR)
+        assert said in found.reason
+
+
+def test_lost_connections_are_counted_by_who_ended_them() -> None:
+    def lost(t: float, client: int, said: str = "") -> Story:
+        story.tell(t, Kind.DISCONNECTED, client, detail="network")
+        return story.tell(t, Kind.ENDED, client, detail=said) if said else story
+
+    story = good_storm(4)
+    assert (state("drill.undisturbed", story), ask("drill.undisturbed", story).n) == (PASS, 8)
+    lost(41.0, 1, "server:1012:retry")
+    lost(40.0, 2)
+    found = ask("drill.undisturbed", story)
+    assert (found.state, found.value) == (FAIL, 2)
+    assert "1 closed by the server, 1 without a word; the first by client 2 at 40.000 s" in found.reason
 
 
 def test_generator_lag_of_several_processes() -> None:
