@@ -18,7 +18,6 @@ BUSY_SHARE = 0.9  # [ours] share of the time in which a process wanted a core; a
 SWAPPING_SHARE = 0.5  # [ours] share of a second in which some process waited for memory
 MAX_CLOCK_OFF_S = 5.0  # [ours] of a wall clock; a `Date` has whole seconds and may be a second old
 _APART_S = 0.5  # busy times closer together are one
-_AT_ONCE = 5  # samples of the target's clock that are judged together, because one answer may be late or from a cache
 _DROPS_WITHIN_S, _DROPS_AFTER_S = 10.0, 5.0  # [ours] busy for half of so long, a connection or a request may be given up
 _WHO = {"generator": "the load generator", "server": "the service that stormgate started"}
 
@@ -162,11 +161,8 @@ def own_clock(history: History) -> ClockOff:
 
 
 def target_clock(history: History) -> ClockOff:
-    """How far the target's clock was ahead of ours, by the median of five answers."""
-    found = [(t, value) for t, _, value in _samples(history, "target_clock")]
-    groups = [found[n : n + _AT_ONCE] for n in range(max(len(found) - _AT_ONCE, 0) + 1)] if found else []
-    most = _most([(group[-1][0], float(np.median([value for _, value in group]))) for group in groups])
-    return ClockOff(most.seconds, most.t, len(found))
+    """How far the target's clock was ahead of ours at most."""
+    return _most([(t, value) for t, _, value in _samples(history, "target_clock")])
 
 
 def _most(samples: Sequence[tuple[float, float]]) -> ClockOff:

@@ -57,20 +57,28 @@ class Answer:
 
 
 class TargetClock:
-    """How far the clock of a target is ahead of ours, by the `Date` of its answers."""
+    """How far the clock of a target is ahead of ours, by the `Date` of its answers.
+
+    Of several answers, the one that is furthest off counts: a service of several machines may have one wrong clock among them.
+    """
 
     def __init__(self) -> None:
         self._ahead_s: float | None = None
 
     def note(self, headers: Mapping[str, str], sent_s: float, received_s: float) -> None:
-        """Note an answer, sent and received at these unix times. One that took long does not say when it was made."""
-        if self._ahead_s is None and received_s - sent_s < _SOON_S and "date" in headers:
-            with contextlib.suppress(ValueError, TypeError):
-                date_s = parsedate_to_datetime(headers["date"]).timestamp() + _HALF_SECOND
-                self._ahead_s = date_s - (sent_s + received_s) / 2
+        """Note an answer, sent and received at these unix times.
+
+        One that took long, or that comes from a cache, does not say when it was made.
+        """
+        if received_s - sent_s >= _SOON_S or "date" not in headers or "age" in headers:
+            return
+        with contextlib.suppress(ValueError, TypeError):
+            date_s = parsedate_to_datetime(headers["date"]).timestamp() + _HALF_SECOND
+            ahead_s = date_s - (sent_s + received_s) / 2
+            self._ahead_s = max(self._ahead_s or ahead_s, ahead_s, key=abs)
 
     def take(self) -> float | None:
-        """The latest difference in seconds, once; None if no answer came since."""
+        """The largest difference in seconds, once; None if no answer came since."""
         found, self._ahead_s = self._ahead_s, None
         return found
 
