@@ -11,6 +11,7 @@ from drills.runs.checking import Checked
 from drills.runs.request import Request
 from sim.drill import fault_schedule
 from sim.drill.target_rules import Stop
+from sim.engines.shared.metrics_book import is_asked
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -103,7 +104,7 @@ def _target_lines(endpoints: "Endpoints") -> list[str]:
     conditions = {key: value for key, value in msgspec.to_builtins(rules.stop).items() if value != getattr(Stop(), key)}
     if conditions:
         lines.append("  stops at: " + ", ".join(f"{key} {value}" for key, value in conditions.items()))
-    is_read = endpoints.admin_token and rules.metrics_profile != "none"
+    is_read = is_asked(endpoints)
     lines.append(
         f"  metrics: {rules.metrics_profile} profile, every {rules.metrics_every_s:g} s" if is_read else "  metrics: not read"
     )
