@@ -181,6 +181,7 @@ MUTATIONS = (
     # Snapshots, staleness, and the order of things.
     defect("old_snapshots", "stale_cursor_storm", "drill.declared_loss", "incomplete_snapshot", only=True),
     defect("hollow_snapshots", "stale_cursor_storm", "incomplete_snapshot", only=True),
+    defect("unsteady_digests", "stale_cursor_storm", "incomplete_snapshot", only=True),
     defect("stale_too_early", "replay_budget_exceeded", "drill.stale_justified", only=True),
     defect("wrong_stale_reason", "replay_budget_exceeded", "drill.stale_signalled", only=True),
     defect(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from sim.client.actions import ClientSettings
 from sim.client.cursor import KINDS, Cursor, Outcome, Start, number_of, offset_of
-from sim.client.notices import Run, short_hash
+from sim.client.notices import HASH_DIGITS, Run, short_hash
 from sim.client.policies import Policy
 from sim.client.spans import take_spans
 from sim.protocols.adapter import FreshStart, Positions
@@ -255,7 +255,9 @@ class Replica:
             elif cursor := self.cursors.get(each.stream):
                 self._note("stale", cursor.stream, number_of(each.asked), attempt, float(each.lag), reason)
                 if each.snapshot is not None:
-                    self._note("snapshot", cursor.stream, number_of(each.snapshot.at), detail=_problem_of(each))
+                    self._note(
+                        "snapshot", cursor.stream, number_of(each.snapshot.at), detail=_problem_of(each) or _digest_of(each)
+                    )
                 if each.subscribed_at is not None:
                     self._continue_at(cursor, each.subscribed_at)
         snapshots = {each.stream: each.snapshot for each in signals if each.subscribed_at is None}
@@ -457,11 +459,7 @@ class Replica:
 
 
 def _problem_of(stale: Stale) -> str:
-    """Return why an offered snapshot does not cover what it claims; empty if nothing shows that.
-
-    `empty`: without content or position; `below_floor`: it ends before the first retained event; `above_head`; `unfit`: it
-    contains another number of events than its position states.
-    """
+    """Return why an offered snapshot does not cover what it claims, one of `SNAPSHOT_PROBLEMS`; empty if nothing shows that."""
     assert stale.snapshot is not None
     at, events = number_of(stale.snapshot.at), stale.snapshot.content.get("events")
     if at < 0 or not stale.snapshot.content or (events == 0 and at > 0):
@@ -471,3 +469,11 @@ def _problem_of(stale: Stale) -> str:
     if 0 <= number_of(stale.head) < at:
         return "above_head"
     return "unfit" if isinstance(events, int) and events != at else ""
+
+
+def _digest_of(stale: Stale) -> str:
+    """Return a few characters of the digest of a snapshot that is made of events; empty for another one."""
+    assert stale.snapshot is not None
+    content = stale.snapshot.content
+    digest = content.get("digest")
+    return digest[-HASH_DIGITS:] if isinstance(digest, str) and isinstance(content.get("events"), int) else ""

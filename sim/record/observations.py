@@ -37,6 +37,11 @@ Row = tuple[str, str, int, int, float, str, int]
 """One observation of a client without its time: kind, stream, seq, attempt, value, detail, marker."""
 
 
+SNAPSHOT_PROBLEMS = ("empty", "below_floor", "above_head", "unfit")
+"""Why a snapshot does not cover what it claims: without content or position; it ends before the first retained event; it is
+above the head; it contains another number of events than its position states."""
+
+
 class Kind(StrEnum):
     """Kind of a row. The brackets name the columns that the kind uses besides `t`, `client` and `stream`."""
 
@@ -53,7 +58,8 @@ class Kind(StrEnum):
     REPLAYED = "replayed"  # the replay of a stream ended [seq: events replayed, value: events that were new]
     REPLAY_COMPLETED = "replay_completed"  # caught up [value: ms from the due time of the connect; NaN: a repeated replay]
     STALE = "stale"  # [seq: cursor, value: replay lag in events, detail: reasons joined by +]
-    SNAPSHOT = "snapshot"  # one was offered with a stale answer [seq, detail: empty, below_floor, above_head, unfit or nothing]
+    # One was offered with a stale answer [seq, detail: one of `SNAPSHOT_PROBLEMS`, or the digest of its events, or nothing]
+    SNAPSHOT = "snapshot"
     REBOOTSTRAPPED = "rebootstrapped"  # [seq: new watermark, value: old or NaN, detail: snapshot, retained, other_log, fresh]
     # A publish was sent [attempt: number of the try, value: ms to its answer, detail: acknowledged, refused, unknown, or
     # answer_lost by a fault of stormgate; marker]

@@ -19,6 +19,7 @@ class Streams:
         self.hash_of = profile.payload_hash
         self._class_of = profile.topics.topic_class
         self._snapshots: dict[str, dict[str, object]] = {}
+        self._sent = 0  # snapshots with a digest of their own, by a defect
         self.life = 1  # of the process that has lost no log since
         self._recreated: dict[str, int] = {}  # how often, by topic
 
@@ -92,6 +93,9 @@ class Streams:
         log, kept = self.logs[topic], self._snapshots.get(topic)
         if kept is None or now - float(str(kept["taken_at"])) >= every_s or int(str(kept["watermark"])) < log.oldest - 1:
             kept = self._snapshots[topic] = log.snapshot(now)
+        if "unsteady_digests" in switches.defects:
+            self._sent += 1
+            return {**kept, "digest": str(self._sent)}
         if "hollow_snapshots" in switches.defects:
             return {**kept, "events": 0}
         return {**kept, "watermark": log.oldest // 2} if "old_snapshots" in switches.defects else kept

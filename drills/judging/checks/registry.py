@@ -241,7 +241,7 @@ _OF_RUNS = (
     ),
     rule(
         *("drill.wall_clocks", "s", "how far our wall clock and the target's were off"),
-        "ours by the monotonic clock, the target's by the Date of its answers, the median of five; an error over 5 s",
+        "ours by the monotonic clock, the target's by the Date of its answers; an error over 5 s",
         origin="synthetic",
     ),
     rule("drill.converged", "clients", "clients that did not reach the heads of their streams", window="settle"),

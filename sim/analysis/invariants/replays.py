@@ -4,18 +4,39 @@ import numpy as np
 
 from sim.analysis.invariants.evidence import Evidence
 from sim.analysis.invariants.watermarks import EPOCH_SPAN, MOVES, changes
-from sim.record.history import Ints, Mask, Rows
-from sim.record.observations import Kind
+from sim.record.history import History, Ints, Mask, Rows
+from sim.record.observations import SNAPSHOT_PROBLEMS, Kind
 from sim.record.sorting import order_of
 
 
 def incomplete_snapshot(evidence: Evidence) -> Rows:
-    """Snapshots that do not cover what they claim, or that are above all that was due by then on a stream of this run."""
+    """Snapshots that do not cover what they claim, by their content, their digest or their position.
+
+    On a stream of this run, a snapshot is not above all that was due by then.
+    """
     history = evidence.history
     rows = history.session_rows(Kind.SNAPSHOT)
+    is_wrong = history.detail_is(rows, SNAPSHOT_PROBLEMS) | _has_foreign_digest(history, rows)
     above = rows.seq > evidence.ledger.published.head_due(rows.stream, rows.t)
     is_located = evidence.ledger.published.is_located[rows.stream] & evidence.is_own_stream[rows.stream]
-    return rows.take(~history.detail_is(rows, [""]) | (above & is_located))
+    return rows.take(is_wrong | (above & is_located))
+
+
+def _has_foreign_digest(history: History, rows: Rows) -> Mask:
+    """Which snapshots have another digest than one of the same position, or the digest of another position.
+
+    The positions of a log that was created again are not compared.
+    """
+    logs = np.bincount(history.base_stream, minlength=len(history.streams) + 1)
+    is_compared = (logs[history.base_stream][rows.stream] == 1) & (rows.seq >= 0)
+    is_compared &= ~history.detail_is(rows, ("", *SNAPSHOT_PROBLEMS))
+    found = np.zeros(len(rows), np.bool_)
+    for same, other in ((rows.seq, rows.detail), (rows.detail, rows.seq)):
+        group = rows.stream * EPOCH_SPAN + same
+        owner, first = np.unique(np.where(is_compared, group, -1), return_index=True)
+        at = np.searchsorted(owner, np.where(is_compared, group, -1))
+        found |= is_compared & (other != other[first][at])
+    return found
 
 
 def needless_loss(evidence: Evidence) -> Rows:
