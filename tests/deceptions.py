@@ -1,17 +1,19 @@
 """What each lie of the deceiving server turns red, on real sockets: one table. A drill on a server that lies is never a go.
 
-To add a kind: a lie in `tests/peers/deceiving_server.py`, and a row here. `tests/targets/test_deceiving_server.py` runs every
+To add a kind: a lie in `tests/peers/deceiving_lies.py`, and a row here. `tests/targets/test_deceiving_server.py` runs every
 row; those without `ci` only with `make prove`. What is wrong with clients, drills or evidence is in `tests/mutation_table.py`.
 """
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from drills.judging.checks.verdicts import DrillVerdict
+from drills.judging.checks.verdicts import DrillVerdict, State
 from drills.runs import results, running
 from drills.runs.request import Request
 from sim.base.config import to_struct
@@ -20,23 +22,34 @@ from tests.commands import LIMIT_S
 from tests.mutation_table import turned_red
 from tests.storms import OF_TIME
 
-SERVER = Path(__file__).parent / "peers" / "deceiving_server.py"
+SERVER, HOOK = "tests.peers.deceiving_server", Path(__file__).parent / "peers" / "deceiving_hook.py"
+ROOT = Path(__file__).parents[1]
 TARGET = """
 [targets.deceiving]
 kind = "staging"
 runtime_url = "http://127.0.0.1:{port}"
 control_url = "http://127.0.0.1:{port}"
 socket_path = "/socket"
-metrics_profile = "none"
+metrics_every_s = 0.5
 caps = {{ clients = 200, connects_per_s = 200.0, events_per_s = 200.0 }}
 streams = {{ topic = "room:{{run_id}}" }}
 token = {{ source = "none" }}
 ready = {{ without_token = [] }}
+metrics = {{ path = "/metrics", headers = {{}} }}
 service = {{ heartbeat_interval_s = 0.5, window_events = {window} }}
+hooks.kill_runtime = {{ inject = {restart}, reports = {{ count = "/count" }} }}
+hooks.slow_publishes = {{ inject = {slow}, reports = {{ count = "/count" }} }}
 """
+HOOKED = ("kill_runtime", "slow_publishes")
 COMMON = {
     "summary": "Is a lie of the server found?",
-    "checks": ["replay.divergence", "replay.stale_loops", "delivery.dropped_deliveries", "ux.integrity"],
+    "checks": [
+        "error.failed_tries_ratio",
+        "replay.divergence",
+        "replay.stale_loops",
+        "delivery.dropped_deliveries",
+        "ux.integrity",
+    ],
     "fleet": {"clients": 20, "connects_per_s": 40.0},
     "load": {"events_per_s": 40.0, "run_streams": 2},
     "phases": {"steady_s": 1.0, "fault_s": 1.5, "recovery_s": 0.5, "settle_s": 4.0},
@@ -52,6 +65,14 @@ DRILLS: dict[str, dict[str, object]] = {
     "checkpoint_future": {
         "faults": [{"kind": "restart_clients", "at_s": 0.0, "checkpoint": "future", "events": 100_000, "down_s": 0.3}]
     },
+    "cut_half": {"faults": [{"kind": "drop_sockets", "at_s": 0.0, "share": 0.5, "offline_s": 0.3}]},
+    "timed": {
+        "checks": ["replay.bootstrap_ms"],
+        "fleet": {"clients": 60, "connects_per_s": 120.0},
+        "faults": [{"kind": "drop_sockets", "at_s": 0.0, "offline_s": 0.3}],
+    },
+    "restart": {"faults": [{"kind": "kill_runtime", "at_s": 0.0, "down_s": 0.3}]},
+    "slow_publishes": {"faults": [{"kind": "slow_publishes", "at_s": 0.0, "delay_ms": 250.0, "for_s": 1.2}]},
     "stale": {**STALE, "expect": {"stale_reasons": ["retention_floor_breach"]}},
     "stale_with_loss": {**STALE, "expect": {"stale_reasons": ["retention_floor_breach"], "declared_loss": True}},
 }
@@ -59,11 +80,15 @@ DRILLS: dict[str, dict[str, object]] = {
 
 @dataclass(frozen=True)
 class Deception:
-    """A lie, the drill that finds it, and what must turn red by name: checks that fail or are an error, and invariants."""
+    """A lie, the drill that finds it, and what must turn red by name: checks that fail or are an error, and invariants.
 
-    lie: str  # of `LIES` in the server; empty: it is honest, and nothing turns red
+    Several lies at once, joined by commas, are found each by its own name.
+    """
+
+    lie: str  # of `LIES`; empty: the server is honest, and nothing turns red
     drill: str
     names: frozenset[str]
+    state: State = State.FAIL  # of the drill
     window: int = 1024  # events of a stream that the server keeps
     ci: bool = False  # run by the ordinary tests, too
 
@@ -84,27 +109,31 @@ class Deception:
     def missed(self, verdict: DrillVerdict) -> list[str]:
         """What must turn red and did not; of the honest server, what is red, apart from latencies."""
         red = turned_red(verdict)
+        if self.state is State.INCONCLUSIVE:
+            red |= {check.name for check in verdict.checks if check.state is State.INCONCLUSIVE}
         return sorted(self.names - red) if self.lie else sorted(red - {*OF_TIME})
 
 
 @contextmanager
 def deceiving(folder: Path, *options: str, window: int = 1024) -> Iterator[Path]:
     """Run the server; yield the targets file that describes it."""
-    command = [sys.executable, str(SERVER), "--retain", str(window), *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", SERVER, "--retain", str(window), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         try:
             assert process.stdout is not None
             targets = folder / "targets.toml"
-            targets.write_text(TARGET.format(port=int(process.stdout.readline()), window=window))
+            port = int(process.stdout.readline())
+            restart, slow = (json.dumps([sys.executable, str(HOOK), kind, str(port)]) for kind in HOOKED)
+            targets.write_text(TARGET.format(port=port, window=window, restart=restart, slow=slow))
             yield targets
         finally:
             process.terminate()
             process.wait(LIMIT_S)
 
 
-def row(lie: str, drill: str, *names: str, window: int = 1024, ci: bool = False) -> Deception:
+def row(lie: str, drill: str, *names: str, **more: Any) -> Deception:
     """One row of the table."""
-    return Deception(lie, drill, frozenset(names), window, ci)
+    return Deception(lie, drill, frozenset(names), **more)
 
 
 DECEPTIONS = (
@@ -133,7 +162,7 @@ DECEPTIONS = (
     row("echo_future", "checkpoint_future", "silent_loss", "drill.converged", ci=True),
     row("ignore_future", "checkpoint_future", "silent_loss", "drill.converged"),
     # Snapshots.
-    row("empty_snapshot", "stale", "incomplete_snapshot", window=WINDOW, ci=True),
+    row("empty_snapshot", "stale", "incomplete_snapshot", window=WINDOW),
     row("low_snapshot", "stale", "incomplete_snapshot", "drill.declared_loss", window=WINDOW),
     row("low_snapshot", "stale_with_loss", "incomplete_snapshot", "drill.declared_loss", window=WINDOW),
     row("unfit_snapshot", "stale", "incomplete_snapshot", window=WINDOW),
@@ -141,4 +170,51 @@ DECEPTIONS = (
     # Order and durability.
     row("late_first", "cut", "real_time_order"),
     row("acknowledge_nothing", "cut", "acknowledged_lost", "silent_loss"),
+    row("acknowledge_above", "cut", "phantom_event"),
+    row("acknowledge_last", "cut", "missing_at_rest", "acknowledged_lost", "drill.converged"),
+    row("refuse_first", "cut", "error.failed_tries_ratio"),
+    row("unanswered_to_some", "cut", "partly_delivered", "error.failed_tries_ratio"),
+    # Excuses.
+    row("", "cut_half"),
+    row("close_others", "cut_half", "drill.undisturbed"),
+    row("close_again", "cut_half", "drill.undisturbed"),
+    row("close_later", "cut_half", "drill.undisturbed"),
+    row("close_at_rest", "cut", "drill.undisturbed"),
+    # Repair by whoever comes.
+    row("wait_for_fresh", "cut", "drill.converged"),
+    row("wait_for_poll", "cut", "drill.converged", "missing_at_rest"),
+    # Faults of hooks.
+    row("", "restart"),
+    row("restart_nothing", "restart", "drill.faults_observed", state=State.ERROR, ci=True),
+    row("restart_some", "restart", "drill.faults_observed", state=State.ERROR),
+    row("restart_again", "restart", "drill.undisturbed"),
+    row("", "slow_publishes"),
+    row("slow_nothing", "slow_publishes", "drill.faults_observed", state=State.ERROR),
+    # Digests.
+    row("wrong_digest", "stale", "incomplete_snapshot", window=WINDOW),
+    row("old_digest", "stale", "incomplete_snapshot", window=WINDOW, ci=True),
+    # Clocks.
+    *(
+        row(lie, "cut", "drill.wall_clocks", state=State.ERROR)
+        for lie in ("fast_clock", "slow_clock", "stepped_clock", "clock_set_back", "clock_of_some")
+    ),
+    # Counters.
+    row("counters_set_back", "cut", "drill.undisturbed", state=State.INCONCLUSIVE, ci=True),
+    # Time.
+    row("", "timed"),
+    row("sleep", "timed", "replay.bootstrap_ms"),
+    # To some readers, in some streams.
+    row("skip_for_one", "cut", "silent_loss", "phantom_event"),
+    row("repeat_for_one", "cut", "applied_twice", "phantom_event"),
+    row("mute_one_stream", "cut", "missing_at_rest", "drill.converged"),
+    row("complete_first", "cut", "early_replay_complete"),
+    row("replay_all", "cut", "replay.divergence"),
+    row("retype", "cut", "altered_payload"),
+    # Several at once.
+    row(
+        *("close_again,refuse_first,stepped_clock", "cut_half"),
+        *("drill.undisturbed", "error.failed_tries_ratio", "drill.wall_clocks"),
+        ci=True,
+    ),
+    row("wait_for_fresh,acknowledge_above", "cut", "drill.converged", "phantom_event", ci=True),
 )

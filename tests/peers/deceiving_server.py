@@ -1,23 +1,22 @@
 """A small service of resumable streams that lies on request, one switch for each kind of lie. It imports nothing of ours.
 
-    python deceiving_server.py [--lie LIE] [--retain EVENTS]      prints its port
+    python -m tests.peers.deceiving_server [--lie LIE,LIE] [--retain EVENTS]      prints its port
 
 Phoenix Channels V2 on /socket, `sync:v1`: phx_join, sync:subscribe (topics, resume_after), heartbeats. Every event has a dense
 position from 1 and the SHA-256 of its canonical JSON. Without a lie, this is an honest service; `LIES` says what each lie does.
 To add a lie: name it in `LIES`, and ask `lies("its_name")` where the honest answer is made.
 
 POST /internal/v1/runs -> {"run": {"id"}}      POST /internal/v1/runs/ID/events {"payload", "idempotency_key"} -> {"event"}
-GET /internal/v1/runs/ID -> {"events"}         GET /readyz
+GET /internal/v1/runs/ID -> {"events"}         GET /readyz, /metrics         POST /faults/KIND -> {"count"}
 """
 
-import argparse
 import asyncio
 import contextlib
-import hashlib
 import itertools
 import json
-import re
 import socket
+import time
+from email.utils import formatdate
 
 import uvicorn
 from starlette.applications import Starlette
@@ -25,107 +24,60 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
 
-LIES = {
-    # What a client gets is not what was published. The hash is right for what it gets.
-    "alter": "a part of a payload is replaced",
-    "truncate": "a payload lacks its largest part",
-    "swap": "two events have each other's payload",
-    "other_tenant": "an event has the payload of an event of another stream",
-    "earlier_run": "an event has the payload of an event of an earlier run",
-    "leftovers": "a new stream has events of an earlier run",
-    "bad_hash": "an event has the hash of another payload",
-    "second_payload": "an event is delivered a second time, with another payload",
-    "second_hash": "an event is delivered a second time, with a wrong hash",
-    # What a client gets when it starts or resumes.
-    "skip_retained": "a client without a cursor is started in the middle of what is retained",
-    "skip_retained_at_first": "the same, as long as a stream is short",
-    "skip_after_resume": "the first event after a cursor is not replayed, and the next one has its position",
-    "replay_nothing": "a client that resumes is told that it is caught up, and gets only later events",
-    "echo_future": "a cursor above the head is answered with nothing, and every head that this client gets is its cursor",
-    "ignore_future": "a cursor above the head is answered with nothing, and heads are never reported",
-    "drop_tail": "the last event of a stream is never delivered to clients that are live, and no head reveals it",
-    # Snapshots for cursors that are no longer retained.
-    "empty_snapshot": "a snapshot contains no event, and has the position of the head",
-    "low_snapshot": "a snapshot ends before the first event that is retained",
-    "unfit_snapshot": "a snapshot states another number of events than its position",
-    "high_snapshot": "a snapshot is above the head",
-    # Order and durability.
-    "late_first": "of two publishes, the one that was acknowledged first gets the higher position",
-    "acknowledge_nothing": "some publishes are acknowledged, and not stored",
-}
+from tests.peers.deceiving_lies import configure, lies
+from tests.peers.deceiving_streams import LARGE_STEP, Stream, hash_of, streams
+
 BEAT_S = 0.5
-LARGE_STEP = 7  # every so many events, one is a lie
-arguments = argparse.ArgumentParser()
-arguments.add_argument("--lie", default="", choices=["", *LIES])
-arguments.add_argument("--retain", type=int, default=1_000_000, help="events of a stream that are kept")
-options = arguments.parse_args([])
+STORM_READERS = 4  # readers that leave within STORM_S
+STORM_S = 0.3
+HOUR_S = 3600.0
+FLAPS_S = 4.0
+RESTARTED_S = 0.4  # in which a restarted server takes no connection
 
 
-def lies(name):
-    return options.lie == name
+class Storm:
+    """Many readers left at once: a fault of the drill, or a server that closed them."""
+
+    def __init__(self):
+        self.left = []
+        self.began_t = 0.0
+
+    def note(self):
+        """A reader left."""
+        now = time.monotonic()
+        self.left = [t for t in self.left if now - t < STORM_S] + [now]
+        if len(self.left) >= STORM_READERS and not self.began_t:
+            self.began_t = now
+            if lies("sleep"):
+                time.sleep(3.0)
+            if lies("close_others"):
+                close_some(4, STORM_S)
 
 
-def canonical(value):
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+storm, readers = Storm(), set()
+counters = {"published": 0, "set_back_at": 0}
 
 
-def hash_of(value):
-    return "sha256:" + hashlib.sha256(canonical(value).encode()).hexdigest()
+def close_some(count, after_s):
+    """Close so many of the readers that are still there after a while."""
+
+    async def close():
+        await asyncio.sleep(after_s)
+        await asyncio.gather(*(reader.close() for reader in sorted(readers, key=lambda reader: reader.number)[:count]))
+
+    background(close())
 
 
-class Stream:
-    """One log; event N is at `events[N - 1]`."""
-
-    def __init__(self, name):
-        self.name = name
-        self.events = []
-        self.by_key = {}
-        self.readers = set()
-
-    @property
-    def head(self):
-        return len(self.events)
-
-    @property
-    def floor(self):
-        """The position before the first event that is retained."""
-        return max(self.head - options.retain, 0)
-
-    def update(self, position):
-        payload = self.told(position)
-        declared = hash_of({"no": "such payload"}) if lies("bad_hash") and self.is_chosen(position) else hash_of(payload)
-        return {"topic": self.name, "payload": payload, "payload_hash": declared, "watermark": position}
-
-    def is_chosen(self, position):
-        return position % LARGE_STEP == 3
-
-    def told(self, position):
-        """The payload that readers get for a position."""
-        payload = self.events[position - 1]
-        if lies("swap") and position % LARGE_STEP in (3, 4):
-            other = position + 1 if self.is_chosen(position) else position - 1
-            return self.events[other - 1] if 0 < other <= self.head else payload
-        if not self.is_chosen(position):
-            return payload
-        published = payload["payload"]
-        if lies("alter"):
-            return {"payload": {**published, "altered": True}}
-        if lies("truncate"):
-            largest = max(published, key=lambda key: (key != "marker") * len(canonical(published[key])))
-            return {"payload": {key: value for key, value in published.items() if key != largest}}
-        if lies("other_tenant"):
-            others = [stream for stream in streams.values() if stream is not self and stream.events]
-            return others[0].events[0] if others else payload
-        if lies("earlier_run"):
-            return {"payload": {**published, "marker": of_earlier_run(published.get("marker", ""))}}
-        return payload
+tasks = set()
 
 
-def of_earlier_run(marker):
-    return re.sub(r"^sg\.[0-9a-f]{12}", "sg.00000000abcd", marker)
+def background(work):
+    task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
 
 
-streams, numbers = {}, itertools.count(1)
+numbers = itertools.count(1)
 
 
 # --- over HTTP ------------------------------------------------------------------------------------------
@@ -145,17 +97,33 @@ async def publish(request):
         return JSONResponse({"error": {"code": "not_found"}}, 404)
     body = await request.json()
     key, payload = body["idempotency_key"], {"payload": body["payload"]}
+    counters["published"] += 1
+    stream.tries[key] = stream.tries.get(key, 0) + 1
+    if lies("refuse_first") and stream.tries[key] == 1:
+        return JSONResponse({"error": {"code": "busy"}}, 503)
+    if faults.get("slow_publishes", 0) > time.monotonic():
+        await asyncio.sleep(0.3)
     if key not in stream.by_key:
         stream.by_key[key] = position = stream.head + 1
         if lies("acknowledge_nothing") and stream.is_chosen(len(stream.by_key)):
             stream.by_key[key] = stream.head
             return JSONResponse({"event": {"seq": stream.head, "payload_hash": hash_of(payload)}})
+        if lies("acknowledge_last") and storm.began_t:
+            stream.by_key[key] = position = position + len(stream.by_key) - 1 - stream.head
+            return JSONResponse({"event": {"seq": position, "payload_hash": hash_of(payload)}})
         if lies("late_first") and stream.is_chosen(position) and position > 1:
             stream.events.insert(position - 2, payload)
         else:
             stream.events.append(payload)
+        if lies("unanswered_to_some") and storm.began_t:
+            stream.unanswered.add(position)
         deliver(stream, position)
     position = stream.by_key[key]
+    if position in stream.unanswered or position > stream.head:
+        return JSONResponse({"error": {"code": "timeout"}}, 504)
+    if lies("acknowledge_above") and stream.is_chosen(position):
+        position += 1000
+        return JSONResponse({"event": {"seq": position, "payload_hash": hash_of(payload)}})
     return JSONResponse({"event": {"seq": position, "payload_hash": hash_of(stream.events[position - 1])}})
 
 
@@ -163,6 +131,9 @@ def deliver(stream, position):
     if lies("drop_tail") and position % (2 * LARGE_STEP) == 0:
         return
     updates = [stream.update(position)]
+    if (lies("wait_for_fresh") or lies("wait_for_poll")) and storm.began_t:
+        stream.held += updates
+        return
     if lies("drop_tail") and position > 1 and (position - 1) % (2 * LARGE_STEP) == 0:
         updates.insert(0, stream.update(position - 1))
     if lies("second_payload") and stream.is_chosen(position):
@@ -184,6 +155,38 @@ async def ready(request):
     return JSONResponse({})
 
 
+async def metrics(request):
+    release("wait_for_poll")
+    published = counters["published"]
+    if lies("counters_set_back") and storm.began_t:
+        counters["set_back_at"] = counters["set_back_at"] or published
+        published -= counters["set_back_at"]
+    return JSONResponse({"mirror": {"published_total": published, "failed_total": 0}})
+
+
+def release(lie):
+    """Deliver what waited for this."""
+    for stream in streams.values() if lies(lie) else ():
+        held, stream.held = stream.held, []
+        for reader in stream.readers if held else ():
+            reader.deliver(stream, held)
+
+
+faults = {}  # by kind: until when it lasts
+
+
+async def fault(request):
+    """Do what a hook asks for, and say on how many connections."""
+    kind, connected = request.path_params["kind"], len(readers)
+    if kind == "slow_publishes" and not lies("slow_nothing"):
+        faults[kind] = time.monotonic() + 1.0
+    if kind == "kill_runtime" and not lies("restart_nothing"):
+        faults[kind] = time.monotonic() + RESTARTED_S
+        chosen = [reader for reader in readers if not lies("restart_some") or reader.number % 3 == 0]
+        await asyncio.gather(*(reader.close() for reader in chosen))
+    return JSONResponse({"count": connected})
+
+
 # --- over the socket ------------------------------------------------------------------------------------
 
 
@@ -195,6 +198,24 @@ class Reader:
         self.frames = asyncio.Queue()
         self.cursors = {}  # by stream: a cursor above its head
         self.subscribed = []
+        self.number = next(numbers_of_readers)
+        self.shift = {}  # by stream, of the reader that gets other positions
+
+    @property
+    def is_one(self):
+        """Whether this is a reader that some lies are for."""
+        return self.number % 5 == 3
+
+    async def close(self):
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+            await self.socket.close(1012)
+
+    def close_later(self, after_s):
+        async def close():
+            await asyncio.sleep(after_s)
+            await self.close()
+
+        background(close())
 
     def push(self, event, payload):
         self.frames.put_nowait(["1", None, "sync:v1", event, payload])
@@ -204,20 +225,43 @@ class Reader:
         self.frames.put_nowait([addressee, ref, topic, "phx_reply", {"status": status, "response": response}])
 
     def deliver(self, stream, updates):
+        if lies("unanswered_to_some") and self.number % 2:
+            updates = [update for update in updates if update["watermark"] not in stream.unanswered]
+        if lies("mute_one_stream") and self.is_one and stream is self.subscribed[-1]:
+            return
+        if self.is_one and (lies("skip_for_one") or lies("repeat_for_one")):
+            updates = self.shifted(stream, updates)
         self.push("sync:update_batch", {"updates": updates, "replay_complete": False, "head_watermarks": []})
 
+    def shifted(self, stream, updates):
+        """The updates at other positions, from an event in the middle of the stream on."""
+        found = []
+        for update in updates:
+            if lies("skip_for_one") and not self.shift.get(stream) and stream.is_chosen(update["watermark"]):
+                self.shift[stream] = -1
+                continue
+            found.append({**update, "watermark": update["watermark"] + self.shift.get(stream, 0)})
+            if lies("repeat_for_one") and not self.shift.get(stream) and stream.is_chosen(update["watermark"]):
+                self.shift[stream] = 1
+                found.append({**update, "watermark": update["watermark"] + 1})
+        return found
+
     def heads(self):
-        return [] if lies("ignore_future") else [self.head_of(stream) for stream in self.subscribed]
+        shown = self.subscribed[:-1] if lies("mute_one_stream") and self.is_one else self.subscribed
+        return [] if lies("ignore_future") else [self.head_of(stream) for stream in shown]
 
     def head_of(self, stream):
         head = stream.head
         if lies("drop_tail") and head % (2 * LARGE_STEP) == 0:
             head -= 1
+        head -= len(stream.held) + (len(stream.unanswered) if self.number % 2 else 0)
+        head += self.shift.get(stream, 0)
         if lies("echo_future"):
             head = max(head, self.cursors.get(stream, 0))
         return {"topic": stream.name, "watermark": head}
 
     async def run(self):
+        readers.add(self)
         tasks = [asyncio.create_task(self.send()), asyncio.create_task(self.beat())]
         try:
             while True:
@@ -231,8 +275,10 @@ class Reader:
         except (WebSocketDisconnect, RuntimeError):
             pass
         finally:
+            readers.discard(self)
             for stream in streams.values():
                 stream.readers.discard(self)
+            storm.note()
             for task in tasks:
                 task.cancel()
 
@@ -256,9 +302,37 @@ class Reader:
             return
         self.reply(ref, "sync:v1", {"subscription_id": "s1"})
         self.subscribed = asked
+        if not after:
+            release("wait_for_fresh")
+        if lies("complete_first") and after:
+            self.complete()
+            self.replay_later(asked, after)
+            return
         for stream in asked:
             self.replay(stream, after.get(stream.name))
+        self.complete()
+        self.perhaps_close(after)
+
+    def complete(self):
         self.push("sync:update_batch", {"updates": [], "replay_complete": True, "head_watermarks": self.heads()})
+
+    def replay_later(self, asked, after):
+        async def replay():
+            await asyncio.sleep(0.3)
+            for stream in asked:
+                self.replay(stream, after.get(stream.name))
+
+        background(replay())
+
+    def perhaps_close(self, after):
+        """Close the connection of a client that came back, once for each of some clients."""
+        since_s = time.monotonic() - storm.began_t
+        if lies("close_at_rest") and storm.began_t and not after:  # the auditor is here
+            close_some(3, 0.0)
+        if (lies("close_again") or lies("close_later")) and storm.began_t and self.number <= LAST_CLOSED:
+            self.close_later(0.3 if lies("close_again") else 1.3)
+        if lies("restart_again") and since_s < FLAPS_S:
+            self.close_later(0.1)
 
     def replay(self, stream, cursor):
         start = stream.floor if cursor is None else cursor
@@ -268,6 +342,8 @@ class Reader:
             start = (stream.floor + stream.head) // 2
         if lies("replay_nothing") and cursor is not None:
             start = stream.head
+        if lies("replay_all"):
+            start = stream.floor
         updates = [stream.update(position) for position in range(start + 1, stream.head + 1)]
         if lies("skip_after_resume") and cursor is not None and len(updates) > 1:
             updates[0] = {**updates[1], "watermark": start + 1}
@@ -289,7 +365,7 @@ class Reader:
                     "replay_lag": stream.head - at,
                 }
             )
-            plan.append({"topic": stream.name, "head_watermark": stream.head, "snapshot": self.snapshot(stream)})
+            plan.append({"topic": stream.name, "head_watermark": stream.head, "snapshot": stream.snapshot()})
         return {
             "code": "stale_cursor",
             "full_resync_required": True,
@@ -298,17 +374,15 @@ class Reader:
             "snapshot_plan": {"format": "openagents.sync.snapshot.v1", "topics": plan},
         }
 
-    def snapshot(self, stream):
-        at = stream.head
-        if lies("low_snapshot"):
-            at = stream.floor // 2
-        if lies("high_snapshot"):
-            at = stream.head + 25
-        events = 0 if lies("empty_snapshot") else at // 2 if lies("unfit_snapshot") else at
-        return {"format": "openagents.sync.snapshot.v1", "watermark": at, "events": events, "digest": "", "taken_at": 0.0}
+
+numbers_of_readers = itertools.count(1)
+LAST_CLOSED = 35  # of the readers of a drill of 20 clients that come back
 
 
 async def connect(socket):
+    if faults.get("kill_runtime", 0) > time.monotonic():
+        await socket.close(1012)
+        return
     await socket.accept()
     await Reader(socket).run()
 
@@ -316,6 +390,8 @@ async def connect(socket):
 app = Starlette(
     routes=[
         Route("/readyz", ready),
+        Route("/metrics", metrics),
+        Route("/faults/{kind}", fault, methods=["POST"]),
         Route("/internal/v1/runs", create, methods=["POST"]),
         Route("/internal/v1/runs/{id}/events", publish, methods=["POST"]),
         Route("/internal/v1/runs/{id}", read),
@@ -324,8 +400,30 @@ app = Starlette(
 )
 
 
+class Dated:
+    """The service behind a clock of its own: the Date of its answers."""
+
+    def __init__(self, app):
+        self.app = app
+        self.answers = itertools.count(1)
+
+    async def __call__(self, scope, receive, send):
+        async def dated(message):
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"date", self.date().encode())]
+            await send(message)
+
+        await self.app(scope, receive, dated)
+
+    def date(self):
+        is_ahead = lies("fast_clock") or (lies("stepped_clock") and storm.began_t)
+        is_ahead = is_ahead or (lies("clock_of_some") and next(self.answers) % 3 == 0)
+        is_behind = lies("slow_clock") or (lies("clock_set_back") and storm.began_t)
+        return formatdate(time.time() + HOUR_S * (bool(is_ahead) - bool(is_behind)), usegmt=True)
+
+
 if __name__ == "__main__":
-    options = arguments.parse_args()
+    configure()
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     print(listener.getsockname()[1], flush=True)
-    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run([listener])
+    uvicorn.Server(uvicorn.Config(Dated(app), log_level="warning", date_header=False)).run([listener])
