@@ -12,7 +12,7 @@ import msgspec
 
 from drills.judging.checks.thresholds import DEFAULT_PATH
 from drills.judging.checks.verdicts import CheckResult, State
-from drills.rollout.setup import journal, records, stages
+from drills.rollout.setup import evidence, journal, records, stages
 from drills.rollout.setup.records import (
     CanaryCheckDone,
     CommandDone,
@@ -142,16 +142,25 @@ class Folder:
         shutil.copyfile(stages.DEFAULT_PATH, self.path / records.STAGES)
         self._snapshots()
         self._canary_checks()
-        ended = self.began + timedelta(seconds=self.held_s)
-        dump(self.path / records.HOLD, HoldEvent(at=iso(self.began), kind="started"), HoldEvent(at=iso(ended), kind="ended"))
+        dump(self.path / records.HOLD, self.event(0.0, "started"), self.event(self.held_s, "ended"))
         if self.stage == "0":
             self._preflight()
         if self.stage in PERCENT:
             self._routing_checks(PERCENT[self.stage])
+        return self.seal()
+
+    def seal(self) -> "Folder":
+        """Record its files as those with which the run ended, whatever was recorded before."""
+        (self.path / records.SEAL).unlink(missing_ok=True)
+        evidence.seal(self.path)
         return self
 
     def at(self, seconds: float) -> str:
         return iso(self.began + timedelta(seconds=seconds))
+
+    def event(self, seconds: float, kind: records.HoldKind, **more: Any) -> HoldEvent:
+        """An event of the hold, with the time of a clock that counts as long as the hold takes."""
+        return HoldEvent(at=self.at(seconds), kind=kind, boot="boot-1", elapsed_s=1000.0 + seconds, **more)
 
     def _snapshots(self) -> None:
         found = []
@@ -339,12 +348,14 @@ class Folder:
         path = self.path / name
         lines = [msgspec.json.decode(line, type=kind) for line in path.read_bytes().splitlines()]
         dump(path, *change(lines))
+        self.seal()
 
     def rewrite(self, name: str, kind: type[Any], **changes: Any) -> None:
         """Change fields of a file with one object."""
         path = self.path / name
         found = msgspec.structs.replace(msgspec.json.decode(path.read_bytes(), type=kind), **changes)
         path.write_bytes(msgspec.json.encode(found))
+        self.seal()
 
 
 def _without_faults(drill: Drill, run: str, status: str) -> DrillDone:

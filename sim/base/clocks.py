@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
@@ -19,6 +20,14 @@ def awake_s() -> float:
 def elapsed_s() -> float:
     """The same with the time that the machine was asleep, where the system reports that."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+def boot_id() -> str:
+    """Identify the machine's current boot, with which its monotonic clocks start; empty where the system does not report it."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 # --- of runs ----------------------------------------------------------------------------------------
@@ -101,6 +110,15 @@ class Clock(Protocol):
         """Wait until `moment`; return at once if it has passed."""
         ...
 
+    @property
+    def boot(self) -> str:
+        """The boot of the machine since which `elapsed_s` counts; empty if unknown."""
+        ...
+
+    def elapsed_s(self) -> float:
+        """Seconds of the clock that nobody can set."""
+        ...
+
 
 class SystemClock:
     """The wall clock when it is made, continued by the clock of elapsed time: setting the wall clock changes no hold."""
@@ -117,12 +135,23 @@ class SystemClock:
         while (left_s := (moment - self.now()).total_seconds()) > 0:
             time.sleep(min(left_s, 1.0))
 
+    @property
+    def boot(self) -> str:
+        """See `Clock`."""
+        return boot_id()
+
+    def elapsed_s(self) -> float:
+        """See `Clock`."""
+        return elapsed_s()
+
 
 class SteppedClock:
     """A clock that advances only by waiting, which takes no real time: rehearses days of a rollout in seconds."""
 
     def __init__(self, start: datetime) -> None:
         self._now = start.astimezone(UTC)
+        self._set_s = 0.0
+        self.boot = "stepped"
 
     def now(self) -> datetime:
         """See `Clock`."""
@@ -132,9 +161,18 @@ class SteppedClock:
         """See `Clock`."""
         self._now = max(self._now, moment.astimezone(UTC))
 
+    def elapsed_s(self) -> float:
+        """See `Clock`."""
+        return self._now.timestamp() - self._set_s
+
     def step(self, by: timedelta) -> None:
-        """Move the clock forward, or back."""
+        """Let time pass."""
         self._now += by
+
+    def set(self, by: timedelta) -> None:
+        """Set the clock forward, or back, as a person does."""
+        self._now += by
+        self._set_s += by.total_seconds()
 
 
 def iso(moment: datetime) -> str:

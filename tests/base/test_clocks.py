@@ -2,6 +2,7 @@
 
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -26,3 +27,13 @@ def test_a_rollouts_clock_goes_on_while_the_machine_is_asleep(monkeypatch: pytes
 
 def test_a_rollouts_clock_starts_with_the_wall_clock():
     assert abs(SystemClock().now().timestamp() - time.time()) < 5.0
+
+
+def test_boot_is_the_same_for_all_clocks_and_empty_where_unknown(monkeypatch: pytest.MonkeyPatch):
+    assert SystemClock().boot == SystemClock().boot
+
+    def unknown(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", unknown)
+    assert SystemClock().boot == ""

@@ -4,14 +4,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from drills.rollout.hold.hold import MAX_RESTARTS
+from drills.rollout.setup import records
 from drills.rollout.setup.records import Revisions
 from drills.rollout.setup.stage_target import StageTarget
 from sim.base.clocks import SteppedClock, from_iso
 from sim.base.errors import EvidenceError, UsageError
 from tests.rollout.hold_world import KNOWN, RULES, START, KilledError, World, between, held_s, never
+from tests.stage_folders import dump
 
 INTERVAL_S = RULES.sampling.interval_s
 
@@ -190,7 +193,7 @@ def test_clock_that_was_set_back_is_refused_and_restarts_the_hold(tmp_path: Path
 
     def set_back(now: datetime) -> bool:
         if between(1800, 1830)(now):
-            world.clock.step(timedelta(seconds=-1200))
+            world.clock.set(timedelta(seconds=-1200))
         return False
 
     world.silent = set_back
@@ -202,6 +205,44 @@ def test_clock_that_was_set_back_is_refused_and_restarts_the_hold(tmp_path: Path
     world.clock.step(timedelta(seconds=1230))
     assert held_s(world.held()) == 3600.0
     assert any("set back" in event.reason for event in world.events())
+
+
+def killed_for_a_moment(folder: Path) -> World:
+    """A hold that was killed after 1200 s, so short ago that there is no hole yet."""
+    world = World(folder, killed=between(1200, 1230))
+    with pytest.raises(KilledError):
+        world.held()
+    world.killed = never
+    world.clock.step(timedelta(seconds=20))
+    return world
+
+
+@pytest.mark.parametrize("boots", [("stepped", "another"), ("stepped", ""), ("", "")], ids=["reboot", "unknown now", "unknown"])
+def test_hold_restarts_if_the_machine_was_or_may_have_been_started_again(tmp_path: Path, boots: tuple[str, str]):
+    world = killed_for_a_moment(tmp_path)
+    dump(world.run_dir / records.HOLD, *(msgspec.structs.replace(event, boot=boots[0]) for event in world.events()))
+    world.clock.boot = boots[1]
+    events = world.held()
+    assert world.kinds() == ["started", "resumed", "restarted", "ended"]
+    assert "the machine was started again, or may have been" in events[2].reason
+    assert (from_iso(events[-1].at) - START).total_seconds() >= 1200 + 3600
+
+
+@pytest.mark.parametrize("by_s", [-1000.0, 30.0])
+def test_hold_restarts_if_the_clock_was_set_while_nobody_ran(tmp_path: Path, by_s: float):
+    """Set back by as long as nobody held, it would look as if there had been no hole."""
+    world = killed_for_a_moment(tmp_path)
+    world.clock.step(timedelta(seconds=max(-by_s, 0.0)))
+    world.clock.set(timedelta(seconds=by_s))
+    events = world.held()
+    assert "the clock was set by" in events[2].reason
+    assert held_s(events) == 3600.0
+
+
+def test_hold_resumes_in_the_same_boot(tmp_path: Path):
+    world = killed_for_a_moment(tmp_path)
+    world.held()
+    assert world.kinds() == ["started", "resumed", "ended"]
 
 
 def test_suspended_machine_leaves_a_hole(tmp_path: Path):

@@ -70,7 +70,7 @@ def test_torn_last_line_is_cut_and_the_journal_continues(path: Path, clock: Step
 
 
 def test_clock_that_was_set_back_writes_nothing(path: Path, clock: SteppedClock) -> None:
-    clock.step(-timedelta(days=1))
+    clock.set(-timedelta(days=1))
     with Journal(path, clock) as written, pytest.raises(EvidenceError, match="set back"):
         written.append("signed")
     assert len(journal.read(path)) == 3

@@ -107,6 +107,7 @@ def quick(rollout: Folder, monkeypatch: pytest.MonkeyPatch) -> Folder:
     monkeypatch.setattr(window, "load", lambda *_: loaded)
     monkeypatch.setattr(judging.chain, "require_unchanged", lambda _: None)
     monkeypatch.setattr(judging.evidence, "files", lambda _: ())
+    monkeypatch.setattr(judging.evidence, "require_sealed", lambda *_: None)
     return rollout
 
 
@@ -146,6 +147,17 @@ def every(name: str, of: type[Any], /, **changes: Any) -> Damage:
 
 def last(name: str, of: type[Any], /, **changes: Any) -> Damage:
     return lines(name, of, lambda found: [*found[:-1], msgspec.structs.replace(found[-1], **changes)])
+
+
+def resumed(**changes: Any) -> Damage:
+    """As if the hold had been resumed after half an hour; all its events with these changes."""
+
+    def change(folder: Folder) -> None:
+        again = folder.event(1800, "resumed")
+        every(records.HOLD, HoldEvent, **changes)(folder)
+        folder.edit(records.HOLD, HoldEvent, lambda found: [found[0], msgspec.structs.replace(again, **changes), found[1]])
+
+    return change
 
 
 def without(name: str) -> Damage:
@@ -241,7 +253,7 @@ KNOWN_BAD: list[tuple[records.Stage, str, Damage, str, str]] = [
     ("0", "rollback", steps(lambda f: (*f[:3], msgspec.structs.replace(f[3], state="not_run"))), FEW, "step 4"),
     ("0", "rollback", steps(lambda f: (msgspec.structs.replace(f[0], restored=False), *f[1:])), "error", "restored"),
     ("0", "rollback", steps(lambda f: (msgspec.structs.replace(f[0], verified_by=""), *f[1:])), "error", "verified"),
-    ("0", "baseline", last(records.HOLD, HoldEvent, at="2026-11-23T09:59:00.000Z"), FEW, "held for 3540 s"),
+    ("0", "baseline", last(records.HOLD, HoldEvent, at="2026-11-23T09:59:00.000Z", elapsed_s=4540.0), FEW, "3540 s"),
     ("0", "revisions", plan(revisions=Revisions(control="c")), FEW, "runtime unknown"),
     ("0", "evidence", append(records.THRESHOLDS, "\n"), "error", "thresholds.toml"),
     ("0", "evidence", without(records.STAGES), "error", "stages.toml"),
@@ -257,6 +269,10 @@ KNOWN_BAD: list[tuple[records.Stage, str, Damage, str, str]] = [
     ("1", "hold", without(records.HOLD), FEW, "nothing was held"),
     ("1", "hold", lines(records.HOLD, HoldEvent, lambda found: found[:1]), "error", "cut short"),
     ("1", "hold", last(records.HOLD, HoldEvent, kind="aborted", reason="a stale loop"), "breach", "a stale loop"),
+    ("1", "hold", last(records.HOLD, HoldEvent, elapsed_s=None), "error", "lacks the time of the clock"),
+    ("1", "hold", last(records.HOLD, HoldEvent, elapsed_s=4590.0), "error", "the clock was set by 10 s"),
+    ("1", "hold", last(records.HOLD, HoldEvent, boot="boot-2"), "error", "the machine was started again"),
+    ("1", "hold", resumed(boot=""), "error", "the machine was started again, or may have been"),
     ("1", "hold", plan(hold_required_s=3601.0), FEW, "3600 s of 3601 s"),
     ("1", "hold", plan(gates_at_h=(0.5,)), FEW, "0.5 h"),
     ("1", "hold", last(records.SNAPSHOTS, Snapshot, revisions=Revisions(runtime="newer")), "breach", "newer"),
@@ -296,11 +312,19 @@ def test_failed_requirement_is_a_no_go(
 ) -> None:
     folder = stage(name)
     damage(folder)
+    folder.seal()
     report = judging.judge_stage(folder.path)
     assert (report.decision, report.reason) == ("no_go", reason)
     assert requirement(report, which).state != "pass"
     assert words in requirement(report, which).reason
     assert any(blocker.check == which and blocker.remediation and blocker.retest for blocker in report.blockers)
+
+
+@pytest.mark.parametrize("damage", [resumed(), every(records.HOLD, HoldEvent, boot="")], ids=["resumed", "unknown boot"])
+def test_hold_of_one_boot_or_one_process_is_a_go(stage: Stage, answers: Answers, damage: Damage) -> None:
+    folder = stage("1")
+    damage(folder)
+    assert judging.judge_stage(folder.path).decision == "go"
 
 
 @pytest.mark.parametrize("check", list(window.REGISTRY))
@@ -410,7 +434,7 @@ def production(runs: Path, began: datetime) -> Folder:
     for path in (folder.path / records.DRILLS).iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     (folder.path / records.DRILL_RESULTS).write_bytes(msgspec.json.encode(folder.observed()) + b"\n")
-    return folder
+    return folder.seal()
 
 
 def test_production_uses_drills_of_a_signed_staging(tmp_path: Path, rollout: Folder, answers: Answers) -> None:

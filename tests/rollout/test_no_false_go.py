@@ -132,7 +132,7 @@ def test_cohort_checked_only_in_the_first_minute_is_inconclusive(tmp_path: Path)
     folder = Folder(tmp_path / "runs", "2").write()
     events = evidence.read_lines(folder.path / records.HOLD, HoldEvent)
     assert requirements.cohort(folder.path, folder.plan(), events)[0] is State.PASS
-    longer = [*events[:-1], HoldEvent(at=folder.at(8 * 3600), kind="ended")]
+    longer = [*events[:-1], folder.event(8 * 3600, "ended")]
     state, reason = requirements.cohort(folder.path, folder.plan(), longer)
     assert (state, "no routing check for 28775 s of the hold" in reason) == (State.INCONCLUSIVE, True), reason
 
@@ -144,7 +144,7 @@ def test_cohort_checked_only_in_the_first_and_the_last_minute_is_inconclusive(tm
     late = [msgspec.structs.replace(each, at=folder.at(8 * 3600 - 10)) for each in checks]
     path.write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in (*checks, *late)))
     events = evidence.read_lines(folder.path / records.HOLD, HoldEvent)
-    longer = [*events[:-1], HoldEvent(at=folder.at(8 * 3600), kind="ended")]
+    longer = [*events[:-1], folder.event(8 * 3600, "ended")]
     state, reason = requirements.cohort(folder.path, folder.plan(), longer)
     assert (state, "no routing check for" in reason) == (State.INCONCLUSIVE, True), reason
 
@@ -213,7 +213,7 @@ def test_signature_needs_owner_role_and_statement(rollout: RolloutWorld):
 
 
 def test_clock_that_was_set_back_is_refused(rollout: RolloutWorld):
-    rollout.clock.step(timedelta(hours=-2))
+    rollout.clock.set(timedelta(hours=-2))
     with pytest.raises(StormgateError, match="set back"):
         rollout.stage("1")
     rollout.clock.step(timedelta(hours=1))

@@ -16,6 +16,7 @@ from drills.rollout.setup import evidence, records
 from drills.rollout.setup.calendar import Calendar
 from drills.rollout.setup.records import HoldEvent, HoldKind, Revisions, Snapshot
 from drills.rollout.setup.stages import MAX_HOLE_INTERVALS
+from drills.rollout.verdict import requirements
 from sim.base.clocks import from_iso, iso
 from sim.base.errors import EvidenceError, UsageError
 
@@ -115,8 +116,11 @@ class Hold:
             return
         self._resume(events)
         away_s = (self._clock.now() - self._last_ok).total_seconds()
+        now = rollouts.timed(HoldEvent(at=iso(self._clock.now()), kind="resumed"), self._clock)
         self._record("resumed", f"the last usable snapshot is {away_s:.0f} s old")
-        if not self._is_whole():
+        if unknown := requirements.unknown_time([events[-1], now]):
+            self._restart(unknown)
+        elif not self._is_whole():
             self._open("restarted", "")
 
     def _resume(self, events: Sequence[HoldEvent]) -> None:
@@ -188,7 +192,7 @@ class Hold:
         now = self._clock.now()
         if (self._latest - now).total_seconds() > _SET_BACK_S:
             event = HoldEvent(at=iso(self._latest), kind="restarted", reason=f"the clock was set back to {iso(now)}")
-            evidence.append(self._run.run_dir / records.HOLD, event)
+            evidence.append(self._run.run_dir / records.HOLD, rollouts.timed(event, self._clock))
             raise EvidenceError(
                 f"it is {iso(now)} here, but this hold has seen {iso(self._latest)}; the clock was set back, so the time held "
                 "is unknown. Correct the clock; the hold then restarts."

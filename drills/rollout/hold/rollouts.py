@@ -10,6 +10,8 @@ from datetime import UTC
 from importlib import metadata
 from pathlib import Path
 
+import msgspec
+
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup.journal import NAME, Entry, Journal
 from drills.rollout.setup.records import HoldEvent, Stage, StagePlan, StageReport
@@ -167,9 +169,14 @@ def version() -> str:
         return ""
 
 
+def timed(event: HoldEvent, clock: Clock) -> HoldEvent:
+    """The event with the time of the clock that nobody can set."""
+    return msgspec.structs.replace(event, boot=clock.boot, elapsed_s=round(clock.elapsed_s(), 3))
+
+
 def record_hold(run: StageRun, event: HoldEvent) -> None:
     """Record an event of a hold in the run's own file and in the journal. Raises `StorageError`."""
-    evidence.append(run.run_dir / records.HOLD, event)
+    evidence.append(run.run_dir / records.HOLD, timed(event, run.clock))
     run.journal.append(f"{HOLD_PREFIX}{event.kind}", run=run.plan.run_id, reason=event.reason)
 
 
@@ -180,6 +187,7 @@ def conclude(run: StageRun) -> StageReport:
     record = next(each for each in runs(run.journal.entries) if each.run_id == run.plan.run_id)
     require_plan(run.run_dir, record)
     require_hold(run.run_dir, record, run.journal.entries)
+    evidence.seal(run.run_dir)
     report = stage_files.conclude(run.run_dir)
     digest = evidence.sha256(run.run_dir / records.REPORT)
     run.journal.append(REPORTED, run=run.plan.run_id, decision=report.decision, reason=report.reason, report_sha256=digest)

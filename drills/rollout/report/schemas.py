@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from drills.rollout.setup import journal, records
-from drills.rollout.setup.records import Blocker, Waiver
+from drills.rollout.setup.records import Blocker, Evidence, Waiver
 
 FOLDER = Path(__file__).with_name("schemas")
 # File -> record type. The schema of a .jsonl file describes one line.
@@ -22,6 +22,7 @@ ARTIFACTS: dict[str, Any] = {
     records.HOLD: records.HoldEvent,
     records.ARMED: records.Armed,
     records.ROLLBACK: records.Rollback,
+    records.SEAL: list[Evidence],
     records.GATE_RESULTS: records.GateCheck,
     records.REPORT: records.StageReport,
     records.BLOCKERS: list[Blocker],

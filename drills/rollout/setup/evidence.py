@@ -5,6 +5,7 @@ import errno
 import fcntl
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -159,6 +160,28 @@ def files(run_dir: Path) -> tuple[Evidence, ...]:
     """Every file in a stage's folder that its report is based on, sorted by name. Raises `EvidenceError`."""
     found = sorted(path for path in run_dir.rglob("*") if path.is_file() or path.is_symlink())
     return tuple(described(run_dir, path) for path in found if not _is_derived(run_dir, path))
+
+
+def seal(run_dir: Path) -> None:
+    """Record the evidence of a run that has ended, once: what is changed or missing later shows. Raises `StorageError`."""
+    if not (run_dir / records.SEAL).exists():
+        write_json(run_dir / records.SEAL, files(run_dir))
+
+
+def require_sealed(run_dir: Path, now: Sequence[Evidence]) -> None:
+    """Raise `EvidenceError` unless these files are those with which the run ended."""
+    path = run_dir / records.SEAL
+    if not path.is_file():
+        raise EvidenceError(f"{path}: is missing, so this run has not ended, or its evidence is not complete.")
+    try:
+        sealed = msgspec.json.decode(path.read_bytes(), type=tuple[Evidence, ...])
+    except (OSError, msgspec.DecodeError) as error:
+        raise EvidenceError(f"{path}: is damaged ({error}).") from None
+    was, found = ({each.path: each for each in each_list} for each_list in (sealed, now))
+    found.pop(records.SEAL, None)
+    if changed := sorted(name for name in was.keys() | found.keys() if was.get(name) != found.get(name)):
+        what = "is missing" if changed[0] not in found else "is new" if changed[0] not in was else "was changed"
+        raise EvidenceError(f"{run_dir / changed[0]}: {what} since this run ended; see {records.SEAL}.")
 
 
 def _is_derived(run_dir: Path, path: Path) -> bool:

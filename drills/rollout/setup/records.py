@@ -13,6 +13,7 @@
         hold.jsonl                        the starts, restarts, resumptions and the end of the hold
         armed.jsonl                       whether the rollback was armed at each gate of the full rollout
         rollback.json, rollback/          the rehearsal: record, output of its commands, its routing and canary checks
+        evidence.json                     names, hashes and sizes of all files above, written when the run ended
         gate-results.jsonl, stage-report.json, STAGE_REPORT.md, STAGE_REPORT.html, blockers.json, junit.xml
         signoff.json, waivers.json        written by people, later
 
@@ -37,6 +38,7 @@ CANARY_CHECK_LIST, PRECONDITIONS = "canary-checks.jsonl", "preconditions.jsonl"
 CONTROL_LIST, CONTROL, ARMED = "control-canary-checks.jsonl", "control", "armed.jsonl"
 UNDER_WAY = "canary-check-under-way.json"  # `CanaryCheckDone` of a running check; its `run` is the parent of the run's folder
 COMMANDS, LOGS, ROUTING_CHECKS, HOLD, ROLLBACK = "commands.jsonl", "logs", "routing-checks.jsonl", "hold.jsonl", "rollback.json"
+SEAL = "evidence.json"
 GATE_RESULTS, REPORT = "gate-results.jsonl", "stage-report.json"
 REPORT_MD, REPORT_HTML = "STAGE_REPORT.md", "STAGE_REPORT.html"
 BLOCKERS, JUNIT, SIGNOFF, WAIVERS = "blockers.json", "junit.xml", "signoff.json", "waivers.json"
@@ -179,6 +181,8 @@ class HoldEvent(msgspec.Struct, frozen=True, kw_only=True):
     gate_h: float | None = None  # for a gate within the hold: hours after the hold began
     state: str = ""  # state of that gate
     waits: bool = False  # the hold is broken, and restarts only after the cause has ended
+    boot: str = ""  # the machine's boot since which `elapsed_s` counts; empty if unknown
+    elapsed_s: float | None = None  # of the machine's clock that nobody can set
 
 
 class Armed(msgspec.Struct, frozen=True, kw_only=True):

@@ -35,6 +35,7 @@ class _Stage:
 
     run_dir: Path
     plan: StagePlan
+    files: tuple[records.Evidence, ...]
     events: list[HoldEvent] = field(default_factory=list)
     snapshots: list[Snapshot] = field(default_factory=list)
     thresholds: Thresholds = field(default_factory=dict)
@@ -71,7 +72,7 @@ def judge_stage(run_dir: Path) -> StageReport:
         blockers=(),
         skipped=tuple(_skipped(plan, judged, required)),
         notes=tuple(_notes(plan)),
-        evidence=evidence.files(run_dir),
+        evidence=stage.files,
         changes=chain.changes(run_dir, plan, judged),
         splits=tuple(stage_drills.gate_check(result) for result in stage.splits),
     )
@@ -95,8 +96,8 @@ def decide(judged: Sequence[Gate], required: Sequence[Requirement]) -> tuple[rec
 
 def _read(run_dir: Path, plan: StagePlan) -> _Stage:
     """Read all evidence. An unreadable file is a problem; all other files are still judged."""
-    stage = _Stage(run_dir, plan)
-    for read in (_require_records, _read_events, _read_thresholds, _read_window):
+    stage = _Stage(run_dir, plan, evidence.files(run_dir))
+    for read in (_require_sealed, _require_records, _read_events, _read_thresholds, _read_window):
         try:
             read(stage)
         except StormgateError as error:
@@ -104,6 +105,10 @@ def _read(run_dir: Path, plan: StagePlan) -> _Stage:
         except Exception as error:  # the other files are still judged
             stage.problems.append(f"{run_dir}: cannot be read ({error or type(error).__name__}).")
     return stage
+
+
+def _require_sealed(stage: _Stage) -> None:
+    evidence.require_sealed(stage.run_dir, stage.files)
 
 
 def _require_records(stage: _Stage) -> None:
@@ -191,7 +196,7 @@ def _requirements(stage: _Stage, drills: DrillEvidence, answers: Mapping[str, Ga
         "commands": (records.COMMANDS, lambda: requirements.commands(run_dir, plan)),
         "drills": (records.DRILL_RESULTS, lambda: stage_drills.requirement(run_dir, plan, drills)),
         "rollback": (records.ROLLBACK, lambda: requirements.rollback(run_dir, plan)),
-        "baseline": (records.SNAPSHOTS, lambda: requirements.baseline(run_dir, plan, stage.snapshots)),
+        "baseline": (records.HOLD, lambda: requirements.hold(stage.events, plan, stage.snapshots)),
         "hold": (records.HOLD, lambda: requirements.hold(stage.events, plan, stage.snapshots)),
         "cohort": (records.ROUTING_CHECKS, lambda: requirements.cohort(run_dir, plan, stage.events)),
         "armed": (records.ARMED, lambda: armed.requirement(run_dir, plan, stage.events)),

@@ -20,6 +20,7 @@ from drills.rollout.setup.records import (
     StagePlan,
 )
 from drills.rollout.setup.stages import MAX_HOLE_INTERVALS
+from sim.analysis.machine import MAX_CLOCK_OFF_S
 from sim.base import atomic_files
 from sim.base.clocks import from_iso
 from sim.base.errors import StormgateError
@@ -165,6 +166,23 @@ def hold_span(events: Sequence[HoldEvent]) -> tuple[str, str]:
     return (began[-1] if began else "", ended)
 
 
+def unknown_time(events: Sequence[HoldEvent]) -> str:
+    """Why it is unknown how much time passed between some events of a hold; empty if it is known.
+
+    Their dates are of a clock that can be set. Another clock runs with the machine, and starts again with it.
+    """
+    elapsed_s = [each.elapsed_s for each in events if each.elapsed_s is not None]
+    if len(elapsed_s) != len(events):
+        return "an event of the hold lacks the time of the clock that nobody can set"
+    boots, is_resumed = {each.boot for each in events}, any(each.kind == "resumed" for each in events)
+    if len(boots) > 1 or (is_resumed and "" in boots):
+        return "the machine was started again, or may have been, so only a clock that can be set counted the time in between"
+    offsets_s = [from_iso(each.at).timestamp() - s for each, s in zip(events, elapsed_s, strict=True)]
+    if (set_s := max(offsets_s) - min(offsets_s)) > MAX_CLOCK_OFF_S:
+        return f"the clock was set by {set_s:.0f} s; at most {MAX_CLOCK_OFF_S:g} s are allowed"
+    return ""
+
+
 def hold(events: Sequence[HoldEvent], plan: StagePlan, snapshots: Sequence[Snapshot]) -> Found:
     """Whether the stage was held to its end, long enough, and with unchanged revisions."""
     began, ended = hold_span(events)
@@ -176,6 +194,8 @@ def hold(events: Sequence[HoldEvent], plan: StagePlan, snapshots: Sequence[Snaps
         return State.ERROR, f"it was cut short; its last event is '{events[-1].kind}', at {events[-1].at}"
     if changed := next(_changed(snapshots, plan, began, ended), ""):
         return State.FAIL, changed
+    if unknown := unknown_time(events[_latest(events) :]):
+        return State.ERROR, unknown
     if unknown := next(_unknown(snapshots, plan, began, ended), ""):
         return State.INCONCLUSIVE, unknown
     held_s = (from_iso(ended) - from_iso(began)).total_seconds()
@@ -186,10 +206,14 @@ def hold(events: Sequence[HoldEvent], plan: StagePlan, snapshots: Sequence[Snaps
     return all_passed([_gate_at(events, hour) for hour in plan.gates_at_h], held)
 
 
+def _latest(events: Sequence[HoldEvent]) -> int:
+    """The place of the event with which the last hold began."""
+    return max(n for n, each in enumerate(events) if each.kind in ("started", "restarted"))
+
+
 def _gate_at(events: Sequence[HoldEvent], after_h: float) -> Found:
     """The state of the gates `after_h` hours into the last hold."""
-    latest = max(n for n, each in enumerate(events) if each.kind in ("started", "restarted"))
-    found = [each for each in events[latest:] if each.kind == "gate" and each.gate_h == after_h]
+    found = [each for each in events[_latest(events) :] if each.kind == "gate" and each.gate_h == after_h]
     if not found:
         return State.NOT_RUN, f"the gates were not judged {after_h:g} h into the hold"
     return State(found[-1].state), f"the gates {after_h:g} h into the hold: {found[-1].reason or found[-1].state}"
@@ -216,19 +240,6 @@ def _unknown(snapshots: Sequence[Snapshot], plan: StagePlan, began: str, ended: 
             silent = 0 if getattr(each.revisions, service) else silent + 1
             if silent > MAX_HOLE_INTERVALS and getattr(plan.revisions, service):
                 yield f"the {service}'s revision was unknown in {silent} snapshots in a row, the last at {each.at}"
-
-
-def baseline(run_dir: Path, plan: StagePlan, snapshots: Sequence[Snapshot]) -> Found:
-    """Whether the metrics were sampled for as long as a baseline needs."""
-    events = evidence.read_lines(run_dir / records.HOLD, HoldEvent)
-    if events:
-        return hold(events, plan, snapshots)
-    moments = [from_iso(each.at) for each in snapshots if each.phase == "baseline" and each.ok]
-    if not moments:
-        return State.NOT_RUN, "no baseline was taken"
-    seconds = (max(moments) - min(moments)).total_seconds() + plan.snapshot_interval_s
-    state = State.PASS if seconds >= plan.hold_required_s else State.INCONCLUSIVE
-    return state, f"sampled for {seconds:.0f} s of {plan.hold_required_s:.0f} s"
 
 
 def revisions(plan: StagePlan, snapshots: Sequence[Snapshot]) -> Found:
@@ -273,6 +284,8 @@ def canary_checks(run_dir: Path, events: Sequence[HoldEvent], judged: Found) -> 
         *((State.ERROR, f"{run}: is not recorded in {records.CANARY_CHECK_LIST}") for run in there if run not in runs),
     ]
     for each in recorded:
+        if each.run and [other.run for other in recorded].count(each.run) > 1:
+            found.append((State.ERROR, f"{each.run}: is recorded in {records.CANARY_CHECK_LIST} more than once"))
         if each.run and each.run not in there:
             found.append((State.ERROR, f"{each.run}: is recorded in {records.CANARY_CHECK_LIST}, but it is missing"))
         if each.status == State.FAIL and (not began or from_iso(each.at) >= from_iso(began)):
