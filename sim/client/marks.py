@@ -38,7 +38,7 @@ class Acknowledged(msgspec.Struct):
 
         In one log, an event that was sent after an acknowledgement has a higher position.
         """
-        if 0 < position <= self.position and sent_at > self.position_at:
+        while 0 < position <= self.position and sent_at > self.position_at:
             self._start_again()
         if position > 0:
             self._compare(number, position)
@@ -59,7 +59,7 @@ class Acknowledged(msgspec.Struct):
         """Forget the log before: what was acknowledged after its highest position is of the new one."""
         order = list(self.recent.items())
         last = max((place for place, (_, at) in enumerate(order) if at == self.position), default=len(order) - 1)
-        self.position = 0
+        self.position, self.position_at = 0, self.answered_at
         self.overtaking.clear()
         self.recent.clear()
         for number, position in order[last + 1 :]:

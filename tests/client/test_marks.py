@@ -182,6 +182,19 @@ def test_positions_of_a_log_that_has_started_again_replace_those_before() -> Non
     assert (head.number, head.position) == (4, 1), "sent after position 3 was acknowledged, and yet below it"
 
 
+def test_events_of_a_new_log_that_were_in_flight_together_are_not_taken_for_a_further_log() -> None:
+    head = Acknowledged()
+    head.add(1, 90, 0.0, 0.1)
+    for number, position, sent_at, now in ((2, 1, 0.05, 2.0), (3, 4, 0.05, 2.0), (4, 3, 1.9, 2.1), (5, 2, 1.9, 2.2)):
+        head.add(number, position, sent_at, now)
+        assert head.position == {2: 90, 3: 90}.get(number, 4), (
+            "number 4 is the first that was sent after number 1 was acknowledged"
+        )
+    assert head.overtaking == {4: 3, 5: 2}
+    head.add(6, 1, 2.3, 2.4)
+    assert head.position == 1
+
+
 def test_a_client_that_has_the_events_of_a_new_log_is_not_behind_the_old_one() -> None:
     driver = client()
     head = Acknowledged(number=4, position=9)
