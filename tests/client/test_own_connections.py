@@ -116,3 +116,11 @@ def test_server_that_goes_on_at_the_clients_own_position_has_lost_nothing():
         again = peer.wait(0.3).subscribe()
         peer.tell(PositionUnknown("a", again.after["a"], subscribed_at=Position(offset), ref=again.ref))
         assert len(peer.of("declared_loss")) == losses
+
+
+def test_position_that_moved_is_written_as_a_checkpoint_once():
+    peer = Peer(DURABLE)
+    peer.tell(Resumed(peer.join().ref, "a"), Batch("a", (), Position("0_9")), Batch("a", (), Position("0_9")))
+    assert len(peer.of("checkpoint_written")) == 1
+    peer.tell(Batch("a", (), Position("0_12")))
+    assert len(peer.of("checkpoint_written")) == 2

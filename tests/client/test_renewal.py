@@ -2,8 +2,11 @@
 
 import pytest
 
+from sim.client.actions import Mint
 from sim.client.marks import Acknowledged
 from sim.engines.shared import client_setup
+from sim.protocols.events import Position, Renewed, Resumed
+from tests.client.peer import CENTRIFUGO, Peer
 from tests.client.session_driver import RUN, SessionDriver, batch
 
 HEADS = {RUN: Acknowledged(number=2, position=2)}
@@ -80,3 +83,14 @@ def test_failed_renewal_counts_as_absent():
     driver.wait(0.3)
     driver.session.mint_failed("minting_disabled", driver.now)
     assert away(driver)
+
+
+def test_token_of_which_the_server_states_no_lifetime_is_renewed_when_it_is_due():
+    peer = Peer(CENTRIFUGO, refresh_s=10.0)
+    peer.tell(Resumed(peer.join().ref, "a", Position(0)))
+    for _ in range(3):
+        assert peer.wait(9.9).actions() == []
+        assert peer.wait(0.1).actions() == [Mint()]
+        (renew,) = peer.mint().sent()
+        peer.tell(Renewed(renew.ref))
+    assert peer.of("disconnected") == []

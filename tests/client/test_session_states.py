@@ -2,15 +2,18 @@
 
 import math
 
+import msgspec
 import pytest
 
 from sim.base.errors import IllegalMoveError
-from sim.client.actions import Close, Connect
+from sim.client.actions import Close, Connect, Send
 from sim.client.transitions import CONNECTED, TRANSITIONS, State, Trigger
-from sim.protocols.events import Batch, Closed, Malformed, Opened, Position, Resumed
+from sim.protocols.events import Batch, CaughtUp, Closed, Malformed, Opened, Position, Resumed
+from sim.protocols.intents import Subscribe
 from sim.protocols.spacetime.codes import connect_refused
-from tests.client.peer import CENTRIFUGO, Peer
+from tests.client.peer import CENTRIFUGO, Peer, dense
 from tests.client.session_driver import RUN, batch
+from tests.client.test_capabilities import DENSE
 
 _MOVES = {
     Trigger.START: lambda session: session.start(0.0),
@@ -95,3 +98,38 @@ def test_stopped_client_closes_the_connection_that_it_has(driver, state):
     driver.session.stop(driver.now)
     assert driver.actions() == ([Close()] if state in CONNECTED or state is State.CONNECTING else [])
     assert driver.session.wake_at() == math.inf
+
+
+def test_client_awaits_a_token_only_while_it_mints_or_renews():
+    peer = Peer(CENTRIFUGO, refresh_s=10.0)
+    assert not peer.session.awaits_token
+    peer.session.start(peer.now)
+    assert peer.session.awaits_token
+    peer.tell(Resumed(peer.join().ref, "a", Position(0)))
+    assert not peer.session.awaits_token
+    assert peer.wait(10.0).session.awaits_token
+    peer.tell(Closed())
+    assert not peer.session.awaits_token
+
+
+@pytest.mark.parametrize("can_resubscribe", [True, False])
+def test_hole_is_closed_by_a_subscribe_or_else_by_a_reconnect(can_resubscribe):
+    peer = Peer(msgspec.structs.replace(DENSE, can_resubscribe=can_resubscribe))
+    peer.tell(Resumed(peer.join().ref, "a"), CaughtUp("a")).tell(dense(1, 3))
+    assert [type(action) for action in peer.actions()] == [Send if can_resubscribe else Close]
+
+
+def test_client_that_closes_no_hole_reconnects_after_the_same_number_of_tries_on_each_connection(driver):
+    subscribe, tries = driver.begin(), []
+    for _ in range(2):
+        tries.append(1)
+        driver.replay(subscribe, batch(1, 3))
+        while driver.session.state in CONNECTED:
+            for asked in [each.intent for each in driver.actions() if isinstance(each.intent, Subscribe)]:
+                tries[-1] += 1
+                driver.replay(asked, batch(3))
+            if driver.session.state in CONNECTED:
+                driver.now = driver.session.wake_at()
+                driver.session.wake(driver.now)
+        subscribe = driver.reconnect()
+    assert tries == [driver.session.policy.fruitless_asks] * 2

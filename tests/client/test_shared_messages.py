@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sim.client.cursor import Cursor
 from sim.client.notices import Run, run_of
-from sim.client.spans import Span, take_spans
+from sim.client.spans import Span, go_on, take_spans
 from sim.protocols.markers import NO_MARKERS
 from sim.protocols.spacetime.adapter import SpacetimeConnection
 from sim.protocols.spacetime.frames import HeartbeatPush, ServerFrame, Update, UpdateBatch, Watermark
@@ -181,3 +181,15 @@ def test_run_at_or_below_the_requested_position_is_read_event_by_event():
         cursor.begin_replay(asked_from)
         assert take_spans({RUN: cursor}, (Span(RUN, 3, 4, -1),), replaying=True) == is_taken
         assert cursor.watermark == (4 if is_taken else 3)
+
+
+@pytest.mark.parametrize("after", [(2,), (2, 5)])
+def test_spans_go_on_if_each_continues_at_its_topics_place(after: tuple[int, ...]):
+    spans = tuple(Span(topic, at, at + 3, -1) for topic, at in zip((RUN, WORKER), after, strict=False))
+    places = {span.topic: span.after for span in spans}
+    assert go_on(spans, places)
+    assert places == {span.topic: span.last for span in spans}
+    elsewhere = {**places, spans[-1].topic: 1}
+    before = dict(elsewhere)
+    assert not go_on(spans, elsewhere)
+    assert elsewhere == before, "no place moves"

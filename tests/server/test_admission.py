@@ -3,7 +3,7 @@
 import pytest
 
 from sim.protocols.intents import Compatibility
-from sim.server.admission import failure, incompatibility, is_acknowledged_unwritten, is_final, may_be_taken
+from sim.server.admission import Appends, failure, incompatibility, is_acknowledged_unwritten, is_final, may_be_taken
 from sim.server.counters import Counters
 from sim.server.settings import RuntimeSettings, Switches
 
@@ -62,3 +62,27 @@ def test_refuse_oldest_build_refuses_minimum_build():
     assert refusal_of(SETTINGS.min_client_build) == ""
     assert refusal_of(SETTINGS.min_client_build, "refuse_oldest_build") == "upgrade_required"
     assert refusal_of("20260101T000001Z", "refuse_oldest_build") == ""
+
+
+def test_two_appends_at_once_stall_their_stream_for_good_with_the_defect_alone():
+    for defects, stalls in ((frozenset[str](), False), (frozenset({"stall_on_concurrent_appends"}), True)):
+        appends, switches = Appends(), Switches(defects=defects)
+        for _ in range(3):  # one after the other
+            assert appends.begin("a", switches) is None
+            appends.end("a")
+        assert appends.begin("a", switches) is None
+        refusal = appends.begin("a", switches)
+        assert (refusal is not None) == stalls
+        assert refusal is None or (refusal.status, refusal.code) == (500, "sequence_conflict")
+        appends.end("a")
+        appends.end("a")
+        assert (appends.begin("a", switches) is not None) == stalls
+        assert appends.begin("b", switches) is None, "another stream"
+
+
+@pytest.mark.parametrize(("wait_ms", "hint"), [(0.0, None), (250.0, 250.0)])
+def test_failed_publish_has_the_faults_status_and_hint(wait_ms: float, hint: float | None):
+    switches = Switches(publish_fail_status=503, publish_fail_share=1.0, publish_fail_retry_after_ms=wait_ms)
+    refusal = failure(switches, Counters())
+    assert refusal is not None
+    assert (refusal.status, refusal.retry_after_ms) == (503, hint)

@@ -5,6 +5,7 @@ import json
 import msgspec
 import pytest
 
+from sim.protocols import intents
 from sim.protocols.payloads import canonical_json, hash_matches
 from sim.protocols.spacetime.frames import Reply, Request, Subscribe, SyncBeat, SyncError, TransportBeat, UpdateBatch
 from sim.server.admission import failure
@@ -13,7 +14,7 @@ from sim.server.settings import DEFECTS, Switches
 from sim.server.tokens import TokenRefusedError
 from tests.client import test_negative_tokens
 from tests.client.server_double import COMPATIBILITY, START
-from tests.server import test_admission, test_phoenix_sync
+from tests.server import test_admission, test_phoenix_sync, test_stream_runtime
 from tests.server.runtime_driver import A, B, RuntimeDriver, is_intact, seqs, token
 
 CLIENTS, EVENTS = 40, 60
@@ -324,3 +325,12 @@ def test_replay_delivers_skipped_live_events():
     hit = [have for have in got if have != list(range(1, 21))]
     assert CLIENTS / 4 < len(hit) < CLIENTS * 3 / 4
     assert all(seqs(driver.ask(number, Subscribe("3", (A,), {A: 0}))) == list(range(1, 21)) for number in numbers)
+
+
+@pytest.mark.parametrize(("defect", "resumed"), [("ignore_cursor", [1, 2, 3, 4, 5]), ("replay_off_by_one", [4, 5])])
+def test_defects_of_cursors_change_where_a_stream_resumes_but_not_where_a_new_client_starts(defect: str, resumed: list[int]):
+    driver = test_stream_runtime.Driver("centrifugo", Switches(defects={defect}))
+    driver.publish("a", 5)
+    asked = intents.Subscribe("2", {"a": driver.position("a", 2)})
+    assert test_stream_runtime.numbers(driver.ask(driver.joined(), asked)) == resumed
+    assert test_stream_runtime.numbers(driver.ask(driver.joined(), intents.Subscribe("2", {"a": None}))) == []

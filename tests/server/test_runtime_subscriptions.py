@@ -238,3 +238,12 @@ def test_second_join_resets_subscriptions(driver, number):
     assert driver.pull(number) == []
     assert not driver.ask(number, Join("10", Compatibility(protocol_version="spacetime.sync.v9"), join_ref="10"))[0].ok
     assert driver.ask(number, SyncBeat("11"))[0].body == Body(code="not_joined", message="join the channel first")
+
+
+def test_recreated_log_closes_the_connections_that_follow_it():
+    driver = RuntimeDriver()
+    driver.publish(A, 3)
+    follower, other = driver.live(A), driver.live(B, device="e")
+    assert driver.runtime.recreate_log(A) == 3
+    assert driver.runtime.is_closing(follower)
+    assert not driver.runtime.is_closing(other)

@@ -165,6 +165,7 @@ def test_a_reader_whose_next_event_is_gone_loses_its_stream(centrifugo: Driver) 
     (ended,) = centrifugo.pull(number)
     assert isinstance(ended, StreamEnded)
     assert (ended.stream, ended.next.step) == ("a", Step.RESUBSCRIBE)
+    assert centrifugo.runtime.counters.stale_cursors == 1
 
 
 def test_a_head_is_what_was_sent_before(centrifugo: Driver) -> None:
@@ -221,6 +222,17 @@ def pinged(driver: Driver, number: int, seconds: float) -> None:
         driver.ask(number, Beat(""))
 
 
+def test_a_token_is_checked_where_the_protocol_sends_it(centrifugo: Driver, durable: Driver) -> None:
+    assert centrifugo.runtime.open("no token", Compatibility(), START), "at the join"
+    assert durable.ask(durable.runtime.open(None, Compatibility(), START), Subscribe("2", {"a": offset(5)})), "nowhere"
+
+
+def test_an_expired_token_renews_nothing(centrifugo: Driver) -> None:
+    (refused,) = centrifugo.ask(centrifugo.joined(), Renew("5", token(centrifugo.now - TTL_S)))
+    assert isinstance(refused, Refused)
+    assert (refused.ref, refused.code) == ("5", "token_expired")
+
+
 def test_a_connection_ends_after_its_token(centrifugo: Driver) -> None:
     number = centrifugo.joined()
     pinged(centrifugo, number, TTL_S + 20)
@@ -270,17 +282,25 @@ def test_pings_are_sent_and_a_client_that_answers_none_is_dropped(centrifugo: Dr
     assert centrifugo.runtime.end_of(number).code == 3012
 
 
-def test_a_client_with_too_many_unsent_bytes_is_disconnected() -> None:
-    driver = Driver("centrifugo", window_events=100_000)
+def test_a_ping_shows_no_missing_delivery_where_none_is(nats: Driver) -> None:
+    number = nats.reading("a")
+    nats.wait(RuntimeSettings().heartbeat_interval_s)
+    assert nats.pull(number) == [Activity()]
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_client_with_too_many_unsent_bytes_is_disconnected(keeps: bool) -> None:
+    driver = Driver("centrifugo", Switches(defects={"keep_slow_consumers"} if keeps else set()), window_events=100_000)
     number = driver.reading("a")
     log = driver.runtime.streams.log("a")
     for each in range(1100):
         log.append(f"a{each}", b'"' + 1000 * b"x" + b'"', driver.now)
     driver.runtime.announce("a", driver.now)
     driver.wait(1)
-    (problem,) = driver.pull(number)
-    assert isinstance(problem, Problem)
-    assert (problem.code, driver.runtime.is_closing(number), driver.runtime.counters.evicted) == ("slow_consumer", True, 1)
+    sent = driver.pull(number)
+    assert [each.code for each in sent if isinstance(each, Problem)] == ([] if keeps else ["slow_consumer"])
+    assert len(numbers(sent)) == (1100 if keeps else 0)
+    assert (driver.runtime.is_closing(number), driver.runtime.counters.evicted) == (not keeps, 0 if keeps else 1)
 
 
 # --- a server that starts silently where it can ---------------------------------------------------------
