@@ -82,7 +82,7 @@ def _words(text: str) -> Iterator[str]:
 def _problem(words: Sequence[str]) -> str:
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            name = _parse(words)
+            name = parse(words)
     except typer.Exit:  # of --help and --version
         return ""
     except typer.TyperException as error:
@@ -94,7 +94,7 @@ def _problem(words: Sequence[str]) -> str:
     return ""
 
 
-def _parse(words: Sequence[str]) -> tuple[str, ...]:
+def parse(words: Sequence[str]) -> tuple[str, ...]:
     """Parse a command line without running it; returns the command's name. Raises `TyperException`."""
     name: list[str] = []
     command, rest, parent = get_command(cli.app), list(words), None

@@ -1,6 +1,7 @@
 """A stage's report for people, programs and CI: the same verdict in each form."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 from playwright.sync_api import Browser
 
+from drills.cli import docs_check
 from drills.judging.checks.verdicts import CheckResult, State
 from drills.rollout.report import junit, stage_files, stage_report
 from drills.rollout.setup import records, stages
@@ -154,6 +156,22 @@ def test_retest_command_names_a_valid_target(report: StageReport) -> None:
     part = records.Requirement(name="baseline", state="not_run", reason="none")
     (last,) = blockers.of(msgspec.structs.replace(report, plan=plan, gates=(), requirements=(part,)))
     assert last.retest == "stormgate stage run 0 --target mock --rollout november"
+
+
+def test_retest_command_names_the_targets_file(report: StageReport) -> None:
+    plan = msgspec.structs.replace(report.plan, targets_file="/srv/our targets.toml")
+    failed = blockers.of(msgspec.structs.replace(report, plan=plan))[0]
+    assert failed.retest == "stormgate drill run publish_failures --target elsewhere --targets '/srv/our targets.toml'"
+
+
+def test_each_retest_command_is_one_that_the_command_line_takes() -> None:
+    table = blockers.table()
+    words = {"target": "staging", "rollout": "november", "run": "run", "stage": "0"}
+    for cause in [*table.checks.values(), *table.requirements.values()]:
+        for command in blockers.filled(cause.retest or table.retest, words).split(" && "):
+            program, *arguments = shlex.split(command)
+            assert program == "stormgate"
+            assert docs_check.parse(arguments)
 
 
 def test_preflight_blockers_do_not_roll_back(report: StageReport) -> None:

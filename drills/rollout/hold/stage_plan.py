@@ -103,6 +103,7 @@ def plan_of(prepared: Prepared, clock: Clock, journal: Journal) -> StagePlan:
         cohort_percent=rules.cohort_percent,
         target=target.endpoints.name,
         target_kind=prepared.kind,
+        targets_file=str((target.file or targets.DEFAULT_FILE).resolve()) if target.entry else "",
         revisions=revisions.find(target.endpoints, target.entry),
         began=iso(clock.now()),
         hold_required_s=_hold_s(prepared, clock),

@@ -251,6 +251,7 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     cohort_percent: float | None
     target: str
     target_kind: TargetKind
+    targets_file: str = ""  # absolute; empty: the target is not in one
     revisions: Revisions
     began: str
     hold_required_s: float  # 0 without a hold

@@ -4,6 +4,7 @@ Causes come from `causes.toml`, which operators may edit. After a failure in a s
 of the runbook: roll back, smallest blast radius first.
 """
 
+import shlex
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -84,6 +85,7 @@ def _blocker(report: StageReport, gate: str, name: str, state: State, reason: st
     remedy = _remedy(causes, known, state, reason)
     started_with = "run" if plan.stage == "0" else "hold"
     target = "mock" if plan.target_kind == "mock" else plan.target  # an embedded mock's name cannot be an argument
+    target += f" --targets {shlex.quote(plan.targets_file)}" if plan.targets_file else ""
     words = {"stage": plan.stage, "target": target, "rollout": plan.rollout, "run": started_with}
     steps = [*_first(causes, report, state), *remedy.steps]
     if state is State.FAIL and plan.stage != "0":
@@ -96,8 +98,8 @@ def _blocker(report: StageReport, gate: str, name: str, state: State, reason: st
         check=name,
         severity="blocker" if state in (State.FAIL, State.ERROR) else "major",
         cause=f"{remedy.cause} Reason: {reason.rstrip('.')}.",
-        remediation=tuple(_filled(step, words) for step in steps),
-        retest=_filled(known.retest or causes.retest, words),
+        remediation=tuple(filled(step, words) for step in steps),
+        retest=filled(known.retest or causes.retest, words),
         owner=known.owner or causes.owner,
         due=f"before stage {plan.stage} runs again",
     )
@@ -121,7 +123,8 @@ def _unknown(name: str) -> Cause:
     return Cause(cause=f"{name} has no entry in {PATH.name}.", steps=steps, measured_by="its evidence")
 
 
-def _filled(text: str, words: dict[str, str]) -> str:
+def filled(text: str, words: dict[str, str]) -> str:
+    """Put words in the place of `{names}`."""
     for key, value in words.items():
         text = text.replace(f"{{{key}}}", value)
     return text
