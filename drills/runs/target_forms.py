@@ -1,5 +1,6 @@
 """Read the tables of a target that describe the forms of its requests, with what their templates need."""
 
+import re
 import shutil
 from collections.abc import Mapping
 
@@ -19,6 +20,7 @@ FORMS: dict[str, type[msgspec.Struct]] = {  # tables with the forms of the servi
     },
     "read_back": ReadBackForm,
 }
+_USUAL_NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")  # of an environment variable
 SIGN_IN = "sign_in"  # a list of tables, one of each step
 
 
@@ -97,10 +99,18 @@ def require_program(command: list[str], key: str) -> None:
 
 
 def secret_of(variable: str | None, key: str, where: str, environment: Mapping[str, str]) -> str:
-    """Return the secret in an environment variable; empty without a variable. Errors do not repeat it."""
+    """Return the secret in an environment variable; empty without a variable. Errors do not repeat it.
+
+    Nor do they repeat a name that is not in capitals: it may be the secret itself, in the wrong place.
+    """
     if variable is None:
         return ""
     found = environment.get(variable, "").strip()
+    if not found and not _USUAL_NAME.fullmatch(variable):
+        raise UsageError(
+            f"{where}: key '{key}' must be the name of an environment variable, such as STORMGATE_SESSION, and never the "
+            "secret itself; there is no variable with this name, which is not shown here."
+        )
     if not found:
         raise UsageError(f"{where}: key '{key}' names the environment variable {variable}, which is not set; set it.")
     if not found.isascii() or not found.isprintable():

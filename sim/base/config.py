@@ -95,6 +95,8 @@ def _sentence(message: str, data: dict[str, Any], kind: type[msgspec.Struct], wh
         return f"{where}: {message}."
     found = _value_at(data, match["path"])
     what = match["what"].rstrip(".")
+    if match["path"].endswith("_env"):  # it may be the secret itself, in the wrong place
+        return f"{where}: key '{_join(match['path'], '')}' is not the name of an environment variable, such as ADMIN_TOKEN."
     if what.startswith("Invalid") and (allowed := _choices_at(data, kind, match["path"])):
         what = f"allowed here: {', '.join(allowed)}"
         return f"{where}: key '{_join(match['path'], '')}' is {found!r}; {what}."

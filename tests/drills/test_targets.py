@@ -1,14 +1,17 @@
 """The targets file: every mistake in one sentence, caps and hooks held before anything starts, and no secret ever said."""
 
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
 
 from drills import DATA
-from drills.runs import target_forms, targets
-from sim.base.errors import UsageError
+from drills.runs import catalog, target_forms, targets
+from sim.base.errors import NotRunnableError, UsageError
+from sim.drill import model as drills
 from sim.drill.target_rules import Caps
+from sim.engines.shared import permission
 from tests.commands import Said, free_port, stormgate_here
 
 USAGE, INCONCLUSIVE = 3, 2
@@ -126,12 +129,32 @@ def test_the_example_can_be_run_dry_by_the_catalogue_and_observed() -> None:
     assert dry(EXAMPLE, name="production", drill="observation").code == INCONCLUSIVE
 
 
+def test_the_example_allows_what_each_drill_of_the_catalogue_needs() -> None:
+    """A drill that needs a hook, say, cannot run there; none is refused by the caps."""
+    target = targets.resolve("staging", EXAMPLE)
+    assert target is not None
+    for path in catalog.catalogue().values():
+        with contextlib.suppress(NotRunnableError):
+            permission.require_allowed(drills.load(path), target)
+
+
 def test_a_file_in_the_working_directory_is_found(tmp_path: Path) -> None:
     (tmp_path / "targets.toml").write_text(GOOD)
     endpoints = targets.resolve("staging")
     assert endpoints is not None
     assert endpoints.socket_url == "wss://runtime.staging.example.com/base/sync/socket/websocket"
     assert "s3cret" not in repr(endpoints)
+
+
+@pytest.mark.parametrize("secret", ["Bearer pasted/secret", "pasted_secret", "pasted-secret", "PASTED SECRET"])
+@pytest.mark.parametrize("key", ["session_token_env", "admin_token_env"])
+def test_a_secret_in_the_place_of_a_variables_name_is_not_repeated(tmp_path: Path, key: str, secret: str) -> None:
+    name = {"session_token_env": "STORMGATE_SESSION", "admin_token_env": "RUNTIME_ADMIN_TOKEN"}[key]
+    (tmp_path / "targets.toml").write_text(GOOD.replace(f'"{name}"', f'"{secret}"'))
+    with pytest.raises(UsageError) as caught:
+        targets.resolve("staging")
+    assert f"'{key}'" in str(caught.value)
+    assert secret not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +166,7 @@ def test_a_file_in_the_working_directory_is_found(tmp_path: Path) -> None:
         (('session_token_env = "STORMGATE_SESSION"', ""), ["'session_token_env'", "is missing"]),
         (('"STORMGATE_SESSION"', '"NOT_SET_ANYWHERE"'), ["'session_token_env'", "NOT_SET_ANYWHERE", "not set"]),
         (('"RUNTIME_BASE_URL"', '"NOT_SET_ANYWHERE"'), ["'runtime_url_env'", "NOT_SET_ANYWHERE", "not set"]),
-        (('"STORMGATE_SESSION"', '"a name"'), ["'session_token_env'", "'a name'"]),
+        (('"STORMGATE_SESSION"', '"a name"'), ["'session_token_env'", "is not the name of an environment"]),
         (("caps = {", "cups = {"), ["'cups'", "unknown key"]),
         (("clients = 100", "clients = 0"), ["'caps.clients'", "0", ">= 1"]),
         (("clients = 100, ", ""), ["'caps.clients'", "is missing"]),
