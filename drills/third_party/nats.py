@@ -28,7 +28,7 @@ websocket {{ host: 127.0.0.1, port: {web_socket}, no_tls: true }}
 jetstream {{ store_dir: "{store}", max_mem: 256M, max_file: 1G, sync_interval: {sync_interval} }}
 ping_interval: {ping_interval}
 operator: {operator}
-resolver: MEMORY
+resolver: {{ type: full, dir: "{store}/accounts" }}
 resolver_preload {{
 {accounts}
 }}
@@ -82,7 +82,9 @@ without_token = []
 [targets.nats.hooks.recreate_log]
 {recreate_hook}
 [targets.nats.hooks.close_connections]
-{kick_hook}"""
+{kick_hook}
+[targets.nats.hooks.expire_tokens]
+{revoke_hook}"""
 
 
 def _command(place: Place) -> list[str]:
@@ -120,6 +122,7 @@ def _target(place: Place) -> str:
         kill_hook=place.hook("crash", "start"),
         recreate_hook=place.hook("recreate"),
         kick_hook=place.hook("kick"),
+        revoke_hook=place.hook("revoke"),
     )
 
 
@@ -165,6 +168,12 @@ def _kick(place: Place, _: Parameters) -> None:
     )
     for each in connections:
         _request(place, f"$SYS.REQ.SERVER.{server}.KICK", json.dumps({"cid": each["cid"]}), nats_keys.SYSTEM)
+
+
+def _revoke(place: Place, _: Parameters) -> None:
+    """Revoke every token that clients got before this second. The server disconnects who has one."""
+    statement = nats_keys.clients_account(revoked_until=int(time.time()) - 1)
+    _request(place, "$SYS.REQ.CLAIMS.UPDATE", statement, nats_keys.SYSTEM)
 
 
 def _request(place: Place, subject: str, body: str, account: str = nats_keys.CLIENTS) -> None:
@@ -224,5 +233,5 @@ RECIPE = Recipe(
     target=_target,
     environment={"NATS_SIGNING_KEY": nats_keys.SIGNING_KEY},
     prepare=_create,
-    actions={"crash": _crash, "recreate": _recreate, "kick": _kick},
+    actions={"crash": _crash, "recreate": _recreate, "kick": _kick, "revoke": _revoke},
 )

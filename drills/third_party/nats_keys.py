@@ -49,24 +49,29 @@ def _base64(data: bytes) -> bytes:
     return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
-def _account(name: str, limits: Mapping[str, object]) -> str:
-    claims = {"type": "account", "version": 2, "limits": {**_ACCOUNT_LIMITS, **limits}}
+def _account(name: str, limits: Mapping[str, object], **more: object) -> str:
+    claims = {"type": "account", "version": 2, "limits": {**_ACCOUNT_LIMITS, **limits}, **more}
     return _signed("operator", {"iss": OPERATOR, "sub": _public(_ACCOUNT, name), "name": name, "nats": claims})
 
 
+def clients_account(revoked_until: int = 0) -> str:
+    """Return the signed statement of the clients' account. What they got up to this moment (Unix seconds) is revoked."""
+    return _account("clients", _STORAGE_LIMITS, revocations={USER: revoked_until})
+
+
 ALGORITHM = "ed25519-nkey"
-OPERATOR, CLIENTS, SYSTEM, USER = (
+OPERATOR, CLIENTS, SYSTEM, USER, _SETUP = (
     _public(kind, name)
-    for kind, name in ((_OPERATOR, "operator"), (_ACCOUNT, "clients"), (_ACCOUNT, "system"), (_USER, "user"))
+    for kind, name in ((_OPERATOR, "operator"), (_ACCOUNT, "clients"), (_ACCOUNT, "system"), (_USER, "user"), (_USER, "setup"))
 )
 BEARER = {"type": "user", "version": 2, "bearer_token": True, "pub": {}, "sub": {}, **_UNLIMITED}  # needs no key of its own
 OPERATOR_JWT = _signed(
     "operator",
     {"iss": OPERATOR, "sub": OPERATOR, "name": "drill", "nats": {"type": "operator", "version": 2, "system_account": SYSTEM}},
 )
-ACCOUNTS = {CLIENTS: _account("clients", _STORAGE_LIMITS), SYSTEM: _account("system", {})}
+ACCOUNTS = {CLIENTS: clients_account(), SYSTEM: _account("system", {})}
 USERS = {
-    account: _signed(name, {"iss": account, "sub": USER, "name": name, "nats": BEARER})
+    account: _signed(name, {"iss": account, "sub": _SETUP, "name": name, "nats": BEARER})
     for name, account in (("clients", CLIENTS), ("system", SYSTEM))
 }
 """A token without an end, by account."""
