@@ -172,6 +172,7 @@ MUTATIONS = (
     defect("revoke_everyone", "session_revocation", "drill.revocation", "drill.undisturbed", only=True, settings=PATIENT),
     defect("forget_fallback_key", "token_rotation", "drill.key_rotation", "error.websocket_auth_error_ratio", only=True),
     defect("sign_with_old_key", "token_rotation", "drill.key_rotation"),
+    defect("unanswered_to_some", "dropped_delivery", "partly_delivered", "delivery.failed_publish_ratio"),
     defect("refuse_every_other_publish", "reconnect_storm", "error.failed_tries_ratio", tested=EVERYWHERE),
     defect("publish_needs_delivery", "http_authority", "drill.authority_served", settings=PATIENT),
     defect("lose_undelivered", "http_authority", "acknowledged_lost", settings=PATIENT),

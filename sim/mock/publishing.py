@@ -13,7 +13,8 @@ from sim.base.errors import StorageError
 from sim.mock.requests import RequestRefusedError
 from sim.mock.revisions import Rollout
 from sim.mock.store import Store
-from sim.server.admission import Appends, PublishLimits, Refusal, failure, is_acknowledged_unwritten
+from sim.server import misbehaviours
+from sim.server.admission import Appends, PublishLimits, Refusal, failure, is_acknowledged_unwritten, no_answer
 from sim.server.runtime import Runtime
 from sim.server.stream_log import Appended, Entry, WrongNextSeqError
 
@@ -65,6 +66,8 @@ class Authority:
         if "forget_idempotency_keys" in runtime.switches.defects:
             key = f"{key}, try {runtime.counters.publish_tries}"
         done = await self._append_durably(_Publish(topic, key, payload, expected_next_seq))
+        if misbehaviours.is_unanswered(runtime.switches, done.entry.seq):
+            fault = no_answer()
         if fault is not None:
             raise self._refused(fault)
         return done

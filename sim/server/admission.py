@@ -140,6 +140,11 @@ def may_be_taken(status: int) -> bool:
     return status >= 500 and status != 503
 
 
+def no_answer() -> Refusal:
+    """Return what a publish gets whose outcome is unknown."""
+    return Refusal(500, *_FAILURES[500], is_taken=True)
+
+
 def is_acknowledged_unwritten(switches: Switches) -> bool:
     """Whether a defect acknowledges publishes that were not appended."""
     lost = "lose_undelivered" in switches.defects and switches.delivery_down

@@ -27,15 +27,22 @@ def is_skipped(switches: Switches, client_key: int, seq: int, live: bool) -> boo
     """Whether this client never gets this event (defect), or not on its live tail (fault)."""
     if "skip_delivery" in switches.defects and _hits(switches, "skip", client_key, seq, DEFECT_CLIENTS, DEFECT_EVENTS):
         return True
+    if is_unanswered(switches, seq) and draw(switches.seed, "unanswered_to", client_key) < DEFECT_CLIENTS:
+        return True
     if live and "announce_before_commit" in switches.defects and draw(switches.seed, "announce", 0, seq) < DEFECT_EVENTS:
         return True
     shares = (switches.skip_live_clients, switches.skip_live_events)
     return live and shares[0] > 0 and _hits(switches, "skip_live", client_key, seq, *shares)
 
 
+def is_unanswered(switches: Switches, seq: int) -> bool:
+    """Whether no publish of this event is ever answered with success, although it is in the log."""
+    return "unanswered_to_some" in switches.defects and draw(switches.seed, "unanswered", 0, seq) < DEFECT_EVENTS
+
+
 def treats_alike(switches: Switches) -> bool:
     """Whether no client loses events or gets other payloads than the rest. This is the cheapest check."""
-    uneven = {"skip_delivery", "two_versions", "announce_before_commit"}
+    uneven = {"skip_delivery", "two_versions", "announce_before_commit", "unanswered_to_some"}
     return not (switches.defects & uneven or switches.skip_live_clients > 0)
 
 
@@ -43,7 +50,7 @@ def may_skip(switches: Switches, client_key: int) -> bool:
     """Whether this client may lose events: a cheap check before `is_skipped`."""
     if "skip_delivery" in switches.defects and draw(switches.seed, "skip", client_key) < DEFECT_CLIENTS:
         return True
-    if "announce_before_commit" in switches.defects:
+    if switches.defects & {"announce_before_commit", "unanswered_to_some"}:
         return True
     share = switches.skip_live_clients
     return share > 0 and draw(switches.seed, "skip_live", client_key) < share

@@ -104,6 +104,7 @@ Defect = Literal[
     "forget_revocations",
     "wait_for_company",
     "refuse_every_other_publish",
+    "unanswered_to_some",
 ]
 DEFECTS: tuple[str, ...] = get_args(Defect)
 DEFECT_MEANINGS: dict[str, str] = {
@@ -158,6 +159,7 @@ DEFECT_MEANINGS: dict[str, str] = {
     "announce_before_commit": "some live events are announced before they can be read, so live clients never get them",
     "forget_revocations": "a revocation is forgotten when the session's sockets are closed",
     "refuse_every_other_publish": "every other publish is refused, until it is tried again",
+    "unanswered_to_some": "some publishes always fail although their event is stored, and some clients never get that event",
     "wait_for_company": "most live events wait until the next event of their topic is published, or another client connects",
 }
 

@@ -22,7 +22,8 @@ from sim.protocols.events import Batch, Closed, Message, Refused
 from sim.protocols.intents import Intent, Raw
 from sim.protocols.payloads import canonical_json
 from sim.protocols.profile import Publication, ServerForms
-from sim.server.admission import Appends, PublishLimits, Refusal, failure, is_acknowledged_unwritten
+from sim.server import misbehaviours
+from sim.server.admission import Appends, PublishLimits, Refusal, failure, is_acknowledged_unwritten, no_answer
 from sim.server.closing import CloseOrder, UpgradeRefusedError
 from sim.server.control import Control, ControlRefusedError, TokenRequest
 from sim.server.runtime import DeliveryDownError
@@ -254,6 +255,8 @@ class SimulatedService:
         if "forget_idempotency_keys" in defects:
             key = f"{key}, try {counters.publish_tries}"
         appended = self._append(topic, key, payload, run_id)
+        if misbehaviours.is_unanswered(self.switches, appended):
+            broken = no_answer()
         return broken or (appended if self.profile.answers_position else -1)
 
     def _append(self, topic: str, key: str, payload: bytes, run_id: str = "") -> int:
