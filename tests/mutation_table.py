@@ -184,7 +184,7 @@ MUTATIONS = (
     defect("hollow_snapshots", "stale_cursor_storm", "incomplete_snapshot", only=True),
     defect("unsteady_digests", "stale_cursor_storm", "incomplete_snapshot", only=True),
     defect("stale_too_early", "replay_budget_exceeded", "drill.stale_justified", only=True),
-    defect("wrong_stale_reason", "replay_budget_exceeded", "drill.stale_signalled", only=True),
+    defect("wrong_stale_reason", "replay_budget_exceeded", "drill.stale_signalled", "drill.stale_justified", only=True),
     defect(
         *("two_versions", "multi_client_order", "delivery.one_order", "acknowledged_lost", "phantom_event"),
         *("silent_loss", "delivery.dropped_deliveries", "drill.audited", "drill.converged"),

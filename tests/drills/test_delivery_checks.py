@@ -1,5 +1,6 @@
 """What clients receive and notice, and whether the right cursors are stale: hand-written histories."""
 
+import msgspec
 import pytest
 
 from drills.judging import gates
@@ -7,6 +8,7 @@ from drills.judging.checks.verdicts import State
 from sim.drill.fault_kinds import DuplicateDeliveries, RollingDeploy, ShrinkReplayBudget
 from sim.drill.model import Drill
 from sim.record.observations import Kind
+from sim.server.settings import RuntimeSettings
 from tests.drills.asking import CASE, FAIL, NO_DATA, PASS, cases, state, with_fault
 from tests.histories import STREAM, Story, good_storm, storm_drill
 
@@ -71,6 +73,19 @@ def shrunk(budget: int, **expect: object) -> Drill:
     return with_fault(10, ShrinkReplayBudget(at_s=0.0, events=budget, for_s=1.0), stale_reasons=(BUDGET,), **expect)
 
 
+def windowed(events: int) -> Drill:
+    """A drill that expects cursors below the retained window, and trims nothing."""
+    drill = storm_drill(10, stale_reasons=(FLOOR,))
+    return msgspec.structs.replace(drill, runtime=RuntimeSettings(window_events=events))
+
+
+def shared() -> Story:
+    """A stream to which others publish, too: nobody knows how far a cursor is behind."""
+    story = stale(FLOOR)
+    story.header = {**story.header, "own_streams": []}
+    return story
+
+
 def another_hash() -> Story:
     return good_storm(3).changed(lambda row: row.kind == Kind.APPLIED and (row.client, row.seq) == (1, 7), detail="h8")
 
@@ -111,7 +126,9 @@ CASES = [
     *cases("drill.stale_justified", shrunk(163), PASS=[stale(BUDGET)], FAIL=[stale(BUDGET, t=20.0)]),
     *cases("drill.stale_justified", shrunk(164), PASS=[stale(BUDGET, seq=99)], FAIL=[stale(BUDGET)]),
     *cases("drill.stale_justified", storm_drill(10, stale_reasons=(BUDGET,)), FAIL=[stale(BUDGET)]),  # the topic's own budget
-    *cases("drill.stale_justified", shrunk(5), NO_DATA=[stale(), stale(FLOOR)]),
+    *cases("drill.stale_justified", shrunk(5), NO_DATA=[stale()], FAIL=[stale(FLOOR)]),  # the window is larger
+    *cases("drill.stale_justified", windowed(163), PASS=[stale(FLOOR)], FAIL=[stale(FLOOR, t=20.0)], NO_DATA=[shared()]),
+    *cases("drill.stale_justified", windowed(164), PASS=[stale(FLOOR, seq=99)], FAIL=[stale(FLOOR)]),
 ]
 
 

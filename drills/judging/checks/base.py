@@ -64,6 +64,12 @@ class Case:
         """The ledger: for every acknowledged event, the clients that should have it and those that have it."""
         return Ledger(self.history)
 
+    @property
+    def window_events(self) -> int:
+        """How many events of a stream the service retains: on the mock by the drill, elsewhere by the target file."""
+        header = self.history.header
+        return self.drill.runtime.window_events if header.target_kind == "mock" else header.window_events
+
     @cached_property
     def planned(self) -> Mapping[int, PlannedFault]:
         """The fault schedule with the clients that each fault concerns, by the index of the fault."""

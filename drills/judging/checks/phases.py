@@ -236,9 +236,7 @@ def _audited(case: Case, threshold: Threshold | None) -> Answer:
         return _audited_over_http(history, n)
     if not case.ledger.audited or not bool((settled.client == auditor).any()):
         return Answer(State.NO_DATA, NAN, 0, "no fresh client read the retained events at the end, so a loss may be unseen")
-    # A drill's runtime settings apply only to the mock; any other target states its window, or has that of the sync service.
-    is_mock = history.header.target_kind == "mock"
-    window = case.drill.runtime.window_events if is_mock else history.header.window_events
+    window = case.window_events
     if withheld := len(case.ledger.withheld(window, _forgotten_until(history))):
         return Answer(State.FAIL, 0, n, f"a fresh client did not get {withheld} events of a window of {window}")
     return Answer(State.PASS, 1, n, "a fresh client read all retained events at the end")

@@ -20,9 +20,10 @@ from drills.judging.checks.specs import (
     has_negative_client,
     of_window,
     rule,
+    trims_nothing,
 )
 from sim.protocols.adapter import FreshStart, Positions, Refusals, StaleSign
-from sim.server.stream_log import REPLAY_BUDGET_EXCEEDED
+from sim.server.stream_log import REPLAY_BUDGET_EXCEEDED, RETENTION_FLOOR_BREACH
 
 GATES = ("error", "replay", "reconnect", "delivery", "ux")
 _SAYS_STALE = Ability("its server does not say when it cannot resume", lambda it: it.stale is not StaleSign.SILENT)
@@ -265,10 +266,14 @@ _OF_RUNS = (
         when=When("drills that expect stale answers", lambda drill: bool(drill.expect.stale_reasons)),
     ),
     rule(
-        *("drill.stale_justified", "cursors", "cursors refused although the replay budget covers them"),
+        *("drill.stale_justified", "cursors", "cursors refused although the replay budget or the retained window covers them"),
         ability=_SAYS_STALE,
         when=When(
-            f"drills that expect {REPLAY_BUDGET_EXCEEDED}", lambda drill: REPLAY_BUDGET_EXCEEDED in drill.expect.stale_reasons
+            f"drills that expect {REPLAY_BUDGET_EXCEEDED}, or {RETENTION_FLOOR_BREACH} of the usual window",
+            lambda drill: (
+                REPLAY_BUDGET_EXCEEDED in drill.expect.stale_reasons
+                or (RETENTION_FLOOR_BREACH in drill.expect.stale_reasons and trims_nothing(drill))
+            ),
         ),
     ),
     rule(

@@ -85,6 +85,11 @@ def has_fault(*kinds: str) -> When:
     return When(f"drills with a fault {' or '.join(kinds)}", lambda drill: any(fault.kind in kinds for fault in drill.faults))
 
 
+def trims_nothing(drill: Drill) -> bool:
+    """Return whether no fault of a drill deletes events, so that the service retains its usual window."""
+    return all(fault.kind not in ("shrink_window", "recreate_log") for fault in drill.faults)
+
+
 def has_negative_client(*kinds: str) -> When:
     says = f"drills with a negative client {' or '.join(kinds)}"
     return When(says, lambda drill: not set(kinds).isdisjoint(drill.expect.negative_clients))

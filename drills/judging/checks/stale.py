@@ -5,12 +5,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from drills.judging.checks.base import NAN, Answer, Case, Decide
+from drills.judging.checks.specs import trims_nothing
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from sim.analysis import samples
 from sim.drill.fault_kinds import ShrinkReplayBudget
 from sim.record.observations import Kind
-from sim.server.stream_log import REPLAY_BUDGET_EXCEEDED, effective_budget
+from sim.server.stream_log import REPLAY_BUDGET_EXCEEDED, RETENTION_FLOOR_BREACH, effective_budget
 
 
 def _unexpected_stale(case: Case, threshold: Threshold | None) -> Answer:
@@ -44,20 +45,28 @@ def _stale_signalled(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _stale_justified(case: Case, threshold: Threshold | None) -> Answer:
-    """Check that no cursor within the smallest replay budget was refused. The events due by then limit how far it is behind."""
+    """Check that no cursor was refused that the smallest replay budget, or the retained window, covers.
+
+    The events due by then limit how far a cursor is behind. Others may publish to a stream that the run does not own.
+    """
     history = case.history
     rows = history.fleet(Kind.STALE)
-    rows = rows.take(history.detail_is(rows, [REPLAY_BUDGET_EXCEEDED]) & (rows.seq >= 0))
+    names = [history.base_name(code) for code in range(len(history.streams))]
+    is_own = np.isin(names, history.header.own_streams)[rows.stream] & trims_nothing(case.drill)
+    for_budget, for_window = (history.detail_is(rows, [reason]) for reason in (REPLAY_BUDGET_EXCEEDED, RETENTION_FLOOR_BREACH))
+    is_judged = (for_budget | (for_window & is_own)) & (rows.seq >= 0)
+    rows, for_budget = rows.take(is_judged), for_budget[is_judged]
     if len(rows) == 0:
-        return Answer(State.NO_DATA, NAN, 0, "no cursor was refused for the replay budget")
-    names = map(history.base_name, range(len(history.streams)))
+        return Answer(State.NO_DATA, NAN, 0, "no cursor was refused that the replay budget or the retained window may cover")
     budgets = np.array([_smallest_budget(case, name) for name in names], np.float64)
-    if np.isnan(budgets[rows.stream]).any():
+    if np.isnan(budgets[rows.stream][for_budget]).any():
         return Answer(State.NO_DATA, NAN, 0, "the service's replay budget is not known")
-    needless = case.ledger.published.head_due(rows.stream, rows.t) - rows.seq <= budgets[rows.stream]
+    covered = np.where(for_budget, budgets[rows.stream], case.window_events)
+    needless = case.ledger.published.head_due(rows.stream, rows.t) - rows.seq <= covered
     if n := int(needless.sum()):
-        return Answer(State.FAIL, n, len(rows), f"{n} cursors were refused though the replay budget covers them")
-    return Answer(State.PASS, 0, len(rows), f"none of {len(rows)} cursors refused for the replay budget lay within it")
+        reason = f"{n} cursors were refused though the replay budget or the retained window covers them"
+        return Answer(State.FAIL, n, len(rows), reason)
+    return Answer(State.PASS, 0, len(rows), f"none of {len(rows)} refused cursors was covered")
 
 
 def _smallest_budget(case: Case, stream: str) -> float:
