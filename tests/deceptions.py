@@ -36,6 +36,7 @@ streams = {{ topic = "room:{{run_id}}" }}
 token = {{ source = "none" }}
 ready = {{ without_token = [] }}
 metrics = {{ path = "/metrics", headers = {{}} }}
+read_back = {{ path = "/internal/v1/runs/{{run_id}}" }}
 service = {{ heartbeat_interval_s = 0.5, window_events = {window} }}
 hooks.kill_runtime = {{ inject = {restart}, reports = {{ count = "/count" }} }}
 hooks.slow_publishes = {{ inject = {slow}, reports = {{ count = "/count" }} }}
@@ -73,6 +74,14 @@ DRILLS: dict[str, dict[str, object]] = {
     },
     "restart": {"faults": [{"kind": "kill_runtime", "at_s": 0.0, "down_s": 0.3}]},
     "slow_publishes": {"faults": [{"kind": "slow_publishes", "at_s": 0.0, "delay_ms": 250.0, "for_s": 1.2}]},
+    "stale_some": {
+        **STALE,
+        "expect": {"stale_reasons": ["retention_floor_breach"]},
+        "faults": [
+            {"kind": "drop_sockets", "at_s": 0.0, "share": 0.6, "waves": 2, "wave": 1, "offline_s": 1.5},
+            {"kind": "drop_sockets", "at_s": 0.0, "share": 0.6, "waves": 2, "wave": 2, "offline_s": 0.4},
+        ],
+    },
     "stale": {**STALE, "expect": {"stale_reasons": ["retention_floor_breach"]}},
     "stale_with_loss": {**STALE, "expect": {"stale_reasons": ["retention_floor_breach"], "declared_loss": True}},
 }
@@ -210,6 +219,15 @@ DECEPTIONS = (
     row("complete_first", "cut", "early_replay_complete"),
     row("replay_all", "cut", "replay.divergence"),
     row("retype", "cut", "altered_payload"),
+    row("close_before_live", "cut", "drill.undisturbed"),
+    row("", "stale_some", window=WINDOW),
+    row("stale_within", "stale_some", "drill.stale_justified", window=WINDOW),
+    row("stale_floor", "stale_some", "drill.stale_justified", window=WINDOW),
+    # Over HTTP, beside the socket.
+    row("store_less", "cut", "stored_lost"),
+    row("store_twice", "cut", "stored_twice"),
+    row("store_altered", "cut", "stored_altered"),
+    row("store_swapped", "cut", "stored_otherwise", "real_time_order"),
     # Several at once.
     row(
         *("close_again,refuse_first,stepped_clock", "cut_half"),

@@ -66,6 +66,15 @@ LIES = {
     "complete_first": "a replay is reported complete before its events come",
     "replay_all": "a client that resumes gets everything from the beginning",
     "retype": "a number in a payload becomes a text",
+    # Positions and heads.
+    "stale_within": "a cursor is refused although the retained events that the answer states begin below it",
+    "stale_floor": "a cursor is refused although the retained events begin below it, and the answer states otherwise",
+    "close_before_live": "a client that resumes is closed twice before it gets an answer",
+    # What the service returns over HTTP, beside the socket.
+    "store_less": "an event is missing",
+    "store_twice": "an event is there twice",
+    "store_altered": "an event has another content",
+    "store_swapped": "two events have changed places",
 }
 arguments = argparse.ArgumentParser()
 arguments.add_argument("--lie", default="", help="one or several of LIES, with commas")

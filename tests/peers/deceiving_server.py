@@ -55,7 +55,7 @@ class Storm:
 
 
 storm, readers = Storm(), set()
-counters = {"published": 0, "set_back_at": 0}
+counters = {"published": 0, "set_back_at": 0, "closed": 0}
 
 
 def close_some(count, after_s):
@@ -147,7 +147,15 @@ def deliver(stream, position):
 
 async def read(request):
     stream = streams["room:" + request.path_params["id"]]
-    events = [{"seq": at, **stream.events[at - 1]} for at in range(stream.floor + 1, stream.head + 1)]
+    events = [{"seq": at, **event} for at, event in enumerate(stream.events, 1)]
+    if lies("store_less"):
+        del events[4]
+    if lies("store_twice"):
+        events.insert(5, events[4])
+    if lies("store_altered"):
+        events[4] = {**events[4], "payload": {**events[4]["payload"], "altered": True}}
+    if lies("store_swapped"):
+        events[4], events[5] = {**events[5], "seq": 5}, {**events[4], "seq": 6}
     return JSONResponse({"events": events})
 
 
@@ -296,7 +304,13 @@ class Reader:
 
     def subscribe(self, ref, payload):
         asked, after = [streams[name] for name in payload["topics"]], payload["resume_after"]
+        if lies("close_before_live") and after and counters["closed"] < 40:
+            counters["closed"] += 1
+            self.close_later(0.05)
+            return
         stale = [stream for stream in asked if after.get(stream.name, stream.head) < stream.floor]
+        if lies("stale_within") or lies("stale_floor"):
+            stale = [stream for stream in asked if after.get(stream.name, stream.head) < stream.head - 5]
         if stale:
             self.reply(ref, "sync:v1", self.stale(stale, after), "error")
             return
@@ -360,7 +374,7 @@ class Reader:
                     "topic": stream.name,
                     "reason": "retention_floor_breach",
                     "resume_after": at,
-                    "retention_floor": stream.floor,
+                    "retention_floor": at + 1 if lies("stale_floor") else stream.floor,
                     "head_watermark": stream.head,
                     "replay_lag": stream.head - at,
                 }
