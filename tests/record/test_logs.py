@@ -188,3 +188,12 @@ def test_a_fault_that_did_nothing_is_no_reason_to_separate_logs(form: str) -> No
     assert unlocated.history().logs == {}
     found_less = unlocated.without(lambda row: row.client == AUDITOR and row.kind is Kind.APPLIED and row.marker <= 4)
     assert [logs.log.tolist() for logs in found_less.history().logs.values()] == [[0] * 4 + [1] * 5]
+    trimmed = unlocated.without(lambda row: row.client == AUDITOR and row.kind is Kind.APPLIED and row.marker <= 2)
+    assert trimmed.history().logs == {}, "events from before the fault are still in the log"
+
+
+@pytest.mark.parametrize(("head_at_return", "is_known"), [(2, True), (8, False)])
+def test_a_new_log_that_only_clients_saw_is_known_by_a_lower_head(head_at_return: int, is_known: bool) -> None:
+    case = Case(5, 9, (Reader(5, head_at_return), Reader(0, 0)), has_epochs=False, by_fault=False, form="seen")
+    history = case.story().history()
+    assert [logs.log.tolist() for logs in history.logs.values()] == ([[0] * 5 + [1] * 9] if is_known else [])
