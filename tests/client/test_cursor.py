@@ -1,15 +1,18 @@
 """Cursors: the apply rule, and checkpoints that survive a restart of the client."""
 
+import math
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.base.errors import UsageError
 from sim.client.checkpoints import Damage, can_damage, damage, restore, stored
-from sim.client.cursor import Cursor, Outcome, Start, apply_outcome
+from sim.client.cursor import Cursor, OpaqueCursor, Outcome, Start, apply_outcome
 from sim.engines.shared.client_setup import next_life
 from sim.protocols.adapter import Positions
-from sim.protocols.events import Position
+from sim.protocols.events import Item, Position
 from tests.client.session_driver import RUN, WORKER, SessionDriver
 
 
@@ -133,3 +136,49 @@ def test_cursor_without_watermark_accepts_a_start_first():
         cursor.offer(5)
     assert cursor.accept_start(5) == Start("fresh")
     assert cursor.offer(5) is Outcome.APPLY
+
+
+# --- what a cursor shows ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("proven", "acknowledged", "is_unconfirmed"),
+    [(9, 0, False), (5, 8, True), (5, 9, False), (None, 8, True), (None, 9, False)],
+)
+def test_restored_position_above_all_that_is_known_is_unconfirmed(proven: int | None, acknowledged: int, is_unconfirmed: bool):
+    cursor = Cursor.at(RUN, "stream", Position(9))
+    cursor.proven = proven
+    assert cursor.is_unconfirmed(acknowledged) == is_unconfirmed
+    cursor.watermark = 10
+    assert not cursor.is_unconfirmed(acknowledged), "an event moved it"
+    assert not Cursor(RUN, "stream").is_unconfirmed(acknowledged)
+
+
+def test_distance_to_a_head_is_known_only_from_a_comparable_position():
+    cursor, opaque = Cursor(RUN, "stream", watermark=3), OpaqueCursor(RUN, "stream", watermark=3)
+    assert (cursor.lag(5), cursor.lacks(4), cursor.lacks(3)) == (2, True, False)
+    assert (Cursor(RUN, "stream").lag(5), Cursor(RUN, "stream").lacks(1)) == (None, True)
+    assert (opaque.lag(5), opaque.lacks(4)) == (None, False)
+
+
+def test_opaque_cursor_recognizes_the_last_events_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sim.client.cursor.MAX_REMEMBERED", 2)
+    cursor = OpaqueCursor(RUN, "stream", watermark=0)
+    events = [Item(Position(f"p{n}"), msgspec.Raw(b"{}")) for n in range(3)]
+    for number, event in enumerate(events, 1):
+        assert cursor.seq_of(event) == number
+        cursor.apply(number, event)
+    assert [cursor.seq_of(event) for event in events] == [4, 0, 0]
+
+
+def test_opaque_cursor_drops_its_place_but_not_what_it_counted():
+    cursor = OpaqueCursor.at(RUN, "stream", Position("p9"))
+    assert not cursor.rebootstrap(20), "nobody can compare a snapshot with it"
+    assert (cursor.position, cursor.known, cursor.watermark) == (None, 0, None)
+
+
+def test_cursor_that_goes_on_in_another_log_has_lost_an_unknown_number_of_events():
+    cursor = Cursor.at(RUN, "stream", Position(3, "e1"))
+    start = cursor.continue_at(Position(5, "e2"))
+    assert (start.how, start.old, math.isnan(start.lost)) == ("other_log", None, True)
+    assert cursor.position == Position(5, "e2")

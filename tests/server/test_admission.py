@@ -3,9 +3,19 @@
 import pytest
 
 from sim.protocols.intents import Compatibility
-from sim.server.admission import Appends, failure, incompatibility, is_acknowledged_unwritten, is_final, may_be_taken
+from sim.protocols.spacetime.profile import PROFILE
+from sim.server.admission import (
+    Appends,
+    PublishLimits,
+    failure,
+    incompatibility,
+    is_acknowledged_unwritten,
+    is_final,
+    may_be_taken,
+)
 from sim.server.counters import Counters
 from sim.server.settings import RuntimeSettings, Switches
+from tests.server.runtime_driver import A, B
 
 SETTINGS = RuntimeSettings()
 
@@ -86,3 +96,19 @@ def test_failed_publish_has_the_faults_status_and_hint(wait_ms: float, hint: flo
     refusal = failure(switches, Counters())
     assert refusal is not None
     assert (refusal.status, refusal.retry_after_ms) == (503, hint)
+
+
+def test_publishes_to_a_topic_are_limited_in_size_and_rate():
+    limits = PublishLimits(RuntimeSettings(publishes_per_s=2), PROFILE)
+    largest = PROFILE.topics.topic_class(A).max_payload_bytes
+    assert limits.refusal(A, largest, 10.0) is None
+    too_large = limits.refusal(A, largest + 1, 10.0)
+    assert too_large is not None
+    assert (too_large.status, too_large.retry_after_ms) == (413, None)
+    assert limits.refusal(A, 1, 10.0) is None
+    too_many = limits.refusal(A, 1, 10.0)
+    assert too_many is not None
+    assert (too_many.status, too_many.retry_after_ms) == (429, 501)
+    assert limits.refusal(B, 1, 10.0) is None, "each topic has its own limit"
+    assert limits.refusal(A, 1, 10.5) is None
+    assert limits.refusal(A, 1, 10.5) is not None

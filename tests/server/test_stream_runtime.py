@@ -5,6 +5,7 @@ import pytest
 from sim.protocols import registry
 from sim.protocols.events import (
     Activity,
+    Answer,
     Batch,
     CaughtUp,
     Closed,
@@ -22,7 +23,7 @@ from sim.protocols.events import (
     Step,
     StreamEnded,
 )
-from sim.protocols.intents import AskHead, Beat, Compatibility, Intent, Join, Renew, Subscribe, Unsubscribe
+from sim.protocols.intents import AskHead, Beat, Compatibility, Intent, Join, Leave, Raw, Renew, Subscribe, Unsubscribe
 from sim.protocols.payloads import canonical_json
 from sim.server.runtimes import runtime_of
 from sim.server.settings import RuntimeSettings, Switches
@@ -184,6 +185,23 @@ def test_an_unsubscribed_stream_is_not_sent(centrifugo: Driver) -> None:
     centrifugo.publish("a")
     centrifugo.publish("b")
     assert [event.stream for event in centrifugo.pull(number) if isinstance(event, Batch)] == ["b"]
+
+
+def test_nothing_is_read_before_the_join_or_after_the_end_of_the_channel(centrifugo: Driver) -> None:
+    number = centrifugo.open()
+    (refused,) = centrifugo.ask(number, Subscribe("2", {"a": None}))
+    assert not isinstance(refused, Resumed)
+    centrifugo.ask(number, centrifugo.join())
+    centrifugo.ask(number, Subscribe("3", {"a": None}))
+    assert centrifugo.ask(number, Leave("4")) == [Answer("4", True)]
+    centrifugo.publish("a")
+    assert centrifugo.pull(number) == []
+
+
+def test_an_unknown_message_ends_the_connection(centrifugo: Driver) -> None:
+    number = centrifugo.reading("a")
+    centrifugo.ask(number, Raw(b"nonsense"))
+    assert centrifugo.runtime.is_closing(number)
 
 
 # --- tokens on the connection ---------------------------------------------------------------------------
