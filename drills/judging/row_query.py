@@ -40,8 +40,10 @@ def matching(history: History, query: RowQuery) -> Rows:
         keep &= np.isin(rows.stream, _stream_codes(history, query.stream))
     if query.around is not None:
         keep &= (rows.seq >= 0) & (np.abs(rows.seq - query.around) <= AROUND)
-    keep &= (rows.t >= (query.since_s or 0.0)) if query.since_s is not None else True
-    keep &= (rows.t <= query.until_s) if query.until_s is not None else True
+    if query.since_s is not None:
+        keep &= rows.t >= query.since_s
+    if query.until_s is not None:
+        keep &= rows.t <= query.until_s
     return rows.take(keep)
 
 

@@ -21,8 +21,8 @@ CLIENTS = 20
 CHECKS = ("delivery.dropped_deliveries", "ux.integrity")
 
 
-def explained(story: Story) -> dict[str, Explanation]:
-    drill = storm_drill(CLIENTS, CHECKS)
+def explained(story: Story, *checks: str) -> dict[str, Explanation]:
+    drill = storm_drill(CLIENTS, checks or CHECKS)
     verdict = gates.judge(drill, story.history(), THRESHOLDS, "observations.parquet")
     return {each.name: each for each in explanations.explain(Case(drill, story.history()), verdict)}
 
@@ -59,6 +59,58 @@ def test_loss_tells_the_event_s_life_and_the_victim_s_connection():
 def test_loss_blames_who_had_the_event_last(kind: Kind, blamed: str):
     lost = storm().without(lambda row: row.kind is Kind.APPLIED and row.client == 7 and row.marker == 100)
     assert first(lost.tell(9.1, kind, 7, STREAM, 100, marker=100), "delivery.dropped_deliveries").blamed == blamed
+
+
+def test_copy_behind_a_gap_is_the_servers_and_the_story_has_it():
+    lost = storm().without(lambda row: row.kind is Kind.APPLIED and row.client == 7 and row.marker == 100)
+    event = first(lost.tell(9.1, Kind.GAP, 7, STREAM, 100, marker=100, value=98.0, detail="live"), "silent_loss")
+    assert (event.blamed, event.seen) == ("server", "received behind a gap only")
+    assert "9.100 s: client 7 gap (live), value 98" in event.story
+
+
+def test_event_that_nobody_has_was_applied_by_no_client():
+    lost = storm().without(lambda row: row.kind is Kind.APPLIED and row.marker == 100)
+    found = explained(lost)["silent_loss"]
+    assert [event.client for event in found.events] == [0, 1, 2, 3, 4]
+    assert found.reason.startswith("20 times; the first: ")
+    assert found.events[0].story[:3] == ("8.998 s: published", "9.000 s: acknowledged", "applied by no client")
+
+
+def test_story_has_the_connection_just_before_and_after():
+    story = storm()
+    for t in (40.0, 41.0, 42.0, 43.0, 44.0, 45.0):
+        story.tell(t, Kind.DISCONNECTED, 3, detail="network").tell(t + 0.5, Kind.SUBSCRIBED, 3, value=10.0)
+    (event,) = [each for each in explained(story)["drill.undisturbed"].events if each.t == 42.0]
+    assert [line.partition(":")[0] for line in event.story] == [
+        "41.000 s",
+        "41.500 s",
+        "42.000 s",
+        "42.500 s",
+        "43.000 s",
+        "43.500 s",
+    ]
+    assert event.query == "--client 3 --since 41.000 --until 43.000"
+
+
+def test_connection_that_the_client_gave_up_says_why():
+    story = storm().tell(40.0, Kind.DISCONNECTED, 3, detail="network").tell(40.0, Kind.ENDED, 3, detail="client:silence:retry")
+    event = first(story, "drill.undisturbed")
+    assert "gave the connection up" in event.why
+    assert "(the record says: client:silence)" in event.why
+
+
+def test_the_worst_of_measured_values_come_first():
+    story = storm().changed(lambda row: row.kind is Kind.REPLAY_COMPLETED, value=9000.0)
+    story = story.changed(lambda row: row.kind is Kind.REPLAY_COMPLETED and row.client == 4, value=9001.0)
+    found = explained(story, *CHECKS, "replay.bootstrap_ms")["replay.bootstrap_ms"]
+    assert {event.client for event in found.events[:2]} == {4}
+    assert found.events[0].seen == "replay completed, value 9001"
+    assert (len(found.events), found.count) == (explanations.MAX_EVENTS, 2 * CLIENTS)
+
+
+def test_check_that_no_single_event_decides_has_none():
+    found = explained(storm().without(lambda row: row.detail == "recovery"))["drill.phases"]
+    assert (found.state, found.count, found.events) == ("error", -1, ())
 
 
 def test_lost_connection_names_its_owner():
