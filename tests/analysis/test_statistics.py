@@ -130,3 +130,37 @@ def test_rate_without_exposure_has_no_bounds() -> None:
     assert math.isnan(statistics.rate(0, 0.0).upper)
     with pytest.raises(ValueError, match="cannot be a rate"):
         statistics.rate(-1, 1.0)
+
+
+# --- means ------------------------------------------------------------------------------------------
+
+
+def test_interval_of_a_mean() -> None:
+    """Student's t for two degrees of freedom is 4.303: source: any table of it."""
+    found = statistics.mean(np.array([1.0, 2.0, 3.0]))
+    assert (found.value, found.deviation, found.n) == (2.0, 1.0, 3)
+    assert found.upper - found.value == pytest.approx(4.3027 / math.sqrt(3), abs=1e-3)
+    assert found.value - found.lower == pytest.approx(found.upper - found.value)
+
+
+def test_mean_without_an_interval() -> None:
+    """Of no value, of one, and of an infinite one."""
+    none, one, infinite = (statistics.mean(np.array(values)) for values in ([], [7.0], [1.0, math.inf]))
+    assert math.isnan(none.value)
+    assert (none.n, one.value, one.n, infinite.value, infinite.n) == (0, 7.0, 1, math.inf, 2)
+    for found in (none, one, infinite):
+        assert math.isnan(found.lower)
+        assert math.isnan(found.upper)
+        assert math.isnan(found.deviation)
+    with pytest.raises(ValueError, match="not a number"):
+        statistics.mean(np.array([1.0, math.nan]))
+
+
+@pytest.mark.parametrize("enough", [2, 3, 4, 7, 8, 100, statistics.MAX_REPLICATIONS])
+def test_smallest_number_of_replications(enough: int) -> None:
+    assert statistics.smallest(2, lambda n: n >= enough) == enough
+
+
+def test_no_number_of_replications_is_enough() -> None:
+    assert statistics.smallest(2, lambda n: False) is None
+    assert statistics.smallest(2, lambda n: n > statistics.MAX_REPLICATIONS) is None
