@@ -364,7 +364,9 @@ class Runtime(Outbound):
 
     def _end_silent(self, connection: Connection, now: float) -> None:
         """End the channel of a client from which nothing more came, or its socket."""
-        connection.last_heard = now  # count it only once
+        connection.last_heard = now
+        if connection.closing:
+            return
         if not self.profile.keeps_silent_sockets:
             self.counters.silent_clients += 1
             self._expel_one(connection, *self.profile.silent)

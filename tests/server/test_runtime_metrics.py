@@ -2,7 +2,7 @@
 
 import pytest
 
-from sim.server.counters import metrics
+from sim.server.counters import metrics, monitored
 from sim.server.tokens import TokenRefusedError
 from tests.client.server_double import COMPATIBILITY, START
 from tests.server.runtime_driver import A, B, RuntimeDriver
@@ -54,3 +54,17 @@ def test_pinned_profile_has_only_its_own_fields():
     body = metrics_body("pinned")
     assert set(body) == {"transport", "mirror", "delivery", "generated_at"}
     assert body["delivery"] == {"stream_count": 2, "event_count": 7}
+
+
+def test_monitoring_counts_connects_returns_and_silent_clients():
+    driver = RuntimeDriver()
+    driver.runtime.counters.upgrades = 7  # the socket server counts them
+    for device in ("d", "e", "d", "d"):
+        driver.open(device)
+    driver.wait(2 * driver.runtime.settings.client_timeout_s)
+    assert monitored(driver.runtime.counters) == {
+        "sockets.connects_total": 7,
+        "sockets.reconnects_total": 2,
+        "sockets.heartbeat_timeouts_total": 4,
+        "delivery.slow_consumer_evictions_total": 0,
+    }
