@@ -11,6 +11,7 @@ from tests.client.session_driver import RUN, WORKER, SessionDriver, batch, heads
 def test_session_connects_replays_and_goes_live(driver):
     subscribe = driver.begin()
     assert (subscribe.topics, subscribe.resume_after, subscribe.replay_batch_size) == ((RUN,), {}, 200)
+    assert driver.seqs("replay_started") == [-1], "without a position"
     driver.receive(batch(1, 2, complete=False, head=3))
     assert not driver.session.is_live
     driver.receive(batch(3))

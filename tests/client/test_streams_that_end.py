@@ -8,6 +8,7 @@ from sim.client.actions import Close
 from sim.client.session import Session
 from sim.client.transitions import State
 from sim.protocols.events import Closed, DisconnectReason, Joined, Next, Position, PositionUnknown, Resumed, Step, StreamEnded
+from sim.protocols.intents import AskHead
 from tests.client.peer import CENTRIFUGO, DURABLE, NATS, Peer, applied, dense
 
 
@@ -96,3 +97,15 @@ def test_client_without_a_position_leaves_a_server_that_does_not_know_it():
     peer.tell(PositionUnknown("a", None, Position(3, "c1"), "above_head", ref=peer.join().ref))
     assert peer.actions() == [Close()]
     assert peer.details("disconnected") == [DisconnectReason.STALE_CURSOR]
+
+
+def test_client_asks_for_heads_only_once_it_is_live():
+    peer = Peer(NATS)
+    ref, interval_s = peer.join().ref, int(peer.session.settings.heartbeat_interval_s)
+    for number in range(1, 2 * interval_s):
+        peer.wait(1.0).tell(dense(number, epoch="c1"))
+        assert peer.actions() == []
+    peer.tell(Resumed(ref, "a", Position(0, "c1"), Position(2 * interval_s - 1, "c1")))
+    assert peer.session.is_live
+    asked = [sent for _ in range(interval_s + 1) for sent in peer.wait(1.0).sent()]
+    assert {type(sent) for sent in asked} == {AskHead}

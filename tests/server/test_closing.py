@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from sim.protocols import endings
 from sim.server.closing import CloseOrder, UpgradeRefusedError
 from tests.server.runtime_driver import A, RuntimeDriver
 
@@ -45,3 +46,16 @@ def test_upgrades_are_refused_with_a_status_until_the_fault_is_over(
     assert driver.open("other")
     driver.runtime.closing.follow(CloseOrder(0, {}))
     assert driver.open("chosen")
+
+
+@pytest.mark.parametrize(
+    ("code", "sent", "has_reason"),
+    [(4100, 4100, True), (endings.NO_CODE, endings.NO_CODE, False), (endings.NO_CLOSE_FRAME, None, False)],
+)
+def test_close_frame_has_a_reason_only_where_it_has_a_code(
+    driver: RuntimeDriver, code: int, sent: int | None, has_reason: bool
+):
+    number = driver.live(A, device="chosen")
+    driver.runtime.closing.follow(CloseOrder(0, {"chosen": code}, retry_after_ms=500.0))
+    end = driver.runtime.closing.end_of(number)
+    assert (end.code, bool(end.reason)) == (sent, has_reason)

@@ -8,6 +8,7 @@ import pytest
 from sim.protocols import intents
 from sim.protocols.payloads import canonical_json, hash_matches
 from sim.protocols.spacetime.frames import Reply, Request, Subscribe, SyncBeat, SyncError, TransportBeat, UpdateBatch
+from sim.server import misbehaviours
 from sim.server.admission import failure
 from sim.server.counters import Counters
 from sim.server.settings import DEFECTS, Switches
@@ -137,6 +138,14 @@ def test_hollow_snapshots_claim_the_head_and_contain_nothing():
     driver.publish(A, 10)
     snapshot = driver.ask(driver.joined(), Subscribe("2", (A,), {A: 1}))[-1].body.snapshot_plan.topics[0].snapshot
     assert (snapshot["watermark"], snapshot["events"]) == (10, 0)
+
+
+def test_unsteady_digests_change_with_each_answer():
+    for defects, count in ((set(), 1), ({"unsteady_digests"}, 3)):
+        driver = RuntimeDriver(Switches(defects=defects), window_events=5)
+        driver.publish(A, 10)
+        replies = [driver.ask(driver.joined(), Subscribe("2", (A,), {A: 1}))[-1] for _ in range(3)]
+        assert len({reply.body.snapshot_plan.topics[0].snapshot["digest"] for reply in replies}) == count
 
 
 def test_stale_too_early_refuses_cursor_within_budget():
@@ -334,3 +343,13 @@ def test_defects_of_cursors_change_where_a_stream_resumes_but_not_where_a_new_cl
     asked = intents.Subscribe("2", {"a": driver.position("a", 2)})
     assert test_stream_runtime.numbers(driver.ask(driver.joined(), asked)) == resumed
     assert test_stream_runtime.numbers(driver.ask(driver.joined(), intents.Subscribe("2", {"a": None}))) == []
+
+
+def test_unanswered_to_some_withholds_the_same_events_from_some_clients_for_good():
+    missing = [set(range(3, EVENTS + 1)) - set(seqs(got)) for got in fleet_with("unanswered_to_some", True)[1]]
+    chosen = Switches(defects={"unanswered_to_some"})
+    unanswered = {seq for seq in range(3, EVENTS + 1) if misbehaviours.is_unanswered(chosen, seq)}
+    assert 0 < len(unanswered) < EVENTS / 2
+    assert {frozenset(each) for each in missing} == {frozenset(), frozenset(unanswered)}
+    assert [set(range(3, EVENTS + 1)) - set(seqs(got)) for got in fleet_with("unanswered_to_some", False)[1]] == missing
+    assert not misbehaviours.is_unanswered(Switches(), min(unanswered))

@@ -298,6 +298,7 @@ def test_pings_are_sent_and_a_client_that_answers_none_is_dropped(centrifugo: Dr
     centrifugo.wait(settings.client_timeout_s)
     assert centrifugo.runtime.is_closing(number)
     assert centrifugo.runtime.end_of(number).code == 3012
+    assert centrifugo.runtime.counters.silent_clients == 1
 
 
 def test_a_ping_shows_no_missing_delivery_where_none_is(nats: Driver) -> None:
@@ -319,6 +320,17 @@ def test_a_client_with_too_many_unsent_bytes_is_disconnected(keeps: bool) -> Non
     assert [each.code for each in sent if isinstance(each, Problem)] == ([] if keeps else ["slow_consumer"])
     assert len(numbers(sent)) == (1100 if keeps else 0)
     assert (driver.runtime.is_closing(number), driver.runtime.counters.evicted) == (not keeps, 0 if keeps else 1)
+
+
+@pytest.mark.parametrize(("more", "is_kept"), [(0, True), (1, False)])
+def test_unsent_bytes_may_reach_the_limit(more: int, is_kept: bool) -> None:
+    driver = Driver("centrifugo")
+    number = driver.reading("a")
+    limit = 2**20  # of Centrifugo
+    driver.runtime.streams.log("a").append("a1", b'"' + (limit + more - 2) * b"x" + b'"', driver.now)
+    driver.runtime.announce("a", driver.now)
+    driver.wait(1)
+    assert driver.runtime.is_closing(number) != is_kept
 
 
 # --- a server that starts silently where it can ---------------------------------------------------------
