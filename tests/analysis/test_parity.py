@@ -83,6 +83,24 @@ def test_different_states_are_reported(other: Story, said: str):
     assert parting(other) == f"{STREAM}, {said}"
 
 
+def test_earliest_difference_may_be_of_a_later_stream():
+    def both() -> Story:
+        story = told()
+        story.header = {"subscriptions": {name: [STREAM, OTHER] for name in ("0", "1", "1000")}}
+        story.publish(*range(1, EVENTS + 1), stream=OTHER)
+        for client in range(2):
+            story.fresh(client, stream=OTHER).apply(client, *range(1, EVENTS + 1), stream=OTHER)
+        return story
+
+    lacking = both()
+    for stream, seq in ((STREAM, 5), (OTHER, 2)):
+        lacking = lacking.without(
+            lambda row, at=(stream, seq): (row.kind, row.client, row.stream, row.seq) == (Kind.APPLIED, 1, *at)
+        )
+    found = compare({"a": account(both().history()), "b": account(lacking.history())}, 2 * EVENTS)
+    assert [str(each) for each in found.differences] == [f"{OTHER}, seq 2, client 1: h2 on a, but nothing on b"]
+
+
 def test_earliest_difference_of_all_variants_comes_first():
     late, early = told().without(is_(Kind.APPLIED, 5)), told().without(is_(Kind.APPLIED, 3))
     found = compared(a=told(), late=late, same=told(), early=early)
