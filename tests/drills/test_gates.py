@@ -1,13 +1,17 @@
 """The gates as a whole: no check passes on nothing, and a drill's verdict is no better than its evidence."""
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drills.judging import gates
+from drills.judging.checks.verdicts import CheckResult
+from sim.protocols import registry
+from sim.protocols.adapter import Capabilities, FreshStart, Positions, Refusals, StaleSign
 from sim.record.history import History
 from sim.record.observations import Kind
-from tests.drills.asking import ERROR, FAIL, PASS, ask, judged, names, state
+from tests.drills.asking import ERROR, FAIL, NO_DATA, PASS, ask, judged, names, state
 from tests.histories import STREAM, Story, good_storm, storm_drill
 
 
@@ -29,6 +33,39 @@ def test_check_that_raises_is_an_error(name: str, monkeypatch: pytest.MonkeyPatc
     result = ask(name, good_storm(2))
     assert result.state is ERROR
     assert "by zero" in result.reason
+
+
+CAPABILITIES = registry.get(registry.DEFAULT).capabilities
+
+
+@pytest.mark.parametrize(
+    ("name", "lacking"),
+    [
+        ("error.stale_cursors", {"stale": StaleSign.SILENT}),
+        ("replay.divergence", {"positions": Positions.ORDERED}),
+        ("delivery.live_gaps", {"positions": Positions.ORDERED}),
+        ("delivery.one_order", {"positions": Positions.OPAQUE}),
+        ("error.tokens_too_old", {"refusals": Refusals.BARE_STATUS}),
+        ("delivery.slow_consumer_evictions", {"evicts": False}),
+        ("delivery.slow_consumers_kept", {"evicts": False}),
+        ("reconnect.early_returns", {"evicts": False}),
+        ("reconnect.early_returns", {"refusals": Refusals.CODES}),
+        ("replay.stale_loops", {"stale": StaleSign.SILENT}),
+        ("drill.unexpected_stale", {"stale": StaleSign.SILENT}),
+        ("drill.stale_signalled", {"stale": StaleSign.SILENT}),
+        ("drill.stale_justified", {"stale": StaleSign.SILENT}),
+        ("drill.audited", {"fresh_start": FreshStart.FROM_NOW_ON}),
+    ],
+)
+def test_what_a_protocol_cannot_tell_has_no_data_and_is_not_required(name: str, lacking: dict[str, object]) -> None:
+    def asked(capabilities: Capabilities) -> CheckResult:
+        story = good_storm(2)
+        story.header["capabilities"] = msgspec.to_builtins(capabilities)
+        return ask(name, story)
+
+    found = asked(msgspec.structs.replace(CAPABILITIES, **lacking))
+    assert (found.state, found.is_required, "cannot tell: " in found.reason) == (NO_DATA, False, True)
+    assert "cannot tell: " not in asked(CAPABILITIES).reason
 
 
 # --- a drill as a whole -----------------------------------------------------------------------------
