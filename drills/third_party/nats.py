@@ -56,7 +56,7 @@ idle_heartbeat_s = 2.0
 [targets.nats.service]
 heartbeat_interval_s = 2.0
 token_ttl_min_s = 1
-token_leeway_s = 0
+token_leeway_s = 1   # the server compares whole seconds, so that a token is good until the second after its last is over
 
 [targets.nats.streams]
 topic = "{stream}.{{run_id}}"

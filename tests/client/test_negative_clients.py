@@ -4,11 +4,14 @@ import msgspec
 import pytest
 
 from sim.base.errors import UsageError
-from sim.client.actions import Connect, Mint
+from sim.client import policies
+from sim.client.actions import ClientSettings, Connect, Mint, Send, Token
 from sim.client.negative.registry import NEGATIVE_CLIENTS, session_class
 from sim.client.negative.tokens import ExpiredToken
 from sim.client.session import Session
-from sim.protocols.intents import Raw
+from sim.protocols.events import Closed, DisconnectReason, Next, Opened, Step
+from sim.protocols.intents import Compatibility, Join, Raw
+from sim.protocols.nats_jetstream.adapter import CAPABILITIES as NATS
 from sim.protocols.spacetime.codec import decode_client
 from sim.protocols.spacetime.frames import Request, Subscribe, SyncBeat
 from tests.client.server_double import RUN as SERVICE_RUN
@@ -214,3 +217,23 @@ def test_runtime_executes_mutations_only_with_defect(name: str, defects: set[str
     carried_out = granted or (defects == {"accept_hidden_mutation"} and name == "hidden_mutation")
     assert bool(service.runtime.mutations) == carried_out
     assert all(b"stormgate.probe" in bytes(msgspec.Raw(payload)) for payload in service.runtime.mutations)
+
+
+def test_bad_token_that_is_refused_by_a_close_is_no_token_to_renew():
+    """Some servers take the token in the join, and only close. A client that renews by a reconnect waits for that."""
+    client = session_class("outdated_token")(
+        0, ("a",), policies.get("reference"), ClientSettings(1, Compatibility("test"), NATS)
+    )
+    client.start(1000.0)
+    assert client.actions() == [Mint()]
+    client.minted(Token("t", 1001.0, 1001.0), 1000.0)
+    due = client.wake_at()
+    client.wake(due)
+    assert [type(action) for action in client.actions()] == [Connect]
+    client.received((Opened(),), due)
+    client.wake(due + 0.1)
+    sent = [action.intent for action in client.actions() if isinstance(action, Send)]
+    assert [type(intent) for intent in sent] == [Join]
+    client.received((Closed(DisconnectReason.UNAUTHORIZED, 1008, Next(Step.TERMINAL)),), due + 0.2)
+    answers = [notice.detail for notice in client.notices() if notice.kind == "probed"]
+    assert answers == ["outdated_token:refused:unauthorized"]

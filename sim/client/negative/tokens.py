@@ -112,7 +112,8 @@ class BadToken(OneQuestion):
         if self._has_answer or self.token is None:
             super()._connect(now)
         elif (due_at := self._due_at(self.token, now)) <= now:
-            self._good, self.token = self.token, replace(self.token, text=self._misuse(self.token.text))
+            bad = replace(self.token, text=self._misuse(self.token.text), refresh_at=NEVER)  # it waits for the answer
+            self._good, self.token = self.token, bad
             super()._connect(now)
         else:
             self._move(Trigger.HELD_BACK)
@@ -132,6 +133,13 @@ class BadToken(OneQuestion):
             self._restore()
             self._report(verdict(reply))
         super()._take_reply(reply, now)
+
+    def disconnected(self, event: Closed, now: float) -> None:
+        """See `Session`; some servers refuse a token only by the end of the connection."""
+        if self._good is not None and event.reason in _OF_TOKENS:
+            self._restore()
+            self._report(f"refused:{event.reason}")
+        super().disconnected(event, now)
 
     def _clear_deadlines(self) -> None:
         self._restore()  # the connection ended without an answer
