@@ -4,7 +4,7 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from drills.rollout.setup.stage_target import StageTarget
     from sim.engines.shared.endpoints import Endpoints
 
+SourceName = Literal["metrics", "control", "prometheus"]
 _MIN_EVERY_S = 1.0  # [ours] with shorter intervals, an endpoint that counts whole seconds would look frozen
 
 
@@ -28,6 +29,12 @@ def snapshot(
     seconds: Annotated[float | None, typer.Option("--for", metavar="SECONDS", help="Total time. Needs --every.")] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder; existing snapshots are continued. Default: a new one.")
+    ] = None,
+    source: Annotated[
+        SourceName | None,
+        typer.Option(
+            metavar="SOURCE", help="Ask only this one: metrics, control or prometheus. Default: all that the target has."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -47,7 +54,7 @@ def snapshot(
     with TemporaryDirectory() as logs, open_target(target, targets, Path(logs) / "runtime.log") as found:
         folder = out or results.snapshot_folder(RESULTS, SystemClock().now())
         try:
-            taken = _sample(found, folder, every, seconds)
+            taken = _sample(found, folder, source, every, seconds)
         except KeyboardInterrupt:
             print(f"note: the snapshots taken so far are in {folder}.", file=sys.stderr)
             raise
@@ -61,14 +68,19 @@ def snapshot(
     raise typer.Exit(ExitCode.GO if all(each.ok for each in taken) else ExitCode.INCONCLUSIVE)
 
 
-def _sample(found: "StageTarget", folder: Path, every: float | None, seconds: float | None) -> "list[Snapshot]":
+def _sample(
+    found: "StageTarget", folder: Path, only: str | None, every: float | None, seconds: float | None
+) -> "list[Snapshot]":
     """Take all snapshots of this call. Each is on disk before the next one is taken."""
     from drills.rollout.servers.sampler import Sampler, sources_of
     from sim.base.clocks import SystemClock
 
     clock, taken = SystemClock(), []
     began = due = clock.now()
-    with Sampler(folder, sources_of(found.endpoints, found.entry), clock) as sampler:
+    sources = [each for each in sources_of(found.endpoints, found.entry) if only in (None, each.name)]
+    if not sources:
+        raise UsageError(f"--source {only}: target '{found.endpoints.name}' has none; see the targets file.")
+    with Sampler(folder, sources, clock) as sampler:
         while True:
             clock.sleep_until(due)
             taken += (polled := sampler.poll("other"))

@@ -53,6 +53,16 @@ def test_one_snapshot_of_each_source(mock: Served, tmp_path: Path) -> None:
     assert (metrics["revisions"]["runtime"], control["revisions"]["control"]) == (REVISION, REVISION)
 
 
+def test_one_source_does_not_depend_on_the_others(mock: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNTIME_ADMIN_TOKEN", "wr0ng-s3cret")
+    assert taken("--target", mock.url, "--source", "metrics").code == INCONCLUSIVE
+    said = taken("--target", mock.url, "--source", "control")
+    assert said.code == OK
+    assert "metrics:" not in said.out
+    refused(taken("--target", mock.url, "--source", "prometheus"), USAGE, "--source prometheus", "has none")
+    refused(taken("--target", mock.url, "--source", "logs"), USAGE, "--source", "prometheus")
+
+
 def test_answers_are_printed_in_words(mock: Served, tmp_path: Path) -> None:
     said = taken("--target", mock.url, "--out", tmp_path / "kept")
     assert said.code == OK

@@ -29,6 +29,11 @@ _READABLE = (OK, "no_metrics", "bad_numbers")  # outcomes of well-formed bodies,
 class Source(Protocol):
     """A server that can be sampled."""
 
+    @property
+    def name(self) -> str:
+        """What it is: metrics, control or prometheus."""
+        ...
+
     def ask(self, n: int, phase: Phase, fault: bool, clock: Clock) -> tuple[Snapshot, bytes]:
         """Take one snapshot; return it and its body, both without secrets. Failures of the target raise no exception."""
         ...

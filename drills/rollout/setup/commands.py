@@ -22,6 +22,7 @@ from drills.rollout.setup.runner_summaries import Count
 from drills.rollout.setup.stages import Command
 from sim.base import operator_command
 from sim.base.clocks import Clock, iso
+from sim.base.exit_codes import ExitCode
 from sim.base.operator_command import NOT_STARTED, Output
 from sim.base.redaction import Redactor
 from sim.engines.shared.endpoints import Endpoints
@@ -132,6 +133,8 @@ def _counts(command: Command, cwd: Path, said: str, started: float) -> list[tupl
 def _judged(code: int | None, why: str, counts: Sequence[tuple[str, Count]], command: Command) -> tuple[Outcome, str]:
     if code == _NOT_FOUND:
         return "not_run", "a program that it needs is missing (exit code 127)"
+    if command.is_ours and code == ExitCode.INCONCLUSIVE:
+        return "not_run", f"it could not tell (exit code {code}); its output says why"
     if why:
         return "fail", why
     tests = sum(count.tests for _, count in counts)
