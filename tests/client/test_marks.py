@@ -215,3 +215,13 @@ def test_events_that_overtook_others_in_a_new_log_are_known_although_that_log_wa
     marks.restart(2)
     marks.take((3, 5))
     assert marks.lacked(head) == 0
+
+
+@pytest.mark.parametrize("is_sharing", [False, True])
+def test_events_that_are_left_out_between_two_runs_are_lacked(is_sharing: bool) -> None:
+    driver = client(is_sharing=is_sharing)
+    receive(driver, (1, 1), (2, 2))
+    receive(driver, (3, 5), (4, 6))
+    (row,) = client_setup.conclusion(driver.session, {RUN: Acknowledged(number=6)}, driver.now)
+    assert (row[0], row[4]) == ("still_pending", 6.0)
+    assert client_setup.lag_events(driver.session, {RUN: Acknowledged(number=6)}) == 2.0

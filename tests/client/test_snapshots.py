@@ -31,8 +31,9 @@ def test_snapshot_without_a_stated_floor_or_head_is_judged_by_its_content(at: in
     assert _offered(at, {"events": at and at + 1}, Stale("a")) == (at, problem)
 
 
-def test_snapshot_of_an_empty_stream_is_right():
-    assert _offered(0, {"events": 0}, Stale("a", floor=Position(0), head=Position(0))) == (0, "")
+@pytest.mark.parametrize(("at", "events", "problem"), [(0, 0, ""), (1, 1, "above_head"), (1, 0, "empty")])
+def test_snapshot_of_an_empty_stream_has_nothing(at: int, events: int, problem: str):
+    assert _offered(at, {"events": events}, Stale("a", floor=Position(0), head=Position(0))) == (at, problem)
 
 
 def _offered(at: int | None, content: dict[str, Any], stale: Stale) -> tuple[int, str]:
