@@ -120,7 +120,7 @@ _ROWS: Mapping[str, Callable[[Case], Rows]] = {
     "error.stale_cursors": _kinds(Kind.STALE),
     "error.websocket_auth_error_ratio": _kinds(Kind.CONNECT_FAILED),
     "error.token_issue_failure_ratio": _kinds(Kind.TOKEN_REFUSED),
-    "replay.divergence": lambda case: _kinds(Kind.GAP, detail="replay")(case).and_then(_kinds(Kind.REPLAY_BELOW_CURSOR)(case)),
+    "replay.divergence": lambda case: _kinds(Kind.GAP, detail="replay")(case).and_then(samples.below_cursor(case.history)),
     "replay.stale_loops": lambda case: samples.stale_loops(case.history),
     "delivery.failed_publish_ratio": _of_run(Kind.PUBLISH_FAILED),
     "delivery.live_gaps": _kinds(Kind.GAP, detail="live"),

@@ -169,8 +169,16 @@ def _first_applied(history: History, ledger: Ledger) -> Rows:
 def divergences(history: History) -> Share:
     """Replays that skipped events or started below the cursor, of all replays."""
     gaps = history.fleet(Kind.GAP)
-    diverged = int(history.detail_is(gaps, ["replay"]).sum()) + len(history.fleet(Kind.REPLAY_BELOW_CURSOR))
+    diverged = int(history.detail_is(gaps, ["replay"]).sum()) + len(below_cursor(history))
     return Share(diverged, len(history.fleet(Kind.REPLAYED)))
+
+
+def below_cursor(history: History) -> Rows:
+    """The events that replays had below the cursor, except for cursors above the head, which no replay can start at."""
+    rows, clamped = history.fleet(Kind.REPLAY_BELOW_CURSOR), history.fleet(Kind.CLAMPED)
+    above = {*zip(history.pair(clamped).tolist(), clamped.value.tolist(), strict=True)}
+    asked = zip(history.pair(rows).tolist(), rows.value.tolist(), strict=True)
+    return rows.take(np.array([each not in above for each in asked], np.bool_))
 
 
 def unconverged(history: History) -> Ints:

@@ -135,3 +135,21 @@ CASES = [
 @pytest.mark.parametrize(CASE, CASES)
 def test_check_has_the_state_of_its_history(name: str, story: Story, drill: Drill, expected: State) -> None:
     assert state(name, story, drill) is expected
+
+
+@pytest.mark.parametrize(
+    ("clamped", "expected"),
+    [
+        ({}, PASS),
+        ({"client": 4}, FAIL),  # of another client
+        ({"stream": "run:other:events"}, FAIL),
+        ({"value": 900.0}, FAIL),  # another position than that which it had asked for
+        (None, FAIL),
+    ],
+)
+def test_a_replay_for_a_cursor_above_the_head_starts_below_it(clamped: dict[str, object] | None, expected: State) -> None:
+    story = good_storm(10).tell(22.0, Kind.REPLAY_BELOW_CURSOR, 3, STREAM, 300, value=1_000_300.0)
+    if clamped is not None:
+        fields = {"client": 3, "stream": STREAM, "seq": 300, "value": 1_000_300.0, **clamped}
+        story.tell(22.0, Kind.CLAMPED, **fields)  # type: ignore[arg-type]
+    assert state("replay.divergence", story) is expected
