@@ -87,13 +87,15 @@ class Marks:
     """The events of a stream that a client has since its start: all numbers up to `high` except the `missing` ones.
 
     0: it has none. Numbers below the first are before its start. So are events up to the position `after` that overtook it
-    and, where the service sends nothing of the past, those that were first sent before the time `since`.
+    and, where the service sends nothing of the past, those that were first sent before the time `since`. Where acknowledgements
+    have no positions, any event that was in flight with others may be one that overtook the first.
     """
 
     high: int = 0
     after: int = 0
     missing: set[int] = field(default_factory=set)
     since: float = -math.inf
+    first: int = 0  # the number of the first event that it took after its start
 
     def take(self, numbers: Iterable[int]) -> None:
         """Take applied events, in any order."""
@@ -103,11 +105,13 @@ class Marks:
                 continue
             if self.high:
                 self.missing.update(range(self.high + 1, number))
+            else:
+                self.first = number
             self.high = number
 
     def restart(self, after: int = 0, since: float = -math.inf) -> None:
         """Start again after a position (0: unknown): what lies before is covered by a snapshot, or its loss is declared."""
-        self.high, self.after, self.since = 0, after, since
+        self.high, self.after, self.since, self.first = 0, after, since, 0
         self.missing.clear()
 
     def lacked(self, acknowledged: Acknowledged) -> int:
@@ -129,6 +133,8 @@ class Marks:
             of, limit = acknowledged.overtaking, self.after
         above = range(self.high + 1, acknowledged.number + 1)
         lacked = [*self.missing, *(above if len(above) < len(of) else (number for number in of if number > self.high))]
+        if self.after and not acknowledged.position:
+            return [number for number in lacked if number in of and number <= self.first + _IN_FLIGHT]
         return [number for number in lacked if of.get(number, math.inf) <= limit]
 
 

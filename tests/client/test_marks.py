@@ -173,6 +173,43 @@ def test_events_that_overtook_others_before_a_clients_start_are_not_lacked(
         assert marks.lacked(acknowledged) == (lost > kept[0])
 
 
+@given(st.lists(st.floats(0.0, 5.0), min_size=3, max_size=12), st.data())
+def test_events_that_overtook_others_before_a_clients_start_are_not_lacked_without_positions(
+    delays: list[float], data: st.DataObject
+) -> None:
+    """Event n is sent at second n, stored at some time within its delay, and acknowledged after it, without its position."""
+    numbers = range(1, len(delays) + 1)
+    stored_at = {n: n + data.draw(st.floats(0.0, delays[n - 1])) for n in numbers}
+    log = sorted(numbers, key=lambda n: (stored_at[n], n))
+    acknowledged, marks = Acknowledged(), Marks()
+    for number in sorted(numbers, key=lambda n: n + delays[n - 1]):
+        acknowledged.add(number, -1, float(number), number + delays[number - 1])
+    start = data.draw(st.integers(1, len(log) - 1))
+    marks.restart(start)
+    marks.take(log[start:])
+    assert marks.lacked(acknowledged) == 0
+    marks.restart()
+    marks.take(log[start:])
+    lacked = sum(number > log[start] for number in log[:start])
+    assert marks.lacked(acknowledged) == lacked, "a client that started at the beginning has lost them"
+
+
+def test_an_event_that_was_in_flight_alone_or_long_after_the_start_is_lacked_without_positions() -> None:
+    acknowledged, marks = Acknowledged(), Marks()
+    for number in range(1, 6):
+        acknowledged.add(number, -1, float(number), number + 0.5)
+    marks.restart(2)
+    marks.take((3, 5))
+    assert marks.lacked(acknowledged) == 1
+    for number in (301, 300):
+        acknowledged.add(number, -1, 6.0, 7.0)
+    for number in range(6, 300):
+        acknowledged.add(number, -1, 6.0, 6.5)
+    marks.restart(2)
+    marks.take((*range(3, 300), 301))
+    assert marks.lacked(acknowledged) == 1
+
+
 def test_positions_of_a_log_that_has_started_again_replace_those_before() -> None:
     head = Acknowledged()
     for number, position, sent_at, now in ((1, 2, 0.0, 0.2), (2, 1, 0.1, 0.3), (3, 3, 0.4, 0.5)):
