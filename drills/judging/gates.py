@@ -36,6 +36,8 @@ DECISIONS: Mapping[str, Decide] = {
     **stale.DECISIONS,
 }
 GENERATOR = "drill.generator_lag_ms"
+_NOT_REACHED = ("drill.steady_state", "drill.faults_observed", "drill.load")  # what a drill on a busy machine may not reach
+_NAMED_FROM_S = 1.0  # [ours] busy for less does not explain that
 HOOKS_FOLDER = "hooks"
 _PACED_SHARE = 0.1  # [ours] share of the connects after the first fault that a cap may delay
 
@@ -146,17 +148,23 @@ def _doubt(results: Sequence[CheckResult], paced: Share) -> Sequence[CheckResult
 
 
 def _excuse(found: CheckResult, case: Case, thresholds: Thresholds) -> CheckResult:
-    """Make a failure an error if it goes away without what our own machine may have delayed.
+    """Make a failure an error if it goes away without what our own machine may have delayed, and name it in other errors.
+
+    So is a check that nothing decides, if it passes without that.
 
     A pass stays a pass: latencies count from when an action was due, so a busy machine only makes them longer.
     """
-    if found.state is not State.FAIL or not case.busy_times or case.history.header.tally is not None:
+    if not case.busy_times or case.history.header.tally is not None:
+        return found
+    why = f"the machine was too busy {machine.in_words(case.busy_times)}"
+    if found.state is State.ERROR and found.name in _NOT_REACHED and case.busy_s("steady", "settle") >= _NAMED_FROM_S:
+        return replace(found, reason=f"{why}, which may explain this: {found.reason}")
+    if found.state not in (State.FAIL, State.INCONCLUSIVE):
         return found
     again = answer(OF_RUNS[found.name], case.excused, thresholds.get(found.name), found.evidence)
-    if again.state is State.FAIL:
+    if again.state is State.FAIL or (found.state is State.INCONCLUSIVE and again.state is not State.PASS):
         return found
-    why = f"the machine was too busy {machine.in_words(case.busy_times)}, which alone may explain this"
-    return replace(found, state=State.ERROR, reason=f"{why}: {found.reason}")
+    return replace(found, state=State.ERROR, reason=f"{why}, which alone may explain this: {found.reason}")
 
 
 def _disown(results: Sequence[CheckResult]) -> Sequence[CheckResult]:

@@ -10,7 +10,7 @@ from drills.judging.checks.verdicts import DrillVerdict, State
 from sim.analysis import machine
 from sim.analysis.machine import Spans
 from sim.record.observations import Kind
-from tests.histories import Story, good_storm, storm_drill
+from tests.histories import AUDITOR, STREAM, Story, good_storm, storm_drill
 
 
 def judged(story: Story) -> DrillVerdict:
@@ -109,6 +109,28 @@ def test_connections_that_end_after_a_long_stop_of_ours_are_not_the_targets(stop
     for tick in range(round(stopped_s * 20)):
         story.tell(44.9, Kind.GENERATOR_LAG, value=stopped_s * 1000 - tick * 50)
     assert found(story, "drill.undisturbed")[0] is state
+
+
+SETTLING = [("drill.converged", 3), ("drill.audited", AUDITOR)]
+
+
+@pytest.mark.parametrize(("name", "client"), SETTLING)
+@pytest.mark.parametrize(("busy", "state"), [((), State.FAIL), ((0.0, 31.0), State.FAIL), ((50.0, 60.0), State.ERROR)])
+def test_who_does_not_settle_on_a_busy_machine_is_not_blamed(
+    name: str, client: int, busy: tuple[float, float], state: State
+) -> None:
+    story = good_storm()
+    story.tell(59.5, Kind.STILL_PENDING, client, STREAM, detail="behind")
+    assert found(story.busy(*busy) if busy else story, name)[0] is state
+
+
+@pytest.mark.parametrize("busy", [(), (2.0, 2.5), (10.0, 15.0)])
+def test_what_a_drill_does_not_reach_names_the_machine(busy: tuple[float, float]) -> None:
+    story = good_storm().changed(lambda row: row.kind is Kind.STEADY, value=0.0, detail="39 of 40 clients live")
+    state, reason = found(story.busy(*busy) if busy else story, "drill.steady_state")
+    assert state is State.ERROR
+    assert reason.endswith("the steady state did not hold before the fault: 39 of 40 clients live")
+    assert reason.startswith("the machine was too busy from 10.0 s to 15.0 s (") == (busy == (10.0, 15.0))
 
 
 def test_swapping_and_sleep_are_busy_times():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import msgspec
+import numpy as np
 
 from drills.judging.checks.registry import MISUSES
 from drills.judging.checks.specs import FIXED_RULE, CheckSpec, Origin
@@ -53,6 +54,12 @@ class Case:
     def busy(self) -> Spans:
         """The times that are taken out of what is measured."""
         return machine.busy_spans(self.busy_times) if self.is_excused else machine.NO_SPANS
+
+    def busy_s(self, since: str, until: str) -> float:
+        """For how long our own machine was too busy between the beginnings of two phases."""
+        phases, end_t = self.history.phases, self.history.duration_s
+        times = (np.array([phases.get(phase, end_t)]) for phase in (since, until))
+        return float(machine.busy_spans(self.busy_times).within_s(*times)[0])
 
     @cached_property
     def excused(self) -> "Case":
