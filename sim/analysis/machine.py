@@ -74,7 +74,8 @@ NO_SPANS = Spans()
 
 def busy_times(history: History) -> list[BusyTime]:
     """The times in which the generator, its machine or a server of ours was too busy or stopped, in order."""
-    found = sorted([*_late(history), *_without_rest(history), *_swapping(history)], key=lambda each: each.start_t)
+    found = [*_late(history), *_without_rest(history), *_stopped(history), *_swapping(history)]
+    found.sort(key=lambda each: each.start_t)
     merged: list[BusyTime] = []
     for each in found:
         if merged and each.start_t <= merged[-1].end_t + _APART_S:
@@ -113,8 +114,15 @@ def _without_rest(history: History) -> Iterator[BusyTime]:
         own, waited = (rows.take(history.detail_is(rows, [f"{who}_{what}{suffix}"])) for what in ("ran", "waited"))
         wanted = own.value + _at(waited, own.t)
         for n in np.flatnonzero(wanted >= BUSY_SHARE):
-            t = float(own.t[n])
-            yield BusyTime(t - float(own.attempt[n]) / 1000, t, f"{_WHO[who]}{suffix} had no rest")
+            t, seconds = float(own.t[n]), float(own.attempt[n]) / 1000
+            # The time that it waited is counted when it runs again, and may be longer than the sample.
+            yield BusyTime(t - seconds * max(float(wanted[n]), 1.0), t, f"{_WHO[who]}{suffix} had no rest")
+
+
+def _stopped(history: History) -> Iterator[BusyTime]:
+    for who, name in _WHO.items():
+        for t, seconds, _ in _samples(history, f"{who}_stopped"):
+            yield BusyTime(t - seconds, t, f"{name} was stopped")
 
 
 def _at(rows: Rows, t: Floats) -> Floats:

@@ -1,8 +1,8 @@
 """Samples of the machine that a run is on: whether our processes got the processor time they wanted, and its clocks.
 
 A wrong latency may be ours. So each sample says how much of the time since the last one a process of ours wanted a core: it
-ran, or it waited for one. While that share is below 1, the process was idle in between, so nothing waited for it. What the
-operating system does not report is not recorded.
+ran, or it waited for one. While that share is below 1, the process was idle in between, so nothing waited for it, unless it was
+stopped. What the operating system does not report is not recorded.
 """
 
 import os
@@ -43,6 +43,7 @@ class MachineMonitor:
         self._began = time.time() - time.monotonic()
         self._asleep_s = elapsed_s() - awake_s()
         self._at = self._slow_at = time.monotonic()
+        self._stopped: set[int] = set()  # the processes that were stopped at the last sample
         self._wanted = {pid: wanted for pid in self._pids() if (wanted := _wanted(pid)) is not None}
         self._stolen = _stolen()
         self._stalled = {name: _stalled(name) for name in _PRESSURES}
@@ -64,7 +65,12 @@ class MachineMonitor:
 
     def _sample_processes(self, t: float, seconds: float) -> None:
         before, self._wanted = self._wanted, {}
+        was_stopped, self._stopped = self._stopped, set()
         for pid, name in self._pids().items():
+            if _is_stopped(pid):
+                self._stopped.add(pid)
+            if pid in self._stopped | was_stopped:
+                self._add(t, f"{name}_stopped", 1.0, seconds)
             if (wanted := _wanted(pid)) is None:
                 continue
             self._wanted[pid] = wanted
@@ -109,6 +115,12 @@ def _wanted(pid: int) -> Wanted | None:
     if len(found) >= 2:
         return int(found[0]) / 1e9, int(found[1]) / 1e9
     return (time.process_time(), 0.0) if pid == os.getpid() else None
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a process is stopped by a signal or a debugger. False if the system does not say."""
+    _, found, fields = _read(f"/proc/{pid}/stat").rpartition(") ")
+    return bool(found) and fields[:1] in "Tt"
 
 
 def _stolen() -> float | None:

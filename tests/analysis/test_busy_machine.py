@@ -133,6 +133,23 @@ def test_what_a_drill_does_not_reach_names_the_machine(busy: tuple[float, float]
     assert reason.startswith("the machine was too busy from 10.0 s to 15.0 s (") == (busy == (10.0, 15.0))
 
 
+@pytest.mark.parametrize("who", ["generator", "server"])
+def test_a_process_that_was_stopped_is_named(who: str) -> None:
+    story = slow_bootstraps()
+    for tick in range(30):
+        story.tell(20.6 + tick / 10, Kind.MACHINE, attempt=100, value=1.0, detail=f"{who}_stopped")
+    state, reason = found(story, "replay.bootstrap_ms")
+    assert state is State.ERROR
+    assert "from 20.5 s to 23.5 s (" in reason
+    assert "was stopped)" in reason
+
+
+def test_a_wait_for_a_core_counts_from_its_beginning_although_it_is_told_at_its_end() -> None:
+    story = Story().tell(5.0, Kind.MACHINE, attempt=100, value=0.0, detail="server_ran")
+    history = story.tell(5.0, Kind.MACHINE, attempt=100, value=30.0, detail="server_waited").history()
+    assert [(each.start_t, each.end_t) for each in machine.busy_times(history)] == [(2.0, 5.0)]
+
+
 def test_swapping_and_sleep_are_busy_times():
     swapping = Story().tell(5.0, Kind.MACHINE, attempt=1000, value=0.8, detail="memory_pressure").history()
     assert [(each.start_t, each.end_t) for each in machine.busy_times(swapping)] == [(4.0, 5.0)]

@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 
+from drills.judging import gates
+from drills.judging.checks.base import Case
+from drills.judging.checks.registry import OF_RUNS
 from drills.judging.checks.verdicts import State
 from sim.drill import fault_schedule
 from sim.drill.fault_kinds import StopReading
@@ -105,3 +108,14 @@ def test_holes_in_a_live_tail(detail: str | None, state: State):
 def test_a_fault_of_links_must_act_on_nearly_all_that_it_names(kind: str, wanted: float, acted: float):
     state = ask("drill.faults_observed", broken_by(kind, acted)).state
     assert state is (PASS if acted >= wanted * 10 else ERROR)
+
+
+@pytest.mark.parametrize(("busy_s", "state"), [(0.5, FAIL), (5.0, PASS)])
+def test_a_busy_machine_takes_the_time_in_which_something_should_be_noticed(busy_s: float, state: State):
+    open_ended = broken_by("half_open_links", 10).tell(30.0, Kind.HALF_OPEN_LEFT, attempt=0, value=1.0)
+    for name, story in (("reconnect.half_open_left", open_ended), ("delivery.slow_consumers_kept", evictions(25.0))):
+        for t, phase in ((0.0, "steady"), (20.0, "fault"), (30.0, "settle")):
+            story.tell(t, Kind.PHASE, detail=phase)
+        case = Case(STOPPED, story.busy(20.0, 20.0 + busy_s).history())
+        assert gates.answer(OF_RUNS[name], case, None, "").state is FAIL
+        assert gates.answer(OF_RUNS[name], case.excused, None, "").state is state

@@ -1,6 +1,5 @@
 """Checks of every drill: it ran as declared, its faults took effect, and the system converged."""
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -18,7 +17,6 @@ from sim.record.observations import Kind
 _LATE_SHARE = 0.05  # share of late samples from which the load generator counts as saturated
 _LOAD_SHARE = 0.9  # [ours] share of the events that the drill requests
 _CLOCK_HOLE_S = 10.0  # the longest time between two comparisons of clocks
-_BUSY_SHARE = 0.2  # [ours] share of the settle phase from which a busy machine may be why somebody did not settle
 _HOLE_S = 1.0  # the longest gap between samples of the load generator's lateness
 
 
@@ -133,7 +131,7 @@ def _converged(case: Case, threshold: Threshold | None) -> Answer:
         return Answer(State.NO_DATA, NAN, 0, "there were no clients")
     if len(pending) == 0:
         return Answer(State.PASS, 0, clients, f"all {clients} clients converged")
-    if _had_no_time(case):
+    if case.had_no_time("settle", "end"):
         return Answer(State.INCONCLUSIVE, len(pending), clients, "clients had too little time to converge")
     rows = history.fleet(Kind.STILL_PENDING)
     why = ", ".join(f"{text or 'no reason'} ({count})" for text, count in list(history.detail_counts(rows).items())[:3])
@@ -143,13 +141,6 @@ def _converged(case: Case, threshold: Threshold | None) -> Answer:
         clients,
         f"{len(pending)} of {clients} clients did not converge: {why or 'no reason recorded'}",
     )
-
-
-def _had_no_time(case: Case) -> bool:
-    """Whether a busy machine of ours, if it is taken out, took too much of the time in which clients and auditor settle."""
-    phases = case.history.phases
-    settle_s = phases.get("end", case.history.duration_s) - phases.get("settle", math.nan)
-    return case.is_excused and case.busy_s("settle", "end") >= _BUSY_SHARE * settle_s
 
 
 def _wall_clocks(case: Case, threshold: Threshold | None) -> Answer:
@@ -240,7 +231,7 @@ def _audited(case: Case, threshold: Threshold | None) -> Answer:
     pending, settled = history.of(Kind.STILL_PENDING), history.of(Kind.SETTLED)
     pending = pending.take((pending.client == auditor) & (auditor >= 0))
     n = len(case.ledger.published)
-    if len(pending) and _had_no_time(case):
+    if len(pending) and case.had_no_time("settle", "end"):
         return Answer(State.INCONCLUSIVE, 0, n, "a fresh client had too little time to read up to the head")
     if len(pending):
         why = ", ".join(text or "no reason" for text in history.detail_counts(pending))
