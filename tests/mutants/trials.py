@@ -118,8 +118,9 @@ class Copy:
         try:
             return _waited(child, time.monotonic() + _WAIT_S)
         finally:
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError, ChildProcessError):
                 os.killpg(child, signal.SIGKILL)  # with all that the tests started
+                os.waitpid(child, 0)
 
     def _child(self, tests: Sequence[str], writes_bytecode: bool) -> None:
         code = 2
