@@ -11,7 +11,7 @@ from sim.protocols import registry
 from sim.protocols.adapter import Capabilities, FreshStart, Positions, Refusals, StaleSign
 from sim.record.history import History
 from sim.record.observations import Kind
-from tests.drills.asking import ERROR, FAIL, NO_DATA, PASS, ask, judged, names, state
+from tests.drills.asking import ERROR, FAIL, INCONCLUSIVE, NO_DATA, PASS, ask, judged, names, state
 from tests.histories import STREAM, Story, good_storm, storm_drill
 
 
@@ -91,6 +91,48 @@ def test_measurement_that_raises_is_an_error(function: str, monkeypatch: pytest.
     verdict = judged(good_storm())
     assert verdict.status is ERROR
     assert function != "invariants.registry.violations" or names(verdict)["drill.invariants"] is ERROR
+
+
+TIMED, UNTIMED = "replay.bootstrap_ms", "ux.integrity"
+
+
+def by_name(story: Story) -> dict[str, CheckResult]:
+    return {check.name: check for check in judged(story, storm_drill(story.clients, (TIMED, UNTIMED))).checks}
+
+
+def test_times_of_a_late_generator_are_errors_and_contents_are_not() -> None:
+    late = by_name(good_storm(60).changed(lambda row: row.kind is Kind.GENERATOR_LAG, value=900.0))
+    assert (late[gates.GENERATOR].state, late[UNTIMED].state, late[TIMED].state) == (ERROR, PASS, ERROR)
+    assert late[TIMED].reason.startswith("the load generator was late itself")
+    assert by_name(good_storm(60))[TIMED].state is PASS
+
+
+def test_times_of_a_storm_that_a_cap_spread_out_are_inconclusive() -> None:
+    """From more than a tenth of the connects on; what is no time is decided as always."""
+
+    def story(paced: int, value: float = 50.0) -> Story:
+        story = good_storm(60).changed(lambda row: row.kind is Kind.REPLAY_COMPLETED, value=value)
+        for client in range(paced):
+            story.tell(20.3, Kind.PACED, client, value=100.0)
+        return story
+
+    for value, usual in ((50.0, PASS), (9000.0, FAIL)):
+        few, many = by_name(story(6, value)), by_name(story(7, value))
+        assert (few[TIMED].state, many[TIMED].state, many[UNTIMED].state) == (usual, INCONCLUSIVE, PASS)
+        assert "the target's cap paced 7 of 60 connects" in many[TIMED].reason
+    assert [remark for remark in judged(story(1)).remarks if "this storm was paced" in remark]
+
+
+def test_what_was_withheld_is_a_doubt_only_where_no_client_can_notice_it() -> None:
+    def doubts(positions: Positions) -> list[str]:
+        story = good_storm(2).tell(30.0, Kind.WITHHELD, 0, STREAM, 4)
+        story.header["capabilities"] = msgspec.to_builtins(msgspec.structs.replace(CAPABILITIES, positions=positions))
+        return [check.reason for check in judged(story).checks if check.name == "drill.loss_unnoticeable"]
+
+    assert doubts(Positions.DENSE) == []
+    for positions in (Positions.ORDERED, Positions.OPAQUE):
+        (why,) = doubts(positions)
+        assert why.startswith("1 events were withheld from clients")
 
 
 def test_a_failure_outweighs_an_error() -> None:
