@@ -83,6 +83,13 @@ def rotation(kid: str, due: float = 12.0, refused: str = "network") -> Story:
     return story.tell(14.0, Kind.CONNECT_FAILED, 0, detail=refused)
 
 
+def rotated_again(kid: str) -> Story:
+    """The keys were rotated a second time at 20 s; a later token has this key."""
+    return (
+        rotation("new").tell(20.0, Kind.KEYS_ROTATED, detail="newest").tell(25.0, Kind.TOKEN_MINTED, 1, value=1.0, detail=kid)
+    )
+
+
 def without_delivery(*acknowledged: float, failed: int = 0) -> Story:
     """Delivery is down from 10 s to 20 s; an event is due every second from 11 s, acknowledged at these times."""
     kind = "stop_delivery"
@@ -155,8 +162,8 @@ CASES = [
     *cases(
         "drill.key_rotation",
         with_fault(2, RotateKeys(at_s=0.0, for_s=1.0)),
-        PASS=[rotation("new")],
-        FAIL=[rotation("old"), rotation("new", refused="invalid_token")],
+        PASS=[rotation("new"), rotated_again("newest")],
+        FAIL=[rotation("old"), rotation("new", refused="invalid_token"), rotated_again("new"), rotated_again("old")],
         NO_DATA=[rotation("old", due=9.5), Story(2)],  # requested before the rotation; not rotated
     ),
     *cases(
