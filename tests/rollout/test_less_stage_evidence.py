@@ -202,7 +202,7 @@ def judged(folder: Folder) -> StageReport | None:
 
 
 @pytest.mark.parametrize("name", RECORDED)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 10**6))
 def test_stage_with_changed_evidence_is_no_go_and_the_change_is_named(recorded: Recorded, name: str, seed: int) -> None:
     folder, _ = recorded[name]
@@ -216,14 +216,18 @@ def test_stage_with_changed_evidence_is_no_go_and_the_change_is_named(recorded: 
 
 
 @pytest.mark.parametrize("name", RECORDED)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 10**6))
 def test_evidence_that_was_never_recorded_lets_nothing_pass(recorded: Recorded, name: str, seed: int) -> None:
-    """As if the run had ended without it. What failed by it may be unseen; what was too little evidence stays so."""
+    """As if the run had ended without it. What failed by it may be unseen; what was too little evidence stays so.
+
+    The events of the hold say which time counts. They are in the journal, too: see `rollouts.require_hold`.
+    """
     folder, before = recorded[name]
-    rng, was = random.Random(seed), parts(before)
+    rng, was, held = random.Random(seed), parts(before), (folder.path / records.HOLD).read_bytes()
     with changed(folder) as run_dir:
         what = rng.choice(REMOVALS)(run_dir, rng)
+        (run_dir / records.HOLD).write_bytes(held)
         (run_dir / records.SEAL).unlink(missing_ok=True)
         evidence.seal(run_dir)
         found = judged(folder)
