@@ -111,11 +111,13 @@ def _fill(log: Ints, known: Mask) -> None:
 @dataclass
 class _Log:
     first_t: float = np.inf
+    taken: set[int] = field(default_factory=set)
     acknowledged_t: list[float] = field(default_factory=list)
     highest: list[int] = field(default_factory=list)  # after each acknowledgement
 
     def add(self, seq: int, acknowledged_t: float) -> None:
         self.first_t = min(self.first_t, acknowledged_t)
+        self.taken.add(seq)
         self.acknowledged_t.append(acknowledged_t)
         self.highest.append(max(seq, self.highest[-1] if self.highest else -1))
 
@@ -129,11 +131,15 @@ class _Log:
 
 
 def _in_order(seq: list[int], sent_t: list[float], acknowledged_t: list[float]) -> list[int]:
-    """The log of each event, in the order of acknowledgements. An event of the log before may be acknowledged late."""
+    """The log of each event, in the order of acknowledgements. An event of the log before may be acknowledged late.
+
+    It has a position there that no other event has.
+    """
     logs, found = [_Log()], []
     for place, sent, acknowledged in zip(seq, sent_t, acknowledged_t, strict=True):
         current = logs[-1]
-        before = logs[-2] if len(logs) > 1 and sent < current.first_t and not logs[-2].has_passed(place, sent) else None
+        before = logs[-2] if len(logs) > 1 and sent < current.first_t and place not in logs[-2].taken else None
+        before = None if before is None or before.has_passed(place, sent) else before
         if before is not None and (current.has_passed(place, sent) or before.distance(place) < current.distance(place)):
             before.add(place, acknowledged)
             found.append(len(logs) - 2)

@@ -81,6 +81,14 @@ def test_of_events_that_did_not_overlap_none_is_taken_for_one_of_another_log(cas
         assert log != other or a.log == b.log or a.seq <= b.seq, "positions went down within a log"
 
 
+@pytest.mark.parametrize("second", [4, 3])
+def test_first_events_of_a_new_log_that_were_sent_at_once_are_not_taken_for_late_ones_of_the_old(second: int) -> None:
+    """Their positions were taken in the old log, which ended at about as many events."""
+    old = [Appended(float(n), n + 0.5, 0, n) for n in range(1, 4)]
+    new = [Appended(9.0, 10.0 + n, 1, seq) for n, seq in enumerate((2, 1, 3, second) if second == 4 else (1, 2, 3))]
+    assert separated([*old, *new], is_dense=True) == [0] * len(old) + [1] * len(new)
+
+
 @dataclass(frozen=True)
 class Reader:
     """A client that applied the first events of the old log, and came back when the new one had some."""
