@@ -9,7 +9,7 @@ import typer
 
 from drills.cli import output
 from drills.cli.options import RESULTS, AsJson, DryRun, Out, Target, Targets
-from sim.base.errors import TargetError, UsageError
+from sim.base.errors import StormgateError, TargetError, UsageError
 
 if TYPE_CHECKING:
     from drills.rollout.setup.records import Rollback
@@ -52,6 +52,8 @@ def rehearse(
     except (UsageError, TargetError):  # nothing has started
         shutil.rmtree(folder, ignore_errors=True)
         raise
+    except KeyboardInterrupt:
+        raise StormgateError(_interrupted(folder)) from None
     if as_json:
         output.json_object(done)
     else:
@@ -65,6 +67,20 @@ def _new_folder(out: Path, rollout: str, clock: "Clock") -> Path:
 
     run_id = f"{clock.now():%Y%m%dT%H%M%SZ}-rollback-{secrets.token_hex(2)}"
     return output.new_folder(rollouts.run_dir(rollouts.folder_of(out, rollout), run_id) if rollout else out / run_id)
+
+
+def _interrupted(folder: Path) -> str:
+    """Say what an interrupted rehearsal left behind."""
+    from drills.rollout.setup import records
+    from sim.base import atomic_files
+
+    path = folder / records.ROLLBACK
+    if not path.exists():
+        return "the rehearsal was interrupted before it changed anything."
+    steps = atomic_files.read_struct(path, records.Rollback).steps
+    if left := [step.name for step in steps if step.restored is False]:
+        return f"the rehearsal was interrupted, and {', '.join(left)} IS NOT RESTORED; how to do it by hand is in {path}."
+    return f"the rehearsal was interrupted; everything that it had changed is restored. The record is {path}."
 
 
 def _print(done: "Rollback", folder: Path) -> None:

@@ -112,6 +112,7 @@ def test_signal_during_a_command_restores_everything(mock: Served, tmp_path: Pat
         process.send_signal(signal.SIGHUP)
         out, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == BROKEN, (out, err)
+    assert "the rehearsal was interrupted; everything that it had changed is restored" in err
     done = rehearsed(tmp_path / "out")
     assert (done.state, done.reason, done.steps[0].restored) == ("error", "it was interrupted", True)
     assert traffic_of(mock) == AS_IT_WAS
@@ -127,6 +128,7 @@ def test_signal_during_a_canary_check_restores_everything(mock: Served, tmp_path
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == BROKEN, (out, err)
+    assert "the rehearsal was interrupted; everything that it had changed is restored" in err
     done = rehearsed(tmp_path)
     assert (done.state, done.reason) == ("error", "it was interrupted")
     assert [(step.state, step.restored) for step in done.steps] == [
