@@ -42,6 +42,10 @@ def back_to_live(driver: SessionDriver) -> None:
     assert driver.session.is_live
 
 
+def test_client_that_was_never_live_counts_as_absent():
+    assert away(SessionDriver())
+
+
 def test_renewing_client_counts_as_present_for_a_moment():
     driver = renewing(live_for_s=12.0)
     assert not driver.session.is_live

@@ -8,7 +8,7 @@ import pytest
 from sim.base.errors import IllegalMoveError
 from sim.client.actions import Close, Connect, Send
 from sim.client.transitions import CONNECTED, TRANSITIONS, State, Trigger
-from sim.protocols.events import Batch, CaughtUp, Closed, Malformed, Opened, Position, Resumed
+from sim.protocols.events import Batch, CaughtUp, Closed, Malformed, Next, Opened, Position, Resumed, Step
 from sim.protocols.intents import Subscribe
 from sim.protocols.spacetime.codes import connect_refused
 from tests.client.peer import CENTRIFUGO, Peer, dense
@@ -133,3 +133,18 @@ def test_client_that_closes_no_hole_reconnects_after_the_same_number_of_tries_on
                 driver.session.wake(driver.now)
         subscribe = driver.reconnect()
     assert tries == [driver.session.policy.fruitless_asks] * 2
+
+
+def test_client_that_will_retry_has_not_ended(driver):
+    driver.start()
+    driver.fail_connect("network")
+    assert (driver.session.end_code, driver.session.why_pending()) == ("", "backoff")
+
+
+def test_client_gives_up_with_the_reason_of_an_end_without_a_code():
+    peer = Peer(CENTRIFUGO)
+    peer.tell(Resumed(peer.join().ref, "a", Position(0)), Closed(next=Next(Step.TERMINAL)))
+    peer.reconnect()
+    peer.tell(Closed(next=Next(Step.TERMINAL)))
+    assert peer.session.state is State.ENDED
+    assert peer.details("gave_up") == [str(Closed().reason)]

@@ -127,6 +127,15 @@ def test_missed_events_come_before_the_answer(centrifugo: Driver) -> None:
     assert events[-1] == Resumed("2", "a", asked, centrifugo.position("a", 5))
 
 
+def test_an_answer_states_the_head_after_what_was_published_meanwhile(centrifugo: Driver) -> None:
+    number = centrifugo.joined()
+    centrifugo.runtime.received(number, Subscribe("2", {"a": centrifugo.position("a", 2)}), centrifugo.now)
+    centrifugo.publish("a", 2)
+    events = centrifugo.pull(number)
+    assert numbers(events) == [3, 4, 5, 6, 7]
+    assert [each.head for each in events if isinstance(each, Resumed)] == [centrifugo.position("a", 7)]
+
+
 def test_each_stream_of_a_subscribe_has_its_own_answer(centrifugo: Driver) -> None:
     centrifugo.publish("b", 1)
     both = {"a": centrifugo.position("a", 5), "b": centrifugo.position("b", 1)}
