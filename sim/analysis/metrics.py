@@ -88,7 +88,7 @@ def _connects(history: History) -> Iterator[Metric]:
     yield _count(history, "slow_consumer_evictions", Kind.EVICTED)
     yield _count(history, "frames_malformed", Kind.MALFORMED)
     delays = history.fleet(Kind.BACKOFF).value
-    yield Metric("backoff_max_ms", float(delays.max(initial=-1.0)) if len(delays) else _NAN, "ms", len(delays))
+    yield Metric("backoff_max_ms", float(delays.max()) if len(delays) else _NAN, "ms", len(delays))
 
 
 def _connect_metrics(peak: float, attempts: int, failed: int, disconnects: Mapping[str, int]) -> Iterator[Metric]:
