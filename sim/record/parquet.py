@@ -4,6 +4,7 @@ During a run, rows are written as chunk files below `observations/`, each comple
 last chunk. `Recorder.seal` joins them into `observations.parquet`; the run header keeps its SHA-256 and its row count.
 """
 
+import errno
 import hashlib
 import os
 import queue
@@ -111,10 +112,10 @@ class Recorder(Collector):
         if self._failure is not None:
             number = getattr(self._failure, "errno", None)  # Arrow's own message is harder to read
             reason = os.strerror(number) if number else str(self._failure)
-            raise StorageError(
-                f"{self._folder}: observations cannot be written ({reason}); "
-                "free some space or give another folder with --out. Earlier chunks are kept."
-            )
+            remedy = "free some space or give another folder with --out"
+            if number in (errno.EMFILE, errno.ENFILE):
+                remedy = "raise `ulimit -n` or use fewer clients"
+            raise StorageError(f"{self._folder}: observations cannot be written ({reason}); {remedy}. Earlier chunks are kept.")
 
     def seal(self) -> tuple[str, int]:
         """Replace the chunks by `observations.parquet`; returns its SHA-256 (hex) and row count."""

@@ -1,6 +1,8 @@
 """The record: rows are read back as written, and damage is detected."""
 
+import errno
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -284,3 +286,16 @@ def test_full_disk_is_a_storage_error_whether_chunk_or_join_hits_it(tmp_path: Pa
     assert done.stderr == ""
     assert not (tmp_path / FILE_NAME).exists()
     assert len(list((tmp_path / CHUNK_FOLDER).glob("*.parquet"))) == (0 if limit == 2_000 else 12)
+
+
+@pytest.mark.parametrize(("number", "remedy"), [(errno.EMFILE, "raise `ulimit -n`"), (errno.ENOSPC, "free some space")])
+def test_a_write_failure_names_its_own_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(pq, "write_table", fail)
+    recorder = Recorder(tmp_path)
+    recorder.add(1.0, "applied")
+    with pytest.raises(StorageError, match=remedy) as told:
+        recorder.seal()
+    assert os.strerror(number) in str(told.value)
