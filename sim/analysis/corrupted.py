@@ -47,6 +47,22 @@ def may_affect(history: History, fault: FaultTimes, clients: Ints) -> Mask:
     return np.isin(clients, affected)
 
 
+def named_streams(history: History, fault: FaultTimes) -> set[str] | None:
+    """The streams that a fault names; None: all of them, or it is not known which."""
+    parameters, own = history.parameters(fault.index), history.header.own_streams
+    if fault.kind != "shrink_window" or parameters.get("by") == "hook" or "streams" not in parameters or not own:
+        return None
+    others = {name for base, name in enumerate(history.streams) if history.base_stream[base] == base} - {*own}
+    return {*own[: int(str(parameters["streams"]))], *(others if parameters.get("worker_events") else ())}
+
+
+def may_concern(history: History, fault: FaultTimes, streams: Ints) -> Mask:
+    """Which of these streams a fault of the log may concern: all, if it does not name any."""
+    named = named_streams(history, fault)
+    codes = [code for code in range(len(history.streams)) if named is None or history.base_name(code) in named]
+    return np.isin(streams, codes)
+
+
 def _is_affected(history: History, rows: Rows, index: int, kind: str) -> Mask:
     """Which rows belong to a client and an event that the fault affects. A row without a seq may belong to any event."""
     plan, seed = history.header.plan, history.header.seed

@@ -1,28 +1,30 @@
 """Whose each lost connection was: the client's own, a fault's, the server's, or nobody knows.
 
-A fault explains a disconnect only inside its window and its scope: its clients, and for most kinds one disconnect each. The
-window ends `NOTICE_S` after the fault was reverted. What a hook does on a live target may hit any client and may begin late,
-so its scope is all of them, until the recovery phase. A server that closes other clients, or the same ones again, or later, is
-not excused. An unknown owner is no excuse.
+A fault explains a disconnect only inside its window and its scope, and only if the connection ended as the fault ends it: its
+clients, for most kinds one disconnect each, with its code. The window ends `NOTICE_S` after the fault was reverted. What a hook
+does on a live target may hit any client and may begin late, so its scope is all of them, until the recovery phase. A server
+that closes other clients, or the same ones again, or later, or with another code, is not excused. An unknown owner is no
+excuse.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import Enum, IntEnum
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.analysis import corrupted
 from sim.analysis.endings import parts_of
 from sim.analysis.reconnects import NOTICE_S
 from sim.drill.fault_bases import ClientFault
+from sim.drill.fault_kinds import CloseConnections
 from sim.drill.fault_schedule import PlannedFault
 from sim.protocols.events import DisconnectReason, EndedBy
-from sim.record.history import FaultTimes, History, Ints, Mask, Rows
+from sim.record.history import FaultTimes, Floats, History, Ints, Mask, Rows
 from sim.record.observations import Kind
 
-_FIRST_CLOSE_CODE = 1000  # lower numbers are HTTP statuses: each request may be refused
 _EVICTED_S = 5.0  # [ours] a client that reads again gets the queued events first, then its eviction
 _MANY = np.iinfo(np.int64).max
 _ANYONE = (*EndedBy, "")  # the empty text: the record does not say who ended it
@@ -38,45 +40,68 @@ class Owner(IntEnum):
     UNKNOWN = 3  # nobody said anything, and no fault explains it
 
 
+class _How(Enum):
+    """How a connection ended, as far as a fault decides that."""
+
+    ANYHOW = "anyhow"
+    SILENCE = "silence"  # one side heard nothing, or nothing was read
+    DOUBT = "doubt"  # the client missed events, and starts again
+    TOKEN = "token"  # it was no longer valid
+    STALE = "stale"  # the position was of another log
+    ORDERED = "ordered"  # with the code that the fault orders
+    MALFORMED = "malformed"  # with the code of a malformed frame that the fault made
+
+
 @dataclass(frozen=True)
 class _Claim:
     """What one kind of fault explains."""
 
-    times: int = 1  # disconnects of each client, or of each of its streams
+    times: int = 1  # disconnects of each client
     by: tuple[str, ...] = _ANYONE  # see `EndedBy`
+    how: _How = _How.ANYHOW
     notice_s: float = NOTICE_S  # time after the end of the fault in which clients still notice it
 
 
 _BY_OTHERS = (EndedBy.SERVER, EndedBy.NETWORK, EndedBy.CLIENT, _NOT_SAID)
-_OWN_DOUBTS = _Claim(times=_MANY, by=(EndedBy.CLIENT,))  # the client missed events, and starts again
-# By kind of fault. A kind that is missing ends no connection. `reset_links` and `close_connections` depend on their parameters.
+_BY_NETWORK = (EndedBy.NETWORK, _NOT_SAID)
+_SILENCE = _Claim(times=_MANY, by=_BY_OTHERS, how=_How.SILENCE)
+_OWN_DOUBTS = _Claim(times=_MANY, by=(EndedBy.CLIENT,), how=_How.DOUBT)
+_TOKEN = _Claim(times=_MANY, by=_BY_OTHERS, how=_How.TOKEN)
+# By kind of fault. A kind that is missing ends no connection. Those of `_claims` depend on their parameters.
 _CLAIMS: Mapping[str, tuple[_Claim, ...]] = {
     "drop_sockets": (_Claim(by=(EndedBy.FAULT, _NOT_SAID)),),
     "restart_clients": (_Claim(by=(EndedBy.FAULT, _NOT_SAID)), _OWN_DOUBTS),
     "rolling_deploy": (_Claim(by=_BY_OTHERS),),
-    "close_connections": (_Claim(by=_BY_OTHERS),),
-    "skew_clocks": (_Claim(times=_MANY, by=_BY_OTHERS),),
-    "stop_reading": (_Claim(times=_MANY, by=_BY_OTHERS, notice_s=_EVICTED_S),),
-    "slow_links": (_Claim(times=_MANY, by=_BY_OTHERS),),
-    "stall_links": (_Claim(times=_MANY, by=_BY_OTHERS),),
-    "half_open_links": (_Claim(by=_BY_OTHERS),),
-    "reset_links": (_Claim(by=_BY_OTHERS),),
-    "refuse_connects": (_Claim(times=_MANY, by=(EndedBy.NETWORK, _NOT_SAID)),),
-    "cut_after_bytes": (_Claim(times=_MANY, by=_BY_OTHERS),),
-    "slow_close": (_Claim(times=_MANY, by=_BY_OTHERS),),
+    "close_connections": (_Claim(times=_MANY, by=(EndedBy.SERVER, *_BY_NETWORK), how=_How.ORDERED),),
+    "skew_clocks": (_TOKEN,),
+    "stop_reading": (
+        _Claim(by=(EndedBy.SERVER, *_BY_NETWORK), how=_How.SILENCE, notice_s=_EVICTED_S),
+        _Claim(times=_MANY, by=(EndedBy.CLIENT,), notice_s=_EVICTED_S),
+    ),
+    "slow_links": (_SILENCE,),
+    "stall_links": (_SILENCE,),
+    "half_open_links": (_Claim(by=_BY_OTHERS, how=_How.SILENCE),),
+    "cut_after_bytes": (_Claim(times=_MANY, by=(*_BY_NETWORK, EndedBy.CLIENT)),),
     "expire_tokens": (_Claim(by=_BY_OTHERS),),
     "revoke_sessions": (_Claim(times=_MANY, by=_BY_OTHERS),),
     "stop_delivery": (_Claim(times=_MANY, by=_BY_OTHERS),),
-    "recreate_log": (_Claim(by=_BY_OTHERS, notice_s=np.inf), _OWN_DOUBTS),  # a quiet stream shows it late
-    "kill_runtime": (_Claim(times=_MANY, by=_BY_OTHERS),),
+    "recreate_log": (
+        _Claim(by=_BY_OTHERS),
+        _Claim(by=_BY_OTHERS, how=_How.STALE, notice_s=np.inf),  # a quiet stream shows it late
+        _OWN_DOUBTS,
+    ),
+    "kill_runtime": (_Claim(times=_MANY, by=(*_BY_NETWORK, EndedBy.CLIENT)),),
     **dict.fromkeys(("skip_deliveries", "jumble_deliveries", "reorder_deliveries", "delay_deliveries"), (_OWN_DOUBTS,)),
     # In some protocols, a client ends the connection on which a frame was malformed, with the code of that.
-    "malform_frames": (_Claim(times=_MANY, by=(EndedBy.CLIENT, EndedBy.SERVER)),),
+    "malform_frames": (_Claim(times=_MANY, by=(EndedBy.CLIENT, EndedBy.SERVER), how=_How.MALFORMED), _OWN_DOUBTS),
     **dict.fromkeys(("shrink_window", "shrink_replay_budget"), (_OWN_DOUBTS,)),
+    # Faults through which a valid token ends unrenewed.
+    **dict.fromkeys(("mint_outage", "slow_mint", "skew_control", "rotate_keys"), (_TOKEN,)),
 }
 _BY_HOOK = (_Claim(times=_MANY, by=_BY_OTHERS),)
-_BY_TOKENS = ("mint_outage", "slow_mint", "skew_control", "rotate_keys")  # faults through which a valid token ends unrenewed
 _TOKEN_REASONS = (DisconnectReason.UNAUTHORIZED,)
+_DOUBTS = (DisconnectReason.UNKNOWN, DisconnectReason.STALE_CURSOR, DisconnectReason.STREAM_CLOSED)
+_FIRST_CLOSE_CODE, _NO_CLOSE_FRAME = 1000, 1006  # lower numbers are HTTP statuses
 
 
 @dataclass(frozen=True)
@@ -125,7 +150,10 @@ class Disconnects:
         for fault in self.history.faults:
             for claim in self._claims(fault):
                 where = np.flatnonzero((found < 0) & self._matches(fault, claim))
-                found[where[_turn(self.history.pair(rows)[where]) < claim.times]] = fault.index
+                where = where[_turn(self.history.pair(rows)[where]) < claim.times]
+                if claim.how is _How.ORDERED:  # at most as many as it made
+                    where = where[: corrupted.effects(self.history).get(fault.index, 0)]
+                found[where] = fault.index
         return found
 
     @cached_property
@@ -133,18 +161,106 @@ class Disconnects:
         """Per disconnect, who ended the connection; empty if the record does not say it."""
         return np.array([text.partition(":")[0] for text in self.said], "U8")
 
+    @cached_property
+    def _codes(self) -> list[str]:
+        """Per disconnect, the code of the end; empty if the record does not say it."""
+        return [text.partition(":")[2] for text in self.said]
+
     def _matches(self, fault: FaultTimes, claim: _Claim) -> Mask:
         """Which disconnects lie in the fault's window and scope, and ended as it ends them."""
         rows = self.rows
         found = ~self._is_own & np.isin(self._by, claim.by) & self.is_named(fault, rows)
-        found &= (rows.t >= fault.start_t) & (rows.t <= self._end_t(fault) + claim.notice_s)
-        if fault.kind in _BY_TOKENS and not self.is_hooked(fault):
-            found &= self.history.detail_is(rows, _TOKEN_REASONS)
-        return found
+        found &= (rows.t >= fault.start_t) & (rows.t <= self._end_t(fault) + claim.notice_s + self._late_s(fault))
+        ways: Mapping[_How, Callable[[], Mask]] = {
+            _How.SILENCE: lambda: self.may_come_of_silence | self.is_of_token,
+            _How.DOUBT: lambda: self.history.detail_is(rows, _DOUBTS),
+            _How.TOKEN: lambda: self.is_of_token,
+            _How.STALE: lambda: (self._by == EndedBy.CLIENT) | self.history.detail_is(rows, [DisconnectReason.STALE_CURSOR]),
+            _How.ORDERED: lambda: self._is_ordered(fault),
+            _How.MALFORMED: lambda: self._is_of_malformed_frame,
+        }
+        return found & ways[claim.how]() if claim.how in ways else found
 
     def _end_t(self, fault: FaultTimes) -> float:
         """When a fault ended. What a hook asks for may begin after its command has ended, at the latest before recovery."""
         return max(fault.end_t, self.history.phases.get("recovery", np.inf)) if self.is_hooked(fault) else fault.end_t
+
+    def _late_s(self, fault: FaultTimes) -> float:
+        """By how much `slow_close` may delay the ends that a fault makes."""
+        slow = [each for each in self.history.faults if each.kind == "slow_close"]
+        during = [each.index for each in slow if each.start_t <= fault.end_t and each.end_t >= fault.start_t]
+        return max((float(str(self.history.parameters(index).get("delay_ms", 0.0))) / 1000 for index in during), default=0.0)
+
+    @cached_property
+    def may_come_of_silence(self) -> Mask:
+        """Which connections may have ended because one side heard nothing for too long, or read too slowly.
+
+        A server that states another code than those that its protocol has for this ended them for another reason.
+        """
+        known = self.history.header.capabilities.get("silence_codes")
+        is_servers = self._by == EndedBy.SERVER
+        if not isinstance(known, list | tuple):  # the protocol does not state them
+            return np.ones(len(self.rows), np.bool_)
+        return np.array(~is_servers | np.isin(np.array(self._codes, np.str_), np.array(known, np.str_)), np.bool_)
+
+    @property
+    def is_of_token(self) -> Mask:
+        """Which connections the server ended because it did not take the client's token any more."""
+        return self.history.detail_is(self.rows, _TOKEN_REASONS)
+
+    @cached_property
+    def token_age_s(self) -> Floats:
+        """Per disconnect, for how long its client had had its token, in seconds; infinite for a client that minted none."""
+        return self.rows.t - _last_t_of_client(self.history.fleet(Kind.TOKEN_MINTED), self.rows)
+
+    @cached_property
+    def _is_of_malformed_frame(self) -> Mask:
+        """Which connections ended at a malformed frame that a fault explains, with its code."""
+        frames, details = self.history.fleet(Kind.MALFORMED), self.history.details
+        bad = set(corrupted.unexplained(self.history, Kind.MALFORMED).number.tolist())
+        shown = zip(frames.client.tolist(), frames.t.tolist(), frames.detail.tolist(), frames.number.tolist(), strict=True)
+        made = {(client, t, details[code]) for client, t, code, number in shown if number not in bad}
+        ends = zip(self.rows.client.tolist(), self.rows.t.tolist(), self._codes, strict=True)
+        return np.array([end in made for end in ends], np.bool_)
+
+    def _is_ordered(self, fault: FaultTimes) -> Mask:
+        """Which connections ended with the code that `close_connections` orders for their client, and when it ends them.
+
+        Open connections end once. With `after_ms`, each new one ends so long after it was accepted. A status refuses each
+        request, where clients have a connection per stream.
+        """
+        rows, has_requests = self.rows, not self._has_one_connection
+        is_stated, is_silent = self._with_ordered_code(fault)
+        is_code = is_stated | is_silent
+        inside = np.flatnonzero((rows.t >= fault.start_t) & self.is_named(fault, rows) & is_code)
+        found = np.zeros(len(rows), np.bool_)
+        found[inside[_turn(rows.client[inside]) == 0]] = True
+        found |= is_stated & has_requests
+        if after_s := float(str(self.history.parameters(fault.index).get("after_ms", 0.0))) / 1000:
+            tried, done = self.history.fleet(Kind.CONNECT_ATTEMPTED), self.history.fleet(Kind.CONNECT_DONE)
+            tried_t, done_t = (_last_t_of_client(each, rows) for each in (tried, done))
+            found |= has_requests | ((rows.t - tried_t >= after_s) & (rows.t - done_t <= after_s + NOTICE_S))
+        return found & is_code
+
+    def _with_ordered_code(self, fault: FaultTimes) -> tuple[Mask, Mask]:
+        """Which connections a server ended with the code ordered for their client, and which a code without words did."""
+        codes: object = self.history.parameters(fault.index).get("codes")
+        any_of = {str(code) for code in codes} if isinstance(codes, list | tuple) else set()
+        planned, own = self.planned.get(fault.index), dict[int, set[str]]()
+        if planned is not None and isinstance(planned.fault, CloseConnections):
+            own = {client: {str(planned.fault.code_of(place))} for place, client in enumerate(sorted(planned.clients))}
+        is_stated, is_silent = np.zeros(len(self.rows), np.bool_), self._by == _NOT_SAID
+        for row, (client, by, code) in enumerate(zip(self.rows.client.tolist(), self._by.tolist(), self._codes, strict=True)):
+            ordered, said = own.get(client, any_of), code.partition(" ")[0]
+            is_cut = any(int(each) < _FIRST_CLOSE_CODE or int(each) == _NO_CLOSE_FRAME for each in ordered)
+            is_word = not said.isdecimal() and not is_cut  # some protocols have words for close codes
+            is_stated[row] = by == EndedBy.SERVER and (said in ordered or is_word)
+            is_silent[row] |= by == EndedBy.NETWORK and is_cut
+        return is_stated, is_silent
+
+    @property
+    def _has_one_connection(self) -> bool:
+        return bool(self.history.header.capabilities.get("is_one_connection", True))
 
     def cut_by(self, fault: FaultTimes) -> Ints:
         """The clients that a fault can have disconnected, by its window, its scope and the way the connections ended."""
@@ -154,15 +270,14 @@ class Disconnects:
         return np.unique(self.rows.client[found])
 
     def _claims(self, fault: FaultTimes) -> tuple[_Claim, ...]:
-        parameters = self.history.parameters(fault.index)
         if self.is_hooked(fault):
             return _BY_HOOK
         if fault.kind == "reset_links":
-            return (_Claim(times=int(str(parameters.get("times", 1))), by=_BY_OTHERS),)
-        refuses = any(int(str(code)) < _FIRST_CLOSE_CODE for code in parameters.get("codes", ()) or ())  # type: ignore[attr-defined]
-        if fault.kind == "close_connections" and (refuses or float(str(parameters.get("after_ms", 0.0)))):
-            return (_Claim(times=_MANY, by=_BY_OTHERS),)
-        return _BY_HOOK if fault.kind in _BY_TOKENS else _CLAIMS.get(fault.kind, ())
+            times = int(str(self.history.parameters(fault.index).get("times", 1)))
+            return (_Claim(times=times, by=_BY_NETWORK), _OWN_DOUBTS)
+        if fault.kind == "refuse_connects" and not self._has_one_connection:  # each request is a connect
+            return (_Claim(times=_MANY, by=_BY_NETWORK),)
+        return _CLAIMS.get(fault.kind, ())
 
     def is_hooked(self, fault: FaultTimes) -> bool:
         """Whether a hook of the target injects this fault."""
@@ -170,11 +285,20 @@ class Disconnects:
 
     def is_named(self, fault: FaultTimes, rows: Rows) -> Mask:
         """Which rows are of a client that the fault concerns."""
-        planned = self.planned.get(fault.index)
-        is_known = planned is not None and planned.kind == fault.kind and isinstance(planned.fault, ClientFault)
-        if planned is None or not is_known or self.is_hooked(fault):
+        if self.is_hooked(fault):
             return np.ones(len(rows), np.bool_)
-        return np.isin(rows.client, planned.clients)
+        planned = self.planned.get(fault.index)
+        if planned is not None and planned.kind == fault.kind and isinstance(planned.fault, ClientFault):
+            return np.isin(rows.client, planned.clients)
+        return corrupted.may_affect(self.history, fault, rows.client) & self._reads_named_stream(fault, rows)
+
+    def _reads_named_stream(self, fault: FaultTimes, rows: Rows) -> Mask:
+        """Which rows are of a client that reads a stream that the fault names; or all, if nobody says what it reads."""
+        named, subscriptions = corrupted.named_streams(self.history, fault), self.history.header.subscriptions
+        if named is None:
+            return np.ones(len(rows), np.bool_)
+        readers = [int(client) for client, streams in subscriptions.items() if named.intersection(streams)]
+        return np.isin(rows.client, readers) | np.isin(rows.client, [*map(int, subscriptions)], invert=True)
 
     @cached_property
     def _is_own(self) -> Mask:
@@ -206,3 +330,14 @@ def _turn(pairs: Ints) -> Ints:
     turn = np.empty(len(order), np.int64)
     turn[order] = np.arange(len(order)) - starts
     return turn
+
+
+def _last_t_of_client(earlier: Rows, rows: Rows) -> Floats:
+    """Per row, the time of the last of `earlier` of its client before it; minus infinity without one."""
+    earlier = earlier.take(np.lexsort((earlier.t, earlier.client)))
+    found = np.full(len(rows), -np.inf)
+    for place, (client, t) in enumerate(zip(rows.client.tolist(), rows.t.tolist(), strict=True)):
+        begin, end = np.searchsorted(earlier.client, [client, client + 1])
+        at = begin + int(np.searchsorted(earlier.t[begin:end], t))
+        found[place] = earlier.t[at - 1] if at > begin else -np.inf
+    return found

@@ -158,6 +158,7 @@ class _Gaps:
         for fault in self.history.faults:
             if fault.kind in _FAULTS and not (fault.kind == "skip_deliveries" and len(withheld)):
                 inside = (sent_t <= fault.end_t + NOTICE_S) & (shown_t >= fault.start_t)
+                inside &= corrupted.may_concern(self.history, fault, self.rows.stream[place])
                 found |= inside & corrupted.may_affect(self.history, fault, self.rows.client[place])
         malformed = self.history.fleet(Kind.MALFORMED)
         for client, t in zip(malformed.client.tolist(), malformed.t.tolist(), strict=True):

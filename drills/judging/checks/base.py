@@ -22,7 +22,7 @@ from sim.drill import fault_schedule
 from sim.drill.fault_schedule import PlannedFault
 from sim.drill.model import Drill
 from sim.protocols.adapter import Capabilities, Refusals, StaleSign
-from sim.record.history import Floats, History
+from sim.record.history import Floats, History, Mask
 from sim.record.ledger import Ledger
 from sim.record.observations import Kind
 from sim.server.settings import RuntimeSettings
@@ -93,6 +93,13 @@ class Case:
     def disconnects(self) -> Disconnects:
         """The fleet's disconnects, and whose each one was."""
         return Disconnects(self.history, self.planned)
+
+    @cached_property
+    def dropped_while_busy(self) -> Mask:
+        """Per disconnect, whether a busy machine of ours may have caused it: by silence, or a token renewed too late."""
+        ends = self.disconnects
+        unrenewed = ends.is_of_token & (ends.token_age_s >= soonest_renewal_s(self))
+        return self.busy.may_drop(ends.rows.t) & (ends.may_come_of_silence | unrenewed)
 
     def lacks(self, spec: CheckSpec) -> str:
         """Return what the run's protocol lacks for a check, in words; empty: nothing, or the run does not state it."""

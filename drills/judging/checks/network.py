@@ -40,8 +40,8 @@ def _seen(case: Case, kind: Kind, fault: str) -> dict[int, float]:
 
 def _needless_disconnects(case: Case, threshold: Threshold | None) -> Answer:
     history = case.history
-    lost = history.fleet(Kind.DISCONNECTED)
-    lost = lost.take(~history.detail_is(lost, ["token_refresh_due"]) & ~case.busy.may_drop(lost.t))
+    lost = case.disconnects.rows.take(~case.dropped_while_busy)
+    lost = lost.take(~history.detail_is(lost, ["token_refresh_due"]))
     return _none_of(len(lost), len(history.fleet(Kind.SUBSCRIBED)), "connections lost without a fault", "live periods")
 
 

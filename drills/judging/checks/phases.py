@@ -79,8 +79,7 @@ def _undisturbed(case: Case, threshold: Threshold | None) -> Answer:
 
 def _unexcused(case: Case) -> Mask:
     """Which disconnects neither the client decided, nor a fault or a busy machine of ours explains."""
-    ends = case.disconnects
-    return ends.unexcused & ~case.busy.may_drop(ends.rows.t)
+    return case.disconnects.unexcused & ~case.dropped_while_busy
 
 
 def _by_owner(case: Case, early: Rows) -> str:

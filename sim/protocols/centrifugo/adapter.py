@@ -83,6 +83,7 @@ CAPABILITIES = Capabilities(
     publishing=Publishing.HTTP,
     subscribing=Subscribing.EACH_STREAM,
     resumes_without_epoch=True,
+    silence_codes=("3012", "slow_consumer"),
 )
 WITHOUT_HISTORY = msgspec.structs.replace(  # a namespace without history has no positions, and nothing to resume from
     CAPABILITIES, positions=Positions.OPAQUE, has_epochs=False, head=(HeadSource.NONE,), stale=StaleSign.SILENT

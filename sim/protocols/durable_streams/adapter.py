@@ -77,6 +77,7 @@ CAPABILITIES = Capabilities(
     publishing=Publishing.HTTP,
     subscribing=Subscribing.EACH_STREAM,
     evicts=False,
+    silence_codes=(),  # an answer that ends says nothing
 )
 START = "-1"  # the offset before the first message
 _NEXT_OFFSET, _UP_TO_DATE, _CURSOR, _IS_CLOSED = "stream-next-offset", "stream-up-to-date", "stream-cursor", "stream-closed"

@@ -79,6 +79,7 @@ CAPABILITIES = Capabilities(
     publishing=Publishing.PROTOCOL,
     subscribing=Subscribing.EACH_STREAM,
     evicts=False,  # it disconnects slow consumers without a word
+    silence_codes=("1001",),
 )
 _SOCKET = 0
 _INBOX_SID = 1

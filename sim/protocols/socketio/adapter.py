@@ -89,6 +89,7 @@ CAPABILITIES = Capabilities(
     publishing=Publishing.HTTP,
     subscribing=Subscribing.EACH_STREAM,
     evicts=False,
+    silence_codes=("1005",),  # as of every end
 )
 _SOCKET = 0
 _TOO_LARGE = 1009
