@@ -190,6 +190,13 @@ class Cursor:
         """Move to an event that is being applied."""
         self.watermark = seq
 
+    def remember(self, item: Item, number: int) -> None:
+        """Remember the marker's number of the event just applied, where only the client can compare copies of a position."""
+
+    def has_other(self, item: Item, number: int) -> bool:
+        """Whether the client applied another event of the run at the item's position; False where positions are recorded."""
+        return False
+
     def reject(self) -> None:
         """Do not apply an event whose hash is wrong; the next replay must bring it again."""
 
@@ -379,7 +386,7 @@ class OpaqueCursor(OrderedCursor):
 
     place: Position | None = None  # the server's position, as it gave it
     stored_place: Position | None = None
-    recent: dict[object, None] = field(default_factory=dict)  # what identifies the last applied events
+    recent: dict[object, int] = field(default_factory=dict)  # what identifies the last applied events, and their numbers
 
     @classmethod
     def at(cls, topic: str, stream: str, position: Position | None) -> "OpaqueCursor":
@@ -421,11 +428,19 @@ class OpaqueCursor(OrderedCursor):
     def apply(self, seq: int, item: Item) -> None:
         """See `Cursor`."""
         self.watermark = seq
-        self.recent[_identity(item)] = None
+        self.recent[_identity(item)] = 0
         if len(self.recent) > MAX_REMEMBERED:
             del self.recent[next(iter(self.recent))]
         if item.position is not None:
             self.place = item.position
+
+    def remember(self, item: Item, number: int) -> None:
+        """See `Cursor`."""
+        self.recent[_identity(item)] = number
+
+    def has_other(self, item: Item, number: int) -> bool:
+        """See `Cursor`."""
+        return 0 < number != self.recent.get(_identity(item), 0) > 0
 
     def end_batch(self, after: Position | None) -> None:
         """See `Cursor`."""

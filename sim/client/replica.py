@@ -381,6 +381,7 @@ class Replica:
         self._note("applied", cursor.stream, shown, detail=short_hash(declared), marker=marker)
         if marker > 0:
             cursor.marks.take((marker,))
+            cursor.remember(item, marker)
         if problem:
             self._note("altered", cursor.stream, shown, detail=problem, marker=marker)
 
@@ -392,6 +393,8 @@ class Replica:
             self._note("hash_mismatch", cursor.stream, shown, marker=self._number(cursor, item))
         else:
             marker = self._identify(cursor, shown, item)
+            if cursor.has_other(item, marker):
+                self._note("altered", cursor.stream, shown, detail="position", marker=marker)
             if item.position is None and marker > 0:  # recognized by its payload: after a new start, the client still has it
                 cursor.marks.take((marker,))
             self._note("duplicate_dropped", cursor.stream, shown, detail=short_hash(item.payload_hash), marker=marker)

@@ -69,8 +69,8 @@ class Kind(StrEnum):
     PUBLISH_FAILED = "publish_failed"  # [value: ms, detail: code, marker]
     RECEIVED = "received"  # one update batch [value: updates in it]
     APPLIED = "applied"  # [seq, detail: payload hash, marker]
-    # What was received is not what was published [seq, marker, detail: checksum, or stream or run:
-    # the marker is of another one]
+    # What was received is not what was published [seq, marker, detail: checksum, or stream or run: the marker is of another
+    # one, or position: the client applied another event at its opaque position]
     ALTERED = "altered"
     DUPLICATE_DROPPED = "duplicate_dropped"  # [seq, detail: payload hash, marker]
     # A fault of stormgate held back a live event between adapter and session [seq, marker]

@@ -144,3 +144,9 @@ def test_client_that_starts_again_is_read_like_another_one() -> None:
         for t, (_, marker) in zip((5.0, 5.1), order, strict=True):
             found.tell(t, Kind.APPLIED, 0, STREAM, marker, marker=marker)
         assert broken(found).get("real_time_order", 0) == number
+
+
+def test_another_event_at_an_opaque_position_is_named() -> None:
+    story = opaque(whole()).tell(2.5, Kind.DUPLICATE_DROPPED, 0, STREAM, marker=3)
+    assert broken(story) == {}
+    assert broken(story.tell(2.5, Kind.ALTERED, 0, STREAM, detail="position", marker=3)) == {"acknowledged_lost": 1}

@@ -56,6 +56,8 @@ def _conflicts(history: History, published: Rows) -> tuple[int, str]:
     found = _differing(hashed, hashed.detail)
     if not history.has_no_markers:
         found = found.and_then(_differing(rows, rows.marker))
+    altered = history.session_rows(Kind.ALTERED)
+    found = found.and_then(altered.take(history.detail_is(altered, ["position"])))
     if len(found) == 0:
         return 0, ""
     earliest = int(np.argmin(found.t))
