@@ -253,7 +253,7 @@ class Disconnects:
         for row, (client, by, code) in enumerate(zip(self.rows.client.tolist(), self._by.tolist(), self._codes, strict=True)):
             ordered, said = own.get(client, any_of), code.partition(" ")[0]
             is_cut = any(int(each) < _FIRST_CLOSE_CODE or int(each) == _NO_CLOSE_FRAME for each in ordered)
-            is_word = not said.isdecimal() and not is_cut  # some protocols have words for close codes
+            is_word = not said.isdecimal() and (not is_cut or not self._has_one_connection)  # in place of a close code
             is_stated[row] = by == EndedBy.SERVER and (said in ordered or is_word)
             is_silent[row] |= by == EndedBy.NETWORK and is_cut
         return is_stated, is_silent

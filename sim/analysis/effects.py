@@ -9,7 +9,9 @@
 | `stop_reading` | the same, on the connections that they had: a client that lost its own reads on the next one |
 | `slow_links` | what the clients that it names received was that late |
 | `refuse_connects` | no connect of the clients that it names succeeded |
-| switches of the server | the server counted what it did |
+| `half_open_links` | the clients whose connection it halved lost it |
+| switches of the server | the server counted what it did, and clients saw at least half of it where each effect shows |
+| `shrink_window`, `recreate_log` | nobody got the deleted events afterwards |
 | a hook | clients saw its sign, and not as often before |
 
 The exit code of a hook proves nothing, and neither does what other clients saw.
@@ -20,12 +22,14 @@ from functools import cached_property
 
 import numpy as np
 
+from sim.analysis import corrupted
 from sim.analysis.disconnects import Disconnects
 from sim.analysis.reconnects import NOTICE_S
+from sim.protocols.adapter import StaleSign
 from sim.protocols.events import DisconnectReason, Outcome
 from sim.record.history import FaultTimes, Floats, History, Ints, Rows
 from sim.record.observations import Kind
-from sim.record.published import first_sent_t
+from sim.record.published import first_sent_t, published_events
 
 HIT_SHARE = 0.9  # [ours] share of the clients that a fault must affect
 _SLOW_ENOUGH = 0.9  # share of the injected delay: what took at least this long was delayed by the fault
@@ -53,6 +57,12 @@ SHOWS_AS = {
     "shrink_window": (Kind.STALE, "no client got a stale answer"),
     "shrink_replay_budget": (Kind.STALE, "no client got a stale answer"),
     "recreate_log": (Kind.STALE, "no position started over, and no client got a stale answer"),
+}
+# Faults of which each effect shows to a client for certain, and the share of the counted effects that must show: some may be
+# under way when a connection or the run ends. Events that are skipped in a row show once, and so do the streams of a subscribe.
+_SHOWN_SHARES = {
+    **dict.fromkeys(("slow_mint", "mint_outage", "slow_publishes", "fail_publishes"), 0.5),
+    **dict.fromkeys(("skip_deliveries", "shrink_replay_budget"), 0.0),
 }
 _LATER = ("shrink_window", "recreate_log")  # a client notices them when it returns, even after they were reverted
 
@@ -96,7 +106,40 @@ class Effects:
             return _too_few(verb, min(hit, int(self._counted(fault.index))), self._wanted(fault.index))
         if kind in _ON_LINKS and (few := _too_few("affected", int(self._counted(fault.index)), self._wanted(fault.index))):
             return few
-        return self._missed_on_links(fault, kind)
+        if kind == "half_open_links":
+            return _too_few("disconnected", len(self.ends.cut_by(fault)), int(self._counted(fault.index)))
+        if kind in _SHOWN_SHARES:
+            return self._unseen(fault, kind)
+        return self._still_read(fault, kind) if kind in _LATER else self._missed_on_links(fault, kind)
+
+    # --- switches of the server ---------------------------------------------------------------------
+
+    def _unseen(self, fault: FaultTimes, kind: str) -> str:
+        """Whether clients saw at least the share that they must see of what the service counted."""
+        able = self.history.header.capabilities
+        is_silent = kind == "shrink_replay_budget" and able.get("stale") == StaleSign.SILENT
+        if is_silent or (kind == "skip_deliveries" and self.history.positions != "dense"):
+            return ""
+        signs, delay_s = self._signs(kind, fault.index), self._parameter_ms(fault, "delay_ms") / 1000
+        seen = int(((signs >= fault.start_t) & (signs <= fault.end_t + NOTICE_S + delay_s)).sum())
+        counted = int(self._counted(fault.index))
+        is_enough = seen >= max(1.0, _SHOWN_SHARES[kind] * counted)
+        return "" if is_enough else f"counted {counted} effects, but clients saw {seen} of them"
+
+    def _still_read(self, fault: FaultTimes, kind: str) -> str:
+        """Whether a new reader, or the service over HTTP, still returned events that the fault deleted."""
+        history, published = self.history, published_events(self.history)
+        kept = int(str(history.parameters(fault.index).get("keep_events", 0)))
+        if kind == "shrink_window" and corrupted.named_streams(history, fault) is None:
+            return ""  # on shared streams, it is not known which were trimmed
+        before = published.place_acknowledged(published.stream, np.full(len(published), fault.start_t))
+        is_deleted = (published.place <= before - kept) & corrupted.may_concern(history, fault, published.stream)
+        found = published.find(history.auditor_rows(Kind.APPLIED).and_then(history.of(Kind.READ_BACK)))
+        still = int(is_deleted[np.unique(found[found >= 0])].sum())
+        return f"left {still} events there that it said it deleted" if still else ""
+
+    def _parameter_ms(self, fault: FaultTimes, name: str) -> float:
+        return float(str(self.history.parameters(fault.index).get(name, 0.0)))
 
     # --- what the record says of a fault ------------------------------------------------------------
 
@@ -205,7 +248,8 @@ class Effects:
         rows = self.history.of(SHOWS_AS[kind][0])
         rows = rows.take(~self.history.detail_is(rows, [DisconnectReason.TOKEN_REFRESH_DUE]))
         if kind == "fail_publishes":
-            rows = rows.take(self.history.detail_is(rows, [Outcome.REFUSED]))
+            is_hooked = self.history.parameters(index).get("by") == "hook"  # others may lack an answer for another reason
+            rows = rows.take(self.history.detail_is(rows, [Outcome.REFUSED, *([] if is_hooked else [Outcome.UNKNOWN])]))
         if kind.startswith("slow_") and "delay_ms" in (parameters := self.history.parameters(index)):
             rows = rows.take(rows.value >= _SLOW_ENOUGH * float(str(parameters["delay_ms"])))
         return rows.t
