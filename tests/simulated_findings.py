@@ -88,7 +88,6 @@ UNTOLD: dict[str, dict[str, str]] = {
         **_SPARSE,
         **_SILENT_STALE,
         **_KEEPS_SLOW,
-        "delivery.one_order": _ORDER,
         "error.tokens_too_old": "states no codes",
     },
 }

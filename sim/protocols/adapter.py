@@ -124,6 +124,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     publishing: Publishing
     subscribing: Subscribing = Subscribing.WHOLE_SET
     evicts: bool = True  # the server disconnects clients that read too slowly, and says so
+    has_one_order: bool = False  # where positions are opaque: all readers get the events of a stream in one order
     silence_codes: tuple[str, ...] | None = None  # codes of ends for silence or slow reading; None: any may be one
     states_builds: bool = False  # a join states the client's build, protocol and schema, which the server checks
     beats_on_channel: bool = False  # only beats on the joined channel count as a sign of life

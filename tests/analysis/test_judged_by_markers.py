@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
+from sim.protocols.durable_streams.adapter import CAPABILITIES
 from sim.record.observations import Kind
 from tests.analysis.test_invariants import WORKER, broken, one_stream, opaque, unlocated, whole
+from tests.drills.asking import state
 from tests.histories import AUDITOR, STREAM, Story
 
 
@@ -150,3 +153,43 @@ def test_another_event_at_an_opaque_position_is_named() -> None:
     story = opaque(whole()).tell(2.5, Kind.DUPLICATE_DROPPED, 0, STREAM, marker=3)
     assert broken(story) == {}
     assert broken(story.tell(2.5, Kind.ALTERED, 0, STREAM, detail="position", marker=3)) == {"acknowledged_lost": 1}
+
+
+# --- one order where only the server can compare positions ------------------------------------------------
+
+
+ONE_ORDER = msgspec.to_builtins(CAPABILITIES)
+
+
+def in_orders(*orders: tuple[int, ...], **header: object) -> Story:
+    """Readers of three events that were published at the same time, each in its own order; and the auditor."""
+    story = Story(len(orders), header={"capabilities": {**ONE_ORDER}, **header})
+    story.publish(1, 2, 3)
+    for client, order in enumerate(orders):
+        story.fresh(client).apply(client, *order)
+    return opaque_rows(story.audit(1, 2, 3))
+
+
+def opaque_rows(story: Story) -> Story:
+    return story.marked().changed(lambda row: True, seq=-1)
+
+
+def test_two_readers_of_one_log_get_its_events_in_one_order() -> None:
+    assert broken(in_orders((1, 2, 3), (1, 2, 3))) == {}
+    assert broken(in_orders((1, 2, 3), (1, 3, 2))) == {"applied_out_of_order": 1}
+    assert state("delivery.one_order", in_orders((1, 2, 3), (1, 2, 3))) == "pass"
+    assert state("delivery.one_order", in_orders((1, 2, 3), (1, 3, 2))) == "fail"
+
+
+def test_protocol_that_promises_no_order_may_deliver_in_any() -> None:
+    story = in_orders((1, 2, 3), (1, 3, 2), capabilities={"positions": "opaque"})
+    assert broken(story) == {}
+
+
+def test_reader_that_starts_again_and_a_fault_that_changes_the_order_are_excused() -> None:
+    story = in_orders((1, 2, 3), (1, 3, 2))
+    again = opaque_rows(story.tell(2.5, Kind.REBOOTSTRAPPED, 1, STREAM, detail="other_log").apply(1, 1, 2, 3, t=2.6))
+    assert broken(again.without(lambda row: row.client == 1 and row.kind is Kind.APPLIED and row.t < 2.5)) == {}
+    for kind in ("reorder_deliveries", "delay_deliveries"):
+        story = in_orders((1, 2, 3), (1, 3, 2), plan=[{"kind": kind}])
+        assert broken(story.tell(1.5, Kind.FAULT_INJECTED, detail=kind)) == {}

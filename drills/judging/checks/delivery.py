@@ -9,9 +9,12 @@ from drills.judging.checks.base import NAN, Answer, Case, Decide, by_count, need
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from sim.analysis import corrupted
+from sim.analysis.invariants import application
+from sim.analysis.invariants.evidence import Evidence
 from sim.analysis.reconnects import NOTICE_S
 from sim.record.history import History
 from sim.record.observations import Kind
+from sim.record.published import SPAN
 
 # [ours] The share of a fault's effects that clients must notice: some are in flight when a socket closes.
 _NOTICED_SHARE = 0.5
@@ -49,8 +52,20 @@ def _noticed(history: History, index: int, kind: str) -> int:
 
 
 def _one_order(case: Case, threshold: Threshold | None) -> Answer:
-    """Count the events that two clients applied with different payloads, among those that at least two applied."""
+    """Count the events that two clients applied with different payloads, or in another order, among those that two applied.
+
+    Where positions can be compared, two payloads at one position show that.
+    """
     rows = case.history.fleet(Kind.APPLIED)
+    if case.history.positions == "opaque":
+        if not application.promises_one_order(case.history):
+            return Answer(State.NO_DATA, NAN, 0, "a fault changed the order of events, and positions do not show it")
+        rows = rows.take(rows.marker >= 0)
+        readers = np.unique(case.history.pair(rows) * SPAN + rows.marker)
+        of_event = readers // SPAN % max(len(case.history.streams), 1) * SPAN + readers % SPAN
+        shared = int((np.unique(of_event, return_counts=True)[1] > 1).sum())
+        wrong = len(application.applied_out_of_order(Evidence(case.history, case.ledger)))
+        return by_count(wrong, shared, needed(threshold), "events in another order", "events that several applied")
     rows = rows.take((rows.seq >= 0) & (~case.history.detail_is(rows, [""]) | (rows.marker >= 0)))
     content = {"hash": rows.detail, "marker": rows.marker}
     seen = pd.DataFrame({"stream": rows.stream, "seq": rows.seq, "client": rows.client, **content})

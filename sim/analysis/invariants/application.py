@@ -5,11 +5,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from sim.analysis.invariants.evidence import Evidence, Violation
-from sim.analysis.invariants.watermarks import EPOCH_SPAN, MOVES, changes
+from sim.analysis.invariants.watermarks import EPOCH_SPAN, MOVES, before_an_earlier, changes
 from sim.analysis.samples import RECOVERIES
-from sim.record.history import Rows
+from sim.record.history import History, Rows
 from sim.record.observations import Kind
 from sim.record.sorting import order_of
+
+_REORDER = ("reorder_deliveries", "delay_deliveries")
 
 
 def applied_twice(evidence: Evidence) -> Rows:
@@ -19,7 +21,28 @@ def applied_twice(evidence: Evidence) -> Rows:
 
 def applied_out_of_order(evidence: Evidence) -> Rows:
     """Events that a client applied after a later one."""
+    if evidence.walk.positions == "opaque":
+        return _against_another_reader(evidence)
     return evidence.walk.rows.take(evidence.walk.back & ~evidence.walk.twice)
+
+
+def promises_one_order(history: History) -> bool:
+    """Whether all readers get the events of a stream in one order, where positions are opaque, and no fault changes it."""
+    is_stated = bool(history.header.capabilities.get("has_one_order", False))
+    return is_stated and all(fault.kind not in _REORDER for fault in history.faults)
+
+
+def _against_another_reader(evidence: Evidence) -> Rows:
+    """Events that a client applied after one that the most complete reader applied later, where all readers get one order.
+
+    A client that starts again is read from there on like another one. Where a fault changes the order, none is promised.
+    """
+    published, walk, is_promised = evidence.ledger.published, evidence.walk, promises_one_order(evidence.history)
+    index = published.find(walk.rows)
+    is_seen = np.append(~published.is_assumed, False)[index]
+    where = np.flatnonzero(walk.applied & ~walk.twice & (index >= 0) & is_seen & is_promised)
+    rows, epoch, place = walk.rows.take(where), walk.epoch[where], published.place[index[where]]
+    return rows.take(before_an_earlier(epoch, place)) if len(rows) else rows
 
 
 def hole(evidence: Evidence) -> Rows:

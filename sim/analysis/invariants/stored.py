@@ -3,7 +3,7 @@
 import numpy as np
 
 from sim.analysis.invariants.evidence import Evidence
-from sim.analysis.invariants.watermarks import events
+from sim.analysis.invariants.watermarks import before_an_earlier, events
 from sim.record.history import Ints, Mask, Rows
 from sim.record.observations import Kind
 
@@ -49,16 +49,7 @@ def stored_otherwise(evidence: Evidence) -> Rows:
     rows, epoch, place = rows.take(found), epoch[found], first[at[found]]
     if walk.positions == "opaque" or not len(rows):
         return rows.take(np.zeros(len(rows), np.bool_))
-    return rows.take(_before_an_earlier(epoch, place) | _at_another(rows.seq, stored.seq[place]))
-
-
-def _before_an_earlier(epoch: Ints, place: Ints) -> Mask:
-    """Where an event stands, in the answer, before one that the client applied earlier in the same epoch."""
-    span = int(place.max()) + 1
-    epoch = np.cumsum(np.append(0, np.diff(epoch) != 0))  # from 0 on, so that the products stay small
-    reached: Ints = np.maximum.accumulate(epoch * span + place)
-    before = np.append(-1, reached[:-1])
-    return (epoch * span + place < before) & (before >= epoch * span)
+    return rows.take(before_an_earlier(epoch, place) | _at_another(rows.seq, stored.seq[place]))
 
 
 def _at_another(applied: Ints, stored: Ints) -> Mask:

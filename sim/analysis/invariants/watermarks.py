@@ -92,3 +92,12 @@ def changes(codes: Ints) -> Mask:
 def events(rows: Rows) -> Ints:
     """One integer for each row's event: its stream and the number of its marker."""
     return rows.stream * EPOCH_SPAN + rows.marker
+
+
+def before_an_earlier(epoch: Codes, place: Ints) -> Mask:
+    """Where an event stands, in another order, before one that the client applied earlier in the same epoch."""
+    span = int(place.max()) + 1
+    epoch = np.cumsum(np.append(0, np.diff(epoch) != 0))  # from 0 on, so that the products stay small
+    reached: Ints = np.maximum.accumulate(epoch * span + place)
+    before = np.append(-1, reached[:-1])
+    return (epoch * span + place < before) & (before >= epoch * span)

@@ -77,6 +77,7 @@ CAPABILITIES = Capabilities(
     publishing=Publishing.HTTP,
     subscribing=Subscribing.EACH_STREAM,
     evicts=False,
+    has_one_order=True,
     silence_codes=(),  # an answer that ends says nothing
 )
 START = "-1"  # the offset before the first message
