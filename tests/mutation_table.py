@@ -140,7 +140,7 @@ MUTATIONS = (
     defect("forget_idempotency_keys", "lost_publish_answers", "phantom_event", "applied_twice", "ux.integrity", only=True),
     defect(
         *("acknowledge_unwritten", "publish_failures", "acknowledged_lost", "drill.publish_failures"),
-        *("silent_loss", "delivery.dropped_deliveries", "drill.audited", "drill.converged"),
+        *("silent_loss", "delivery.dropped_deliveries", "drill.audited", "drill.converged", "drill.faults_observed"),
         only=True,
     ),
     defect(

@@ -75,7 +75,7 @@ CAPABILITIES = Capabilities(
     renewal=Renewal.BY_RECONNECT,
     publishing=Publishing.HTTP,
     states_builds=True,
-    silence_codes=("client_timeout", "slow_consumer"),
+    silence_codes=("client_timeout", "slow_consumer", "1000"),  # the close that follows says 1000
 )
 _SOCKET = 0
 _SAME_FOR_ALL = frozenset({"sync:update_batch", "sync:frame", "sync:heartbeat"})  # what they mean depends on no request
