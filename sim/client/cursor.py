@@ -190,13 +190,6 @@ class Cursor:
         """Move to an event that is being applied."""
         self.watermark = seq
 
-    def remember(self, item: Item, number: int) -> None:
-        """Remember the marker's number of the event just applied, where only the client can compare copies of a position."""
-
-    def has_other(self, item: Item, number: int) -> bool:
-        """Whether the client applied another event of the run at the item's position; False where positions are recorded."""
-        return False
-
     def reject(self) -> None:
         """Do not apply an event whose hash is wrong; the next replay must bring it again."""
 
@@ -407,7 +400,7 @@ class OpaqueCursor(OrderedCursor):
 
     def seq_of(self, item: Item) -> int:
         """Return the number that the event would get, 0 for a duplicate."""
-        return 0 if _identity(item) in self.recent else (self.known or 0) + 1
+        return 0 if identity(item) in self.recent else (self.known or 0) + 1
 
     def shown(self, seq: int | None) -> int:
         """See `Cursor`."""
@@ -428,19 +421,11 @@ class OpaqueCursor(OrderedCursor):
     def apply(self, seq: int, item: Item) -> None:
         """See `Cursor`."""
         self.watermark = seq
-        self.recent[_identity(item)] = 0
+        self.recent[identity(item)] = 0
         if len(self.recent) > MAX_REMEMBERED:
             del self.recent[next(iter(self.recent))]
         if item.position is not None:
             self.place = item.position
-
-    def remember(self, item: Item, number: int) -> None:
-        """See `Cursor`."""
-        self.recent[_identity(item)] = number
-
-    def has_other(self, item: Item, number: int) -> bool:
-        """See `Cursor`."""
-        return 0 < number != self.recent.get(_identity(item), 0) > 0
 
     def end_batch(self, after: Position | None) -> None:
         """See `Cursor`."""
@@ -501,7 +486,7 @@ class OpaqueCursor(OrderedCursor):
         return None
 
 
-def _identity(item: Item) -> object:
+def identity(item: Item) -> object:
     """Return what identifies an event: its position, or else its payload."""
     return item.position if item.position is not None else hash(bytes(item.payload))
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from sim.client.actions import ClientSettings
-from sim.client.cursor import KINDS, Cursor, Outcome, Start, number_of, offset_of
+from sim.client.cursor import KINDS, Cursor, OpaqueCursor, Outcome, Start, identity, number_of, offset_of
 from sim.client.notices import HASH_DIGITS, Run, short_hash
 from sim.client.policies import Policy
 from sim.client.spans import take_spans
@@ -381,7 +381,8 @@ class Replica:
         self._note("applied", cursor.stream, shown, detail=short_hash(declared), marker=marker)
         if marker > 0:
             cursor.marks.take((marker,))
-            cursor.remember(item, marker)
+            if isinstance(cursor, OpaqueCursor):
+                cursor.recent[identity(item)] = marker
         if problem:
             self._note("altered", cursor.stream, shown, detail=problem, marker=marker)
 
@@ -393,7 +394,7 @@ class Replica:
             self._note("hash_mismatch", cursor.stream, shown, marker=self._number(cursor, item))
         else:
             marker = self._identify(cursor, shown, item)
-            if cursor.has_other(item, marker):
+            if isinstance(cursor, OpaqueCursor) and 0 < marker != cursor.recent[identity(item)] > 0:
                 self._note("altered", cursor.stream, shown, detail="position", marker=marker)
             if item.position is None and marker > 0:  # recognized by its payload: after a new start, the client still has it
                 cursor.marks.take((marker,))
