@@ -124,16 +124,16 @@ class Deception:
 
 
 @contextmanager
-def deceiving(folder: Path, *options: str, window: int = 1024) -> Iterator[Path]:
+def deceiving(folder: Path, *options: str, window: int = 1024, server: str = SERVER, target: str = TARGET) -> Iterator[Path]:
     """Run the server; yield the targets file that describes it."""
-    command = [sys.executable, "-m", SERVER, "--retain", str(window), *options]
+    command = [sys.executable, "-m", server, "--retain", str(window), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         try:
             assert process.stdout is not None
             targets = folder / "targets.toml"
             port = int(process.stdout.readline())
             restart, slow = (json.dumps([sys.executable, str(HOOK), kind, str(port)]) for kind in HOOKED)
-            targets.write_text(TARGET.format(port=port, window=window, restart=restart, slow=slow))
+            targets.write_text(target.format(port=port, window=window, restart=restart, slow=slow))
             yield targets
         finally:
             process.terminate()

@@ -9,6 +9,7 @@ from sim.client.marks import MarkRange, mark_range
 from sim.client.spans import Span, spans_of
 from sim.protocols.events import Batch, CaughtUp, Closed, EndedBy, Head, Message, Next, Refused
 from sim.protocols.markers import MarkerReader
+from sim.protocols.payloads import digits_of
 from sim.protocols.shared_decoding import BoundedCache
 
 _DELIVERY = frozenset({Batch, Head, CaughtUp})
@@ -93,8 +94,8 @@ def of_refused(event: Refused, by_fault: bool) -> Notice:
 
 
 def short_hash(payload_hash: str) -> str:
-    """Return the first digits of a payload hash, enough to distinguish two payloads of one event."""
-    return payload_hash[7 : 7 + HASH_DIGITS]
+    """Return the first digits of a payload hash, enough to distinguish two payloads of one event; empty in an unknown form."""
+    return digits_of(payload_hash)[:HASH_DIGITS]
 
 
 class Run(NamedTuple):

@@ -36,7 +36,7 @@ RUN, WORKER = run_events("7"), CODEX_WORKER_EVENTS
 def update(seq: int, topic: str = RUN) -> Update:
     """An event as a healthy runtime delivers it."""
     payload = canonical_json({"n": seq})
-    return Update(topic, msgspec.Raw(payload), payload_hash(payload), seq, topic, seq)
+    return Update(topic, msgspec.Raw(payload), seq, payload_hash(payload), topic, seq)
 
 
 def batch(*seqs: int, topic: str = RUN, complete: bool = True, head: int | None = None) -> UpdateBatch:

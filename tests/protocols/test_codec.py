@@ -36,7 +36,7 @@ from sim.protocols.spacetime.frames import (
 )
 
 COMPATIBILITY = Compatibility("drill", "20260201T000000Z", "spacetime.sync.v1", 1)
-UPDATE = Update("run:1:events", msgspec.Raw('{"n":[1,"é"]}'.encode()), "sha256:ab", 7, "run:1:events", 7)
+UPDATE = Update("run:1:events", msgspec.Raw('{"n":[1,"é"]}'.encode()), 7, "sha256:ab", "run:1:events", 7)
 STALE = Body(
     code="stale_cursor",
     message="m",
@@ -302,8 +302,8 @@ _UPDATES = st.builds(
     Update,
     _TEXT,
     st.sampled_from([b"{}", b"null", b'{"a":[1,2.5,"x"]}']).map(msgspec.Raw),
-    _TEXT,
     _SEQ,
+    st.none() | _TEXT,
     _TEXT,
     st.none() | _SEQ | _TEXT,
     st.booleans(),

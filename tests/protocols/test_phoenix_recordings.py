@@ -37,7 +37,7 @@ from sim.protocols.events import (
 )
 from sim.protocols.intents import Beat, Compatibility, Join, Subscribe, Unsubscribe
 from sim.protocols.phoenix_sync.adapter import PhoenixSyncConnection
-from sim.protocols.phoenix_sync.payloads import check
+from sim.protocols.phoenix_sync.payloads import check, payload_hash
 from sim.protocols.spacetime.adapter import SpacetimeConnection
 
 FOLDER = Path(__file__).parent.parent / "vectors" / "phoenix_runtime"
@@ -234,7 +234,8 @@ def numbers(payload: bytes) -> bytes:
     ],
 )
 def test_wrong_hash_is_certain_only_for_what_the_runtime_writes_as_we_do(payload: bytes, result: Hash) -> None:
-    assert check(payload, "of another payload") is result
+    assert check(payload, payload_hash(b"of another payload")) is result
+    assert check(payload, "in another form") is Hash.NONE
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ RUN = "run:1:events"
 
 def update(number: int) -> Update:
     payload = canonical_json({"number": number})
-    return Update(RUN, msgspec.Raw(payload), payload_hash(payload), number)
+    return Update(RUN, msgspec.Raw(payload), number, payload_hash(payload))
 
 
 def batch(number: int, join_ref: str = "1") -> bytes:

@@ -7,7 +7,7 @@ import re
 import msgspec
 
 from sim.protocols.events import Hash
-from sim.protocols.payloads import canonical_json
+from sim.protocols.payloads import canonical_json, is_base64_form
 
 _decode = msgspec.json.Decoder().decode
 _ODD_TEXT = re.compile(r"[\x00-\x07\x0b\x0e-\x1f]")  # control characters without a short escape: its hex digits may be capitals
@@ -19,7 +19,12 @@ def payload_hash(canonical: bytes) -> str:
 
 
 def check(payload: bytes, declared: str) -> Hash:
-    """Compare a payload with its declared hash; `NONE` if the runtime may format its content otherwise than we do."""
+    """Compare a payload with its declared hash.
+
+    `NONE` if the runtime may format its content otherwise than we do, and for a hash in another form.
+    """
+    if not is_base64_form(declared):
+        return Hash.NONE
     try:
         content = _decode(payload)
         if payload_hash(canonical_json(content)) == declared:

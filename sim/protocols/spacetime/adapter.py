@@ -51,7 +51,7 @@ from sim.protocols.events import (
     retry_after,
 )
 from sim.protocols.intents import Beat, Intent, Join, Leave, Raw, Subscribe, Unsubscribe
-from sim.protocols.payloads import hash_matches
+from sim.protocols.payloads import hash_matches, is_hex_form
 from sim.protocols.shared_decoding import SharedDecoding
 from sim.protocols.spacetime import codes, frames
 from sim.protocols.spacetime.codec import decode_push, encode_client, open_frame
@@ -98,8 +98,10 @@ class SpacetimeConnection(ActionQueue):
 
     @staticmethod
     def check(payload: bytes, declared: str) -> Hash:
-        """Compare a payload with its declared hash."""
-        return Hash.OK if hash_matches(payload, declared) else Hash.BAD
+        """Compare a payload with its declared hash. `NONE` for a hash in another form: it says nothing that we could check."""
+        if hash_matches(payload, declared):
+            return Hash.OK
+        return Hash.BAD if is_hex_form(declared) else Hash.NONE
 
     def connect(self, credentials: Credentials) -> Message:
         """See `Connection`. The token is part of the URL."""
@@ -197,8 +199,8 @@ def _delivery(frame: frames.UpdateBatch, check: Check) -> Message:
 
 
 def _item(update: Update, check: Check) -> Item:
-    result = check(bytes(update.payload), update.payload_hash)
-    return Item(Position(update.watermark), update.payload, update.payload_hash, result)
+    declared = update.payload_hash or ""
+    return Item(Position(update.watermark), update.payload, declared, check(bytes(update.payload), declared))
 
 
 def heads(marks: Iterable[Watermark], whose: Whose = Whose.AUTHORITY) -> tuple[Head, ...]:
@@ -250,4 +252,6 @@ def _stale_topic(topic: StaleTopic, reasons: str, content: dict[str, object] | N
 
 def _snapshot_position(content: dict[str, object]) -> Position | None:
     watermark = content.get("watermark")
+    if isinstance(watermark, str) and watermark.isdecimal():
+        watermark = int(watermark)
     return Position(watermark) if isinstance(watermark, int) and watermark >= 0 else None

@@ -4,7 +4,7 @@ Any input either decodes to a frame or raises `MalformedFrameError`. Unknown fie
 """
 
 import base64
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -37,6 +37,8 @@ from sim.protocols.spacetime.frames import (
     Watermark,
 )
 
+T = TypeVar("T")
+
 
 class _Envelope(msgspec.Struct):
     topic: str
@@ -48,7 +50,7 @@ class _Envelope(msgspec.Struct):
 
 class _EnvelopeContent(msgspec.Struct):
     payload: msgspec.Raw
-    payload_hash: str
+    payload_hash: str | None = None
     doc_key: str = ""
     doc_version: int | str | None = None
     hydration_required: bool = False
@@ -78,6 +80,9 @@ _ENVELOPE = msgspec.json.Decoder(_Envelope)
 _ENVELOPE_CONTENT = msgspec.json.Decoder(_EnvelopeContent)
 _SUBSCRIBE = msgspec.json.Decoder(_SubscribePayload)
 _TOPICS = msgspec.json.Decoder(_TopicsPayload)
+_LENIENT: dict[Any, Any] = {
+    decoder: msgspec.json.Decoder(decoder.type, strict=False) for decoder in (_BATCH, _BODY, _HEARTBEAT, _ENVELOPE)
+}
 _COMPATIBILITY = msgspec.json.Decoder(Compatibility)
 _CURSORS = msgspec.json.Decoder(dict[str, Seq] | list[Watermark])
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -114,25 +119,34 @@ def _not_a_frame(error: Exception) -> MalformedFrameError:
 
 def _decode_payload(event: str, ref: str | None, payload: msgspec.Raw) -> ServerFrame:
     if event == "sync:update_batch":
-        return _BATCH.decode(payload)
+        return _read(_BATCH, payload)
     if event == "phx_reply":
         reply = _REPLY.decode(payload)
         return Reply(ref or "", reply.status == "ok", _reply_body(reply))
     if event == "sync:heartbeat":
-        return _HEARTBEAT.decode(payload)
+        return _read(_HEARTBEAT, payload)
     if event == "sync:frame":
-        return Envelope(_open_envelope(_ENVELOPE.decode(payload)))
+        return Envelope(_open_envelope(_read(_ENVELOPE, payload)))
     if event == "sync:error":
-        return SyncError(_BODY.decode(payload))
+        return SyncError(_read(_BODY, payload))
     if event in ("phx_error", "phx_close"):
         return ChannelClosed(event)
     return Other(event)
 
 
+def _read(decoder: msgspec.json.Decoder[T], payload: msgspec.Raw) -> T:
+    """Decode a payload; numbers may be text, as some servers write them."""
+    try:
+        return decoder.decode(payload)
+    except msgspec.ValidationError:
+        lenient: msgspec.json.Decoder[T] = _LENIENT[decoder]
+        return lenient.decode(payload)
+
+
 def _reply_body(reply: _ReplyPayload) -> Body:
     """Decode a reply's response. An unreadable response is empty if the status is `ok`; otherwise it raises."""
     try:
-        return _BODY.decode(reply.response)
+        return _read(_BODY, reply.response)
     except msgspec.DecodeError:
         if reply.status == "ok":
             return Body()

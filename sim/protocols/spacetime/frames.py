@@ -25,8 +25,8 @@ class Update(msgspec.Struct, frozen=True, gc=False):
 
     topic: str
     payload: msgspec.Raw
-    payload_hash: str
     watermark: Seq
+    payload_hash: str | None = None  # None: not stated
     doc_key: str = ""
     doc_version: int | str | None = None
     hydration_required: bool = False

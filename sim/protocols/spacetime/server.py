@@ -107,7 +107,7 @@ def _delivery(first: Batch, message: Message) -> ServerFrame:
 
 def _update(topic: str, item: Any) -> Update:
     seq = _seq(item.position)
-    return Update(topic, item.payload, item.payload_hash, seq, topic, seq)
+    return Update(topic, item.payload, seq, item.payload_hash, topic, seq)
 
 
 def watermarks(message: Message) -> tuple[Watermark, ...]:
