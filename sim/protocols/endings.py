@@ -14,6 +14,7 @@ from sim.protocols.events import MINT, RETRY, Closed, DisconnectReason, Next, Re
 POLICY_VIOLATION, NO_CODE, NO_CLOSE_FRAME = 1008, 1005, 1006
 FIRST_TERMINAL, LAST_TERMINAL = 4500, 4999  # [ours] as in Centrifugo's protocol: 4000-4499 reconnect, 4500-4999 do not
 _OF_TOKENS = {401: ("unauthorized", DisconnectReason.UNAUTHORIZED), 403: ("forbidden", DisconnectReason.FORBIDDEN)}
+_UNAUTHORIZED = 401
 _TEMPORARY = (408, 425, 429)  # also of a proxy before a server that knows no limits
 _JSON = msgspec.json.Decoder(dict[str, object])
 
@@ -38,6 +39,11 @@ def upgrade_refused(end: TransportEnd) -> Refused:
     code, reason = _OF_TOKENS.get(end.status or 0, ("protocol", DisconnectReason.NETWORK))
     hint = RETRY if reason is DisconnectReason.NETWORK else MINT
     return answered(Refused("", code, reason, hint, is_open=False), end)
+
+
+def is_of_proxy(end: TransportEnd) -> bool:
+    """Return whether an answer is that of a proxy which asks for credentials: servers that read tokens later never say 401."""
+    return end.status == _UNAUTHORIZED
 
 
 def answered(refused: Refused, end: TransportEnd) -> Refused:

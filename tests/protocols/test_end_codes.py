@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from sim.protocols import endings
-from sim.protocols.adapter import TransportEnd
+from sim.protocols import endings, registry
+from sim.protocols.adapter import Credentials, Open, TransportEnd
 from sim.protocols.events import Next, Step
+from sim.protocols.intents import Compatibility, Join, Subscribe
 from sim.protocols.phoenix_sync.adapter import PhoenixSyncConnection
 from sim.protocols.spacetime.adapter import SpacetimeConnection
 
@@ -74,6 +75,19 @@ def test_refused_upgrade_says_what_comes_next(connection: SpacetimeConnection, s
     assert (refused.status, refused.is_open, refused.next) == (status, False, Next(Step(step)))
     (refused,) = connection.closed(0, TransportEnd(status=status, headers={"retry-after": "2"}))
     assert refused.next == Next(Step(hinted), 2000.0)
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_a_proxy_that_asks_for_credentials_ends_no_client_for_good(name: str):
+    """In no protocol does the server itself mean more by 401 than that this token is not accepted."""
+    connection = registry.get(name).new_connection(registry.ConnectionOptions("ws://x"))
+    connection.connect(Credentials("t"))
+    if not registry.get(name).capabilities.is_one_connection:
+        connection.send(Join("1", Compatibility()))
+        connection.send(Subscribe("2", {"a": None}))
+    ids = [action.id for action in connection.actions() if isinstance(action, Open)]
+    (refused,) = connection.closed(ids[0], TransportEnd(status=401))
+    assert refused.next.step is Step.MINT
 
 
 def test_code_in_the_body_comes_before_the_status():

@@ -97,6 +97,8 @@ def connect_refused(end: TransportEnd) -> Refused:
     """Return the refusal of an upgrade, or a failed connection. Hints are a proxy's; the server itself states none."""
     if end.status is None:
         return Refused("", "protocol" if end.is_broken else "network", DisconnectReason.NETWORK, is_open=False)
+    if endings.is_of_proxy(end):
+        return endings.upgrade_refused(end)
     code, reason = _UPGRADES.get(end.status, ("protocol", DisconnectReason.NETWORK))
     following = RETRY if endings.is_temporary(end.status) else TERMINAL
     return endings.answered(Refused("", code, reason, following, is_open=False), end)  # a proxy may give a hint

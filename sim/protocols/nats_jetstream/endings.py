@@ -69,6 +69,8 @@ def closed(end: TransportEnd, error: Ending | None) -> Closed:
 
 def not_opened(end: TransportEnd) -> Refused:
     """Return the refusal of a connection that could not be opened. A status of 4xx is the listener's answer to the origin."""
+    if endings.is_of_proxy(end):
+        return endings.upgrade_refused(end)
     if end.status is not None and not endings.is_temporary(end.status):
         refused = Refused("", f"status_{end.status}", DisconnectReason.FORBIDDEN, TERMINAL, is_open=False)
     else:

@@ -275,6 +275,8 @@ def upgrade_refused(end: TransportEnd) -> Refused:
     """Return the refusal of an upgrade, or a failed connection. Hints are a proxy's; the server itself states none."""
     if end.status is None:
         return Refused("", "protocol" if end.is_broken else "network", DisconnectReason.NETWORK, is_open=False)
+    if endings.is_of_proxy(end):
+        return endings.upgrade_refused(end)
     refused = Refused("", f"status_{end.status}", DisconnectReason.UNKNOWN, _TERMINAL, is_open=False)
     if endings.is_temporary(end.status):
         refused = Refused("", "protocol", DisconnectReason.NETWORK, is_open=False)
