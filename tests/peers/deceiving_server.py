@@ -102,7 +102,7 @@ async def publish(request):
     if lies("refuse_first") and stream.tries[key] == 1:
         return JSONResponse({"error": {"code": "busy"}}, 503)
     if faults.get("slow_publishes", 0) > time.monotonic():
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.7)
     if key not in stream.by_key:
         stream.by_key[key] = position = stream.head + 1
         if lies("acknowledge_nothing") and stream.is_chosen(len(stream.by_key)):
@@ -128,14 +128,12 @@ async def publish(request):
 
 
 def deliver(stream, position):
-    if lies("drop_tail") and position % (2 * LARGE_STEP) == 0:
-        return
     updates = [stream.update(position)]
     if (lies("wait_for_fresh") or lies("wait_for_poll")) and storm.began_t:
         stream.held += updates
         return
-    if lies("drop_tail") and position > 1 and (position - 1) % (2 * LARGE_STEP) == 0:
-        updates.insert(0, stream.update(position - 1))
+    if lies("drop_tail") and storm.began_t:
+        updates = [stream.update(position - 1)]
     if lies("second_payload") and stream.is_chosen(position):
         other = {"payload": {**stream.events[position - 1]["payload"], "second": True}}
         updates.append({**stream.update(position), "payload": other, "payload_hash": hash_of(other)})
@@ -260,7 +258,7 @@ class Reader:
 
     def head_of(self, stream):
         head = stream.head
-        if lies("drop_tail") and head % (2 * LARGE_STEP) == 0:
+        if lies("drop_tail") and storm.began_t:
             head -= 1
         head -= len(stream.held) + (len(stream.unanswered) if self.number % 2 else 0)
         head += self.shift.get(stream, 0)
