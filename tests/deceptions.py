@@ -73,6 +73,10 @@ DRILLS: dict[str, dict[str, object]] = {
         "faults": [{"kind": "drop_sockets", "at_s": 0.0, "offline_s": 0.3}],
     },
     "restart": {"faults": [{"kind": "kill_runtime", "at_s": 0.0, "down_s": 0.3}]},
+    "long_restart": {
+        "phases": {"steady_s": 1.0, "fault_s": 14.0, "recovery_s": 0.5, "settle_s": 4.0},
+        "faults": [{"kind": "kill_runtime", "at_s": 0.0, "down_s": 0.3}],
+    },
     "slow_publishes": {"faults": [{"kind": "slow_publishes", "at_s": 0.0, "delay_ms": 600.0, "for_s": 1.2}]},
     "stale_some": {
         **STALE,
@@ -197,6 +201,8 @@ DECEPTIONS = (
     row("restart_nothing", "restart", "drill.faults_observed", state=State.ERROR, ci=True),
     row("restart_some", "restart", "drill.faults_observed", state=State.ERROR),
     row("restart_again", "restart", "drill.undisturbed"),
+    row("", "long_restart"),
+    row("restart_again", "long_restart", "drill.undisturbed"),
     row("", "slow_publishes"),
     row("slow_nothing", "slow_publishes", "drill.faults_observed", state=State.ERROR),
     # Digests.

@@ -2,9 +2,9 @@
 
 A fault explains a disconnect only inside its window and its scope, and only if the connection ended as the fault ends it: its
 clients, for most kinds one disconnect each, with its code. The window ends `NOTICE_S` after the fault was reverted. What a hook
-does on a live target may hit any client and may begin late, so its scope is all of them, until the recovery phase. A server
-that closes other clients, or the same ones again, or later, or with another code, is not excused. An unknown owner is no
-excuse.
+does on a live target may hit any client and may begin late: its scope is all of them, and until the recovery phase it may close
+each a few times more. A server that closes other clients, or the same ones again, or later, or with another code, is not
+excused. An unknown owner is no excuse.
 """
 
 from collections.abc import Callable, Mapping
@@ -60,6 +60,7 @@ class _Claim:
     by: tuple[str, ...] = _ANYONE  # see `EndedBy`
     how: _How = _How.ANYHOW
     notice_s: float = NOTICE_S  # time after the end of the fault in which clients still notice it
+    until_recovery: bool = False  # what a hook asks for may begin after its command has ended, at the latest before recovery
 
 
 _BY_OTHERS = (EndedBy.SERVER, EndedBy.NETWORK, EndedBy.CLIENT, _NOT_SAID)
@@ -98,7 +99,8 @@ _CLAIMS: Mapping[str, tuple[_Claim, ...]] = {
     # Faults through which a valid token ends unrenewed.
     **dict.fromkeys(("mint_outage", "slow_mint", "skew_control", "rotate_keys"), (_TOKEN,)),
 }
-_BY_HOOK = (_Claim(times=_MANY, by=_BY_OTHERS),)
+_LATE_TIMES = 3  # [ours] servers that restart one after the other may each close a client that has just come from the last one
+_BY_HOOK = (_Claim(times=_MANY, by=_BY_OTHERS), _Claim(times=_LATE_TIMES, by=_BY_OTHERS, until_recovery=True))
 _TOKEN_REASONS = (DisconnectReason.UNAUTHORIZED,)
 _DOUBTS = (DisconnectReason.UNKNOWN, DisconnectReason.STALE_CURSOR, DisconnectReason.STREAM_CLOSED)
 _FIRST_CLOSE_CODE, _NO_CLOSE_FRAME = 1000, 1006  # lower numbers are HTTP statuses
@@ -170,7 +172,7 @@ class Disconnects:
         """Which disconnects lie in the fault's window and scope, and ended as it ends them."""
         rows = self.rows
         found = ~self._is_own & np.isin(self._by, claim.by) & self.is_named(fault, rows)
-        found &= (rows.t >= fault.start_t) & (rows.t <= self._end_t(fault) + claim.notice_s + self._late_s(fault))
+        found &= (rows.t >= fault.start_t) & (rows.t <= self._end_t(fault, claim) + claim.notice_s + self._late_s(fault))
         ways: Mapping[_How, Callable[[], Mask]] = {
             _How.SILENCE: lambda: self.may_come_of_silence | self.is_of_token,
             _How.DOUBT: lambda: self.history.detail_is(rows, _DOUBTS),
@@ -181,9 +183,9 @@ class Disconnects:
         }
         return found & ways[claim.how]() if claim.how in ways else found
 
-    def _end_t(self, fault: FaultTimes) -> float:
-        """When a fault ended. What a hook asks for may begin after its command has ended, at the latest before recovery."""
-        return max(fault.end_t, self.history.phases.get("recovery", np.inf)) if self.is_hooked(fault) else fault.end_t
+    def _end_t(self, fault: FaultTimes, claim: _Claim) -> float:
+        """When a fault ended, as far as a claim counts."""
+        return max(fault.end_t, self.history.phases.get("recovery", np.inf)) if claim.until_recovery else fault.end_t
 
     def _late_s(self, fault: FaultTimes) -> float:
         """By how much `slow_close` may delay the ends that a fault makes."""

@@ -132,6 +132,17 @@ def test_hook_may_hit_any_client_until_recovery():
     assert judged(lose(story, 3, 26.5), case)[0] is State.FAIL
 
 
+def test_hook_does_not_explain_a_client_that_is_closed_again_and_again_after_it():
+    story, case = broken_by(KillRuntime(at_s=0.0, down_s=1.0))
+    story.header["plan"][0]["by"] = "hook"
+    for t in (20.1, 20.4, 20.7, 21.0, 22.5, 23.0, 23.5):
+        lose(story, 3, t)
+    for client in range(CLIENTS):
+        lose(story, client, 20.2)
+    assert judged(story, case)[0] is State.PASS
+    assert judged(lose(story, 3, 24.0), case)[0] is State.FAIL
+
+
 def test_renewal_is_the_client_s_own():
     story, case = broken_by(HALF)
     story.tell(20.5, Kind.DISCONNECTED, 3, detail="token_refresh_due")

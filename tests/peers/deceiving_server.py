@@ -31,7 +31,7 @@ BEAT_S = 0.5
 STORM_READERS = 4  # readers that leave within STORM_S
 STORM_S = 0.3
 HOUR_S = 3600.0
-FLAPS_S = 4.0
+FLAPS_S = 10.0  # how long a restarted server goes on to close who is back
 RESTARTED_S = 0.4  # in which a restarted server takes no connection
 
 
