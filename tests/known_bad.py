@@ -23,6 +23,7 @@ WITH_EPOCHS = msgspec.to_builtins(msgspec.structs.replace(CAPABILITIES, has_epoc
 WORKERS = stream_id(CODEX_WORKER_EVENTS)
 IN_THE_FAULT_S = 22.0  # while clients may be disconnected, and events late
 CLIENTS = 30
+WINDOW = 200  # events that a stream keeps, so that the first of the storm may be gone in the fault
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class KnownBad:
     def judged(self, story: Story) -> DrillVerdict:
         own = tuple(name for name in self.names if name in gates.DECISIONS and name.partition(".")[0] in gates.GATES)
         drill = storm_drill(CLIENTS, (*ENOUGH, *own), **self.expect)
+        runtime = msgspec.structs.replace(drill.runtime, window_events=WINDOW)
+        drill = msgspec.structs.replace(drill, runtime=runtime)
         return gates.judge(drill, story.history(), gates.load_thresholds(), "observations.parquet")
 
 
