@@ -62,14 +62,14 @@ def main(port: str, transport: str, folder: str) -> None:
             break
         for client in clients:
             with gevent.Timeout(LIMIT_S):
-                while not client._wires:  # what was published meanwhile answers polls, and between two a client has none
+                while len(client._wires) < len(STREAMS):  # what was published meanwhile answers polls
                     gevent.sleep(0.001)
             assert client.cut(0.05)
         count += 4
     for client in clients:
         client.stop()
     recorder.seal()
-    print(json.dumps({"disconnected": seen["disconnected"]}))
+    print(json.dumps({kind: seen[kind] for kind in ("disconnected", "connect_failed")}))
 
 
 if __name__ == "__main__":
