@@ -30,6 +30,8 @@ from drills.rollout.setup.records import (
 from drills.rollout.verdict import judging, splits, stage_drills, window
 from drills.rollout.verdict.window_checks import AGAINST_CONTROL
 from drills.runs import results
+from sim.base.atomic_files import read_struct
+from sim.base.clocks import iso
 from sim.base.errors import EvidenceError, UsageError
 from tests.stage_folders import CONTROL, DRILL, KIND, NOW, TARGET, Folder, passing
 
@@ -446,6 +448,13 @@ def test_production_uses_drills_of_a_signed_staging(tmp_path: Path, rollout: Fol
     assert (report.decision, report.why) == ("go", ())
     (found,) = (check for gate in report.gates for check in gate.checks if check.check == "live_again_99_s")
     assert "drills of stage 0 on elsewhere" in found.window
+    later = tmp_path / "again" / "runs" / "later"
+    shutil.copytree(staging.path, later)
+    report = read_struct(later / records.REPORT, StageReport)
+    worse = msgspec.structs.replace(report, ended=iso(rollout.began), decision="no_go")
+    (later / records.REPORT).write_bytes(msgspec.json.encode(worse))
+    assert any("a later preflight there was none" in each for each in judging.judge_stage(folder.path).why)
+    shutil.rmtree(later.parents[1])
     plan(revisions=Revisions(control="c", runtime="r"))(folder)
     assert judging.judge_stage(folder.path).decision == "no_go"
     folder.rewrite(records.PLAN, StagePlan, revisions=NOW, began=staging.at(9 * 86400))

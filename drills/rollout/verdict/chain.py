@@ -79,6 +79,22 @@ def signed_preflights(run_dir: Path, plan: StagePlan) -> Iterator[Earlier]:
             yield Earlier(path.parent, report)
 
 
+def later_no_go(run_dir: Path, plan: StagePlan, good: Earlier) -> StageReport | None:
+    """The latest stage 0 of the same target and revisions that ended no-go after `good`, and before this stage began."""
+    found = []
+    for path in run_dir.resolve().parents[2].glob(f"*/runs/*/{records.REPORT}"):
+        try:
+            report = atomic_files.read_struct(path, StageReport)
+        except EvidenceError:
+            continue
+        old, ours = report.plan, good.report.plan
+        same = (old.stage, old.target, old.revisions) == (ours.stage, ours.target, ours.revisions)
+        is_between = from_iso(good.report.ended) < from_iso(report.ended) <= from_iso(plan.began)
+        if same and is_between and report.decision != "go":
+            found.append(report)
+    return max(found, key=lambda each: each.ended, default=None)
+
+
 def _is_recorded(run_dir: Path) -> bool:
     """Whether the journal of a run's rollout records its report and signature unchanged."""
     try:

@@ -68,7 +68,7 @@ def _elsewhere(run_dir: Path, plan: StagePlan) -> "DrillEvidence | None":
     """The drills of a staging target on the same revisions, for a production target, which allows no faults.
 
     They count if they belong to the last signed go of a preflight that ended before this one began, not too long ago, with the
-    same thresholds and unchanged files.
+    same thresholds and unchanged files, and no later one there was a no-go.
     """
     if plan.target_kind != "production" or not plan.revisions.known:
         return None
@@ -80,6 +80,9 @@ def _elsewhere(run_dir: Path, plan: StagePlan) -> "DrillEvidence | None":
             valid = timedelta(hours=stages_file.load(run_dir / records.STAGES).signoff.staging_valid_h)
             if (age := from_iso(plan.began) - from_iso(before.report.ended)) > valid:
                 return DrillEvidence(of, {}, f"the {of} ended {age} before this preflight began; at most {valid} are allowed")
+            if (worse := chain.later_no_go(run_dir, plan, before)) is not None:
+                later = f"{worse.plan.run_id} of rollout {worse.plan.rollout}"
+                return DrillEvidence(of, {}, f"the {of} were a go, but a later preflight there was none ({later})")
             chain.require_unchanged(before)
             return DrillEvidence(of, dict(_judged(before.run_dir)))
     return None
