@@ -123,6 +123,10 @@ def _require_abilities(drill: Drill, request: Request, endpoints: "Endpoints | N
         raise NotRunnableError(
             f"drill '{drill.name}' needs positions with epochs, and protocol '{name}' has none. Run 'log_recreated' instead."
         )
+    if "snapshots" in drill.needs and not able.has_snapshots:
+        raise NotRunnableError(
+            f"drill '{drill.name}' needs snapshots, and protocol '{name}' has none: what a stale client missed is lost to it."
+        )
 
 
 def _require_overlaps(drill: Drill) -> None:

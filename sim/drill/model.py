@@ -73,7 +73,7 @@ NegativeClientName = Literal[
     "oldest_build",
     "newest_build",
 ]
-Ability = Literal["epochs"]  # positions that name the log that they are of
+Ability = Literal["epochs", "snapshots"]  # positions that name the log that they are of; the state in place of a replay
 StaleReason = Literal["retention_floor_breach", "replay_budget_exceeded"]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]*$")]
 Build = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{8}T[0-9]{6}Z$")]  # a client's build, such as 20260601T000000Z

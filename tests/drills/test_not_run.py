@@ -235,3 +235,9 @@ def test_appends_that_may_not_overlap_are_not_run(tmp_path: Path) -> None:
     assert said.code == INCONCLUSIVE, said
     assert "not_run" in said.out
     assert "'load.in_flight_per_stream' is 1" in " ".join(said.out.split())
+
+
+@pytest.mark.parametrize("protocol", [name for name in registry.names() if not registry.get(name).capabilities.has_snapshots])
+def test_parity_is_not_run_where_what_a_client_has_depends_on_when_it_was_away(protocol: str) -> None:
+    said = stormgate_here("drill", "run", "parity", "--engine", "virtual", "--protocol", protocol, "--dry-run")
+    assert "needs snapshots" in said.out.replace("\n", " ")
