@@ -1,7 +1,8 @@
 """A real mock whose day goes by on a stepped clock, met as a stranger: over HTTP and WebSockets, through a targets file.
 
-Only what says what time it is to a rollout follows the clock: the `Date` of what is read with GET, and `generated_at` of the
-metrics. Tokens, heartbeats and deliveries go by real time, and so do the runs that ask for them with POST.
+Only what says what time it is to a rollout follows the clock: `generated_at` of the metrics. Tokens, heartbeats and deliveries
+go by real time, and so do the runs that ask for them with POST and read the `Date` of the answers. What is read with GET, by
+rollouts and by runs, has no `Date`.
 """
 
 import contextlib
@@ -162,9 +163,9 @@ def _on_its_clock(app: App, clock: Clock, endpoints: SteppedService) -> App:
                 return
             status, body = _told(scope["path"], started["status"], b"".join(parts), clock, endpoints)
             kept = [(key, value) for key, value in started["headers"] if key.lower() not in (b"content-length", b"date")]
-            moment = clock.now() if scope["method"] == "GET" else datetime.now(UTC)
-            date = format_datetime(moment, usegmt=True).encode()
-            headers = [*kept, (b"content-length", str(len(body)).encode()), (b"date", date)]
+            headers = [*kept, (b"content-length", str(len(body)).encode())]
+            if scope["method"] != "GET":
+                headers.append((b"date", format_datetime(datetime.now(UTC), usegmt=True).encode()))
             await send({**started, "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
 

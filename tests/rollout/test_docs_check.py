@@ -50,7 +50,7 @@ def test_right_commands_have_no_problem(tmp_path: Path):
         ("--clients 10", "--cleints 10", "No such option"),
         ("--clients 10", "--clients ten", "a valid integer"),
         ("--rollout november", "--rollouts november", "No such option"),
-        ("--target staging", "", "Missing option '--target'"),
+        ("stage hold 1", "stage hold", "Missing argument 'STAGE'"),
     ],
 )
 def test_wrong_command_is_found(tmp_path: Path, right: str, wrong: str, words: str):

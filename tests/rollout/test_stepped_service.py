@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import httpx
@@ -21,7 +20,7 @@ def test_what_says_the_time_follows_the_clock(tmp_path: Path):
         for _ in range(2):
             answer = httpx.get(stepped.url + METRICS, headers={"Authorization": f"Bearer {ADMIN}"}, trust_env=False)
             assert from_iso(answer.json()["generated_at"]) == clock.now()
-            assert parsedate_to_datetime(answer.headers["date"]) == clock.now()
+            assert "date" not in answer.headers
             clock.step(timedelta(days=1))
 
 
