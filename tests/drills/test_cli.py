@@ -193,6 +193,18 @@ def test_full_disk_is_a_storage_error(tmp_path: Path, limit: int):
         assert again.out == "" or json.loads(again.out)["decision"] == "no_go"
 
 
+def test_full_disk_of_the_embedded_mock_is_no_fault_of_a_service(tmp_path: Path):
+    """It has room for the record, but not for the events."""
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (900_000, 900_000))
+
+    much = {"load.events_per_s": 60, "load.payload_bytes": 10_000, "phases.fault_s": 2, "phases.settle_s": 2}
+    options = [part for key, value in much.items() for part in ("--set", f"{key}={value}")]
+    said = stormgate("drill", "run", "observation", "--clients", 5, *options, "--out", tmp_path / "out", before=small_files)
+    refused(said, STORAGE, "the embedded mock could not write its log", "free some space")
+
+
 # --- listing, showing and dry runs ------------------------------------------------------------------
 
 

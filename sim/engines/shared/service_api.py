@@ -348,15 +348,18 @@ def is_ready(endpoints: Endpoints) -> Request[bool]:
     return request(endpoints, form, lambda answer: answer.status_code in form.statuses, unanswered=lambda error: False)
 
 
+def ready(endpoints: Endpoints) -> Request[None]:
+    """Ask whether the runtime is ready. Raises `TargetError` otherwise."""
+    form = endpoints.forms.ready
+    url, wanted = endpoints.base_url(form.service) + form.path, _listed(form.statuses)
+    says = f"{{url}} answered {{answer}}, not {wanted}: this is not a sync service, or it is not ready."
+    return request(endpoints, form, _expect(url, form.statuses, says))
+
+
 def checks(endpoints: Endpoints) -> tuple[Request[Any], ...]:
     """Check that both services answer and use the expected protocol. Each request raises `TargetError` otherwise."""
     form = endpoints.forms.ready
-    ready = endpoints.base_url(form.service) + form.path
-    wanted = _listed(form.statuses)
-    is_runtime = _expect(
-        ready, form.statuses, f"{{url}} answered {{answer}}, not {wanted}: this is not a sync service, or it is not ready."
-    )
-    asked: list[Request[Any]] = [request(endpoints, form, is_runtime), any_token(endpoints)]
+    asked: list[Request[Any]] = [ready(endpoints), any_token(endpoints)]
     if form.without_token and endpoints.has_socket:
         socket = endpoints.socket_url.replace("ws", "http", 1)
         refuses = _expect(

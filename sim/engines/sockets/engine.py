@@ -18,7 +18,7 @@ import msgspec
 import uvloop
 
 from sim.base.clocks import WallClock
-from sim.base.errors import AdapterError, StorageError, UsageError
+from sim.base.errors import AdapterError, StorageError, TargetError, UsageError
 from sim.base.gc_tuning import relaxed_gc
 from sim.client import policies
 from sim.client.actions import ClientSettings
@@ -197,6 +197,7 @@ class _SocketsRun:
             self._header.own_streams = own_streams(self._streams, endpoints.streams)
             client_setup.describe_streams(self._header, [stream.topic for stream in self._streams])
             await self._run_phases(endpoints, http, healthy)
+            await self._require_stored(http)
             await self._watch.after()
         finally:
             await http.close()
@@ -209,6 +210,18 @@ class _SocketsRun:
         self._process = MockProcess(settings, self._options.folder)
         await self._process.start()
         return Endpoints.of_embedded_mock(self._process.url, admin_token(), self._options.protocol)
+
+    async def _require_stored(self, http: ServiceHttp) -> None:
+        """Raise `StorageError` if the embedded mock could not store events: then the disk is at fault, and no service."""
+        if self._process is None or not self._process.pid:
+            return
+        try:
+            await http.ask(service_api.ready)
+        except TargetError:
+            raise StorageError(
+                "the embedded mock could not write its log, so not all events were stored; free some space in the folder of "
+                "temporary files."
+            ) from None
 
     async def _as_found(self, http: ServiceHttp, endpoints: Endpoints) -> Switches:
         """Return the switches to restore after each fault. A drill must not repair the defects of its target.
