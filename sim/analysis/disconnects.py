@@ -21,6 +21,7 @@ from sim.analysis.reconnects import NOTICE_S
 from sim.drill.fault_bases import ClientFault
 from sim.drill.fault_kinds import CloseConnections
 from sim.drill.fault_schedule import PlannedFault
+from sim.protocols import endings
 from sim.protocols.events import DisconnectReason, EndedBy
 from sim.record.history import FaultTimes, Floats, History, Ints, Mask, Rows
 from sim.record.observations import Kind
@@ -103,7 +104,6 @@ _LATE_TIMES = 3  # [ours] servers that restart one after the other may each clos
 _BY_HOOK = (_Claim(times=_MANY, by=_BY_OTHERS), _Claim(times=_LATE_TIMES, by=_BY_OTHERS, until_recovery=True))
 _TOKEN_REASONS = (DisconnectReason.UNAUTHORIZED,)
 _DOUBTS = (DisconnectReason.UNKNOWN, DisconnectReason.STALE_CURSOR, DisconnectReason.STREAM_CLOSED)
-_FIRST_CLOSE_CODE, _NO_CLOSE_FRAME = 1000, 1006  # lower numbers are HTTP statuses
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ class Disconnects:
         is_stated, is_silent = np.zeros(len(self.rows), np.bool_), self._by == _NOT_SAID
         for row, (client, by, code) in enumerate(zip(self.rows.client.tolist(), self._by.tolist(), self._codes, strict=True)):
             ordered, said = own.get(client, any_of), code.partition(" ")[0]
-            is_cut = any(int(each) < _FIRST_CLOSE_CODE or int(each) == _NO_CLOSE_FRAME for each in ordered)
+            is_cut = any(int(each) < endings.FIRST_CLOSE_CODE or int(each) == endings.NO_CLOSE_FRAME for each in ordered)
             is_word = not said.isdecimal() and (not is_cut or not self._has_one_connection)  # in place of a close code
             is_stated[row] = by == EndedBy.SERVER and (said in ordered or is_word)
             is_silent[row] |= by == EndedBy.NETWORK and is_cut

@@ -12,6 +12,7 @@ from sim.protocols.adapter import TransportEnd
 from sim.protocols.events import MINT, RETRY, Closed, DisconnectReason, Next, Refused, Step, retry_after
 
 POLICY_VIOLATION, NO_CODE, NO_CLOSE_FRAME = 1008, 1005, 1006
+FIRST_CLOSE_CODE = 1000  # lower numbers are HTTP statuses
 FIRST_TERMINAL, LAST_TERMINAL = 4500, 4999  # [ours] as in Centrifugo's protocol: 4000-4499 reconnect, 4500-4999 do not
 _OF_TOKENS = {401: ("unauthorized", DisconnectReason.UNAUTHORIZED), 403: ("forbidden", DisconnectReason.FORBIDDEN)}
 _UNAUTHORIZED = 401

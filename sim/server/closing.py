@@ -13,7 +13,6 @@ from sim.server.counters import Counters
 from sim.server.delivery.connection import Connection
 
 CLOSE_CONNECTIONS = "close_connections"  # the fault
-FIRST_CLOSE_CODE = 1000  # lower numbers are HTTP statuses
 
 
 class CloseOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,7 +64,7 @@ class Closing:
         """Plan how the new connection of a device ends; raises `UpgradeRefusedError`."""
         for order in self._orders.values():
             code = order.codes.get(device)
-            if code is not None and code < FIRST_CLOSE_CODE:
+            if code is not None and code < endings.FIRST_CLOSE_CODE:
                 self._counters.act(CLOSE_CONNECTIONS)
                 raise UpgradeRefusedError(order, code)
             if code is not None and order.after_ms:
@@ -95,6 +94,6 @@ class Closing:
 
 def _end(order: CloseOrder, code: int) -> TransportEnd:
     """Return the end by a code. Neither 1005 nor 1006 is sent; before an upgrade can be refused, a connection must end."""
-    if code < FIRST_CLOSE_CODE or code == endings.NO_CLOSE_FRAME:
+    if code < endings.FIRST_CLOSE_CODE or code == endings.NO_CLOSE_FRAME:
         return TransportEnd()
     return TransportEnd(code=code, reason="" if code == endings.NO_CODE else endings.reason_with(order.retry_after_ms))

@@ -164,3 +164,10 @@ def test_smallest_number_of_replications(enough: int) -> None:
 def test_no_number_of_replications_is_enough() -> None:
     assert statistics.smallest(2, lambda n: False) is None
     assert statistics.smallest(2, lambda n: n > statistics.MAX_REPLICATIONS) is None
+
+
+def test_chance_of_an_unlike_share() -> None:
+    """Fisher's exact test of three in three beside none in three: one of the twenty ways to choose three of six."""
+    assert statistics.by_chance(3, 3, 0, 3) == pytest.approx(0.05)
+    assert statistics.by_chance(2, 3, 1, 3) == pytest.approx(0.5)
+    assert statistics.by_chance(0, 3, 3, 3) == pytest.approx(1.0)

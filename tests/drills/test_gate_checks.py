@@ -32,6 +32,16 @@ def test_ratios(name: str, good: Kind, bad: Kind, code: str, needed: int, counte
     assert result.interval[0] < 0.2 < result.interval[1]
 
 
+def test_failed_tries_of_publishes() -> None:
+    """Of a few tries none may fail; of many, as many as the threshold allows."""
+    name, fine = "error.failed_tries_ratio", many(5, Kind.PUBLISH_TRIED, client=-1, detail="acknowledged")
+    passed = ask(name, fine)
+    assert (passed.state, passed.value, passed.n) == (PASS, 0.0, 5)
+    assert state(name, Story(1)) is NO_DATA
+    failed = ask(name, many(5, Kind.PUBLISH_TRIED, fine, client=-1, detail="refused"))
+    assert (failed.state, failed.value, failed.n) == (FAIL, 0.5, 10)
+
+
 def test_only_refusals_of_the_fleet_count_as_auth_errors() -> None:
     name, attempts = "error.websocket_auth_error_ratio", many(200, Kind.CONNECT_ATTEMPTED)
     more_than_attempts = ask(name, many(3, Kind.CONNECT_FAILED, detail="unauthorized"))

@@ -4,9 +4,10 @@ import msgspec
 import pytest
 
 from sim.base.errors import MalformedFrameError
+from sim.protocols.events import Item
 from sim.protocols.spacetime.codec import decode_server, encode_server
 from sim.protocols.spacetime.frames import Malformed, Subscribe, UpdateBatch
-from sim.server.delivery.disorder import LIVE_FAULTS, client_key, concerns
+from sim.server.delivery.disorder import LIVE_FAULTS, as_batches, client_key, concerns
 from sim.server.settings import LiveFault, Switches
 from tests.server.runtime_driver import A as TOPIC
 from tests.server.runtime_driver import RuntimeDriver, is_intact, seqs
@@ -120,3 +121,9 @@ def test_fault_affects_only_selected_clients(kind: str):
 def test_live_fault_survives_json_round_trip():
     switches = Switches(delay_deliveries=LiveFault(0.5, 0.25, 100.0))
     assert msgspec.json.decode(msgspec.json.encode(switches), type=Switches) == switches
+
+
+def test_events_of_one_stream_in_a_row_are_one_batch():
+    items = [(stream, Item(None, payload)) for stream, payload in (("a", b"1"), ("a", b"2"), ("b", b"3"), ("a", b"4"))]
+    found = [(event.stream, [bytes(item.payload) for item in event.items]) for event in as_batches(items)]
+    assert found == [("a", [b"1", b"2"]), ("b", [b"3"]), ("a", [b"4"])]

@@ -4,6 +4,7 @@ import pytest
 
 from sim.protocols.events import Batch, Event, Joined, Refused, Resumed, Step
 from sim.protocols.intents import Beat, Compatibility, Join, Subscribe
+from sim.server.closing import CloseOrder
 from tests.server.test_stream_runtime import TTL_S, Driver, token
 
 WINDOW_S = 120.0
@@ -127,3 +128,26 @@ def test_a_refused_token_leaves_the_socket_open(driver: Driver) -> None:
     (refused,) = driver.ask(number, Join("1", Compatibility(), token(driver.now - TTL_S)))
     assert isinstance(refused, Refused)
     assert (refused.next.step, driver.runtime.is_closing(number)) == (Step.MINT, False)
+
+
+def test_a_session_before_any_event_is_not_that_of_a_client_that_got_the_first(driver: Driver) -> None:
+    other = driver.reading("a")
+    driver.publish("a")
+    driver.pull(other)
+    number = driver.open()
+    session = session_in(driver.ask(number, driver.join()))
+    driver.ask(number, Subscribe("2", {"a": None}))
+    driver.runtime.close(number)
+    assert not is_resumed(joined_again(driver, session)[1])
+
+
+def test_a_client_that_the_application_disconnected_cannot_resume(driver: Driver) -> None:
+    """In contrast to one whose connection was lost."""
+    lost, of_lost = reading(driver, "a")
+    driver.runtime.close(lost)
+    assert is_resumed(joined_again(driver, of_lost)[1])
+    driver = Driver("socketio")
+    closed, of_closed = reading(driver, "a")
+    assert driver.runtime.closing.follow(CloseOrder(0, {"d": 4100})) == 1
+    driver.runtime.close(closed)
+    assert not is_resumed(joined_again(driver, of_closed)[1])
