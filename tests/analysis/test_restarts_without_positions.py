@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from sim.analysis import new_logs
 from sim.record.observations import Kind
 from tests.analysis.test_invariants import broken
 from tests.histories import STREAM, Row, Story
@@ -118,3 +119,9 @@ def test_event_that_was_skipped_while_a_client_was_live_is_a_silent_loss(seed: i
     for number in left_out[:: max(len(left_out) // 4, 1)]:
         skipped = story.without(lambda row, n=number: (row.client, row.kind, row.marker) == (0, Kind.APPLIED, n))  # type: ignore[misc]
         assert broken(skipped).get("silent_loss") == 1, number
+
+
+def test_a_restart_in_words_names_positions_where_there_are_some() -> None:
+    assert "seq 1 came after seq 9" in str(new_logs.Restart("s", 1.0, 1, 9, 0))
+    assert "seq" not in str(new_logs.Restart("s", 1.0, -1, -1, 0))
+    assert "2 clients went on" in str(new_logs.Restart("s", 1.0, 1, 9, 2))
