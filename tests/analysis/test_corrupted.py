@@ -1,5 +1,6 @@
 """Corruption that a fault explains is not a violation; all other corruption is."""
 
+import numpy as np
 import pytest
 
 from sim.analysis import corrupted
@@ -73,3 +74,13 @@ def test_fault_without_effect_explains_nothing() -> None:
     made = story(Kind.HASH_MISMATCH).without(lambda row: row.kind == Kind.FAULT_OBSERVED)
     assert broken(made.tell(21.0, Kind.HASH_MISMATCH, hit(Kind.HASH_MISMATCH), STREAM, 5)) == {"jumbled_message": 1}
     assert corrupted.effects(made.history()) == {}
+
+
+@pytest.mark.parametrize(("kind", "share"), [(kind, share) for kind in KINDS for share in (SHARE, 1.0)])
+def test_rows_without_a_client_are_of_no_client_that_a_fault_affects(kind: Kind, share: float) -> None:
+    made = story(kind)
+    made.header["plan"][1]["clients_share"] = share
+    history = made.ledger().history
+    (fault,) = (each for each in history.faults if each.kind == KINDS[kind])
+    assert not corrupted.may_affect(history, fault, np.array([-1])).any()
+    assert corrupted.may_affect(history, fault, np.array([hit(kind)])).all()
