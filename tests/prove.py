@@ -8,7 +8,6 @@ import argparse
 import json
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -22,6 +21,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tests.children import bounded
 from tests.mutation_table import EVERYWHERE, Catch, turned_red
 from tests.mutation_table import MUTATIONS as OF_THE_DEFAULT
 from tests.protocol_findings import DEFECTS
@@ -31,8 +31,6 @@ MUTATIONS = (*OF_THE_DEFAULT, *(case for case in DEFECTS if case not in OF_THE_D
 CAUGHT, MISSED, USAGE, STOPPED = 0, 1, 3, 130
 MINUTES = 60.0  # [ours] for all rows; they take about fifteen
 ROW_S = 180.0  # [ours] for one row; the longest takes about a minute
-HEAL_S = 30.0  # [ours] for a drill that is told to end, to take back what it broke
-_LOOK_EVERY_S = 0.1
 _WIDTH = 150  # where no terminal says how wide it is
 _CHILD = "--in-this-process"
 LOG, ANSWER = "log.txt", "answer.json"
@@ -97,32 +95,14 @@ def _prove(case: Catch, engine: str, out: Path, stop: threading.Event) -> Row:
     """One row, in a process of its own: one that hangs or breaks is a row that was not caught, and no more."""
     out.mkdir()
     began = time.monotonic()
-    with (out / LOG).open("w") as log:
-        command = [sys.executable, __file__, _CHILD, str(case), engine, str(out)]
-        # In a session of its own, for Ctrl-C to reach it once and by us.
-        child = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    while child.poll() is None and time.monotonic() - began < ROW_S and not stop.wait(_LOOK_EVERY_S):
-        pass
-    in_time = child.poll() is not None
-    _end(child)
+    code = bounded([sys.executable, __file__, _CHILD, str(case), engine, str(out)], out / LOG, ROW_S, stop)
     seconds = time.monotonic() - began
-    if not in_time:
+    if code is None:
         return Row(case, engine, (), f"not done after {seconds:.0f} s", seconds)
-    if child.returncode != 0:
+    if code != 0:
         return Row(case, engine, (), f"broke: see {out / LOG}", seconds)
     answer = json.loads((out / ANSWER).read_text())
     return Row(case, engine, answer["found"], answer["trouble"], seconds)
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """End it, after it has reverted its faults."""
-    if child.poll() is None:
-        child.terminate()
-        try:
-            child.wait(HEAL_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
 
 
 def run_one(name: str, engine: str, out: str) -> None:

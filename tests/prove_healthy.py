@@ -35,6 +35,7 @@ from drills.third_party.recipe import SANE
 from sim.base.exit_codes import ExitCode
 from sim.drill import model as drills
 from sim.protocols.registry import DEFAULT
+from tests.children import bounded
 from tests.commands import STORMGATE
 from tests.protocol_findings import FOUND, OVERRIDES, PROTOCOLS
 from tests.storms import CATALOGUE, SOCKETS_ONLY
@@ -44,11 +45,9 @@ GO, MACHINE, OTHER = "go", "machine", "wrong"
 ROUNDS, QUICK_ROUNDS = 2, 20
 MINUTES = 300.0  # [ours] for all runs
 RUN_S = 300.0  # [ours] for one run; the longest takes about a minute
-END_S = 30.0  # [ours] for a drill that is told to end, to revert its faults
 SERVERS = ("nats", "centrifugo")
 THE_MACHINE = re.compile(r"the machine was too busy from [\d.]+ s|the load generator was (saturated|late itself)")
 RUNS = "runs.jsonl"
-_LOOK_EVERY_S = 0.1
 _WIDTH = 150  # where no terminal says how wide it is
 # Keeps a core busy for 80 % of the time, until its standard input ends.
 _BURNER = """
@@ -147,36 +146,19 @@ def carry_out(attempt: Attempt, out: Path, stop: threading.Event) -> Done | None
     folder, began = out / str(attempt), time.monotonic()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    with (folder / "log.txt").open("w") as log:
-        # In a session of its own, for Ctrl-C to reach it once and by us.
-        child = subprocess.Popen(attempt.command(folder), stdout=log, stderr=log, start_new_session=True)
-        while child.poll() is None and time.monotonic() - began < RUN_S and not stop.wait(_LOOK_EVERY_S):
-            pass
-        in_time = child.poll() is not None
-        _end(child)
-    if stop.is_set() and not in_time:
+    code = bounded(attempt.command(folder), folder / "log.txt", RUN_S, stop)
+    if stop.is_set() and code is None:
         return None
     seconds = time.monotonic() - began
-    if not in_time:
+    if code is None:
         result, why = OTHER, f"not done after {seconds:.0f} s"
     elif run_dirs := [path.parent for path in folder.rglob(results.PLAN_NAME)]:
-        result, why = judged(child.returncode, results.judge_run(run_dirs[0]))
+        result, why = judged(code, results.judge_run(run_dirs[0]))
     else:
-        result, why = OTHER, f"exit code {child.returncode} without a run: see {folder / 'log.txt'}"
+        result, why = OTHER, f"exit code {code} without a run: see {folder / 'log.txt'}"
     if result == GO:
         shutil.rmtree(folder, ignore_errors=True)
     return Done(str(attempt), attempt.target, attempt.drill, result, why, seconds)
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """End a drill, after it has reverted its faults."""
-    if child.poll() is None:
-        child.terminate()
-        try:
-            child.wait(END_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
 
 
 @contextmanager
