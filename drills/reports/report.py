@@ -128,7 +128,7 @@ def environment(filters: Filters, is_html: bool = False) -> "jinja2.Environment"
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    found.filters.update(number=number, cell=cell, limit=_limit, between=between, **filters)
+    found.filters.update(number=number, cell=cell, limit=limit, between=between, **filters)
     return found
 
 
@@ -194,7 +194,7 @@ def _percent(share: float) -> str:
     return f"{share:+.0%}" if math.isfinite(share) else "-"
 
 
-def _limit(check: Any) -> str:
+def limit(check: Any) -> str:
     """The threshold of a drill's or a stage's check."""
     return f"{check.comparator} {number(check.threshold)}" if check.threshold is not None else "-"
 

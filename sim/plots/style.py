@@ -14,6 +14,9 @@ from matplotlib.ticker import StrMethodFormatter
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
 PURPLE, SKY, BLACK = "#CC79A7", "#56B4E9", "#000000"
+GRID, PAPER = "#dddddd", "#ffffff"
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, BLACK)
+"""Colours of lines beside marks in RED and GREY."""
 LINES = (
     (BLUE, "-", "o"),
     (RED, "--", "s"),
@@ -56,7 +59,7 @@ def figure(title: str, width: float = 9.0, height: float = 5.0) -> ShownFigure:
 def quiet(axes: Axes, grid: str = "y") -> None:
     """Remove the upper and right spine, and draw a light grid."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis=grid, color="#dddddd", linewidth=0.6)  # type: ignore[arg-type]
+    axes.grid(axis=grid, color=GRID, linewidth=0.6)  # type: ignore[arg-type]
     axes.set_axisbelow(True)
 
 

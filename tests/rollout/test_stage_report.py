@@ -121,7 +121,9 @@ def test_foreign_text_is_escaped(folder: Folder) -> None:
 
 def test_page_has_no_external_resources(folder: Folder) -> None:
     html = text(folder, records.REPORT_HTML)
-    assert re.findall(r"(?:src|href)=[\"'](?!#)[^\"']+", html) == []
+    linked = re.findall(r"(?:src|href)=[\"'](?!#)([^\"']+)", html)
+    assert all((folder.path / name).exists() for name in linked)
+    assert not re.search("<(script|link|img|iframe|object)", html)
     assert re.findall(r"url\((?!#)[^)]*\)|@import", html) == []
     assert html.count("<figure>") == html.count("<svg ") == 3
 

@@ -13,6 +13,7 @@ import pytest
 
 from drills.judging.checks.verdicts import State
 from drills.rollout.report import schemas, stage_files
+from drills.rollout.report.stage_page import Kept
 from drills.rollout.report.verify import verify
 from drills.rollout.setup import evidence, journal, records
 from drills.rollout.setup.records import Armed, Revisions, Signoff, StageReport, Waiver
@@ -101,7 +102,7 @@ def rewritten(folder: Folder, **changes: Any) -> StageReport:
     assert report is not None
     report = msgspec.structs.replace(report, **changes)
     html = (folder.path / records.REPORT_HTML).read_bytes()
-    rendered = {**stage_files.render(report, ()), records.REPORT_HTML: html}
+    rendered = {**stage_files.render(report, Kept()), records.REPORT_HTML: html}
     report = msgspec.structs.replace(report, rendered=stage_files.described(rendered))
     for name, content in {**rendered, records.REPORT: evidence.encoded(report)}.items():
         (folder.path / name).write_bytes(content)

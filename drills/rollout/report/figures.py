@@ -1,23 +1,17 @@
-"""Figures of a stage's window as SVG. They use the page's colours, so that they fit its light and its dark style.
+"""Figures of a stage's window for its page. Lines differ in their dashes as well as in their colours."""
 
-Matplotlib draws with placeholder colours; each is then replaced by a variable of the page's style. Lines also differ in their
-dashes, not only in colour. The same window gives the same bytes.
-"""
-
-import io
-import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from matplotlib import dates, rc_context
+from matplotlib import dates
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from drills.reports.page import Drawn
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup.records import HoldEvent, Snapshot, StageReport
 from drills.rollout.verdict.window import StageWindow, load
@@ -25,38 +19,21 @@ from drills.rollout.verdict.window_data.stage_window import moment_s
 from sim.analysis import samples
 from sim.base.clocks import from_iso
 from sim.base.errors import StormgateError
+from sim.plots.style import BLACK, GREY, RED, SERIES, quiet
+from sim.plots.svg import svg
 from sim.record.history import Floats
 from sim.record.ledger import Ledger
 from sim.service.metric_names import is_counter
 
-# Placeholder colour -> variable of the page's style.
-_INK, _MUTED, _GRID, _BAD = "#010101", "#020202", "#030303", "#040404"
-_SERIES = ("#050501", "#050502", "#050503", "#050504", "#050505", "#050506")
-_VARIABLES = {
-    _INK: "--ink",
-    _MUTED: "--muted",
-    _GRID: "--grid",
-    _BAD: "--bad",
-    **{colour: f"--series-{n}" for n, colour in enumerate(_SERIES, 1)},
-}
 _DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 _WIDTH_IN = 9.0
-_LEGEND: dict[str, Any] = dict(loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8, labelcolor=_INK)  # noqa: C408
+_LEGEND: dict[str, Any] = dict(loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8, labelcolor=BLACK)  # noqa: C408
 _AUTH, _APPLY = "auth_failures.", "ux.publish_to_apply_ms"
 _PANELS = {
     "failures (1/s)": ("mirror.failed_total", "delivery.stale_cursor_events_total"),
     "events (1/s)": ("mirror.published_total", "delivery.served_messages"),
     "consumers": ("delivery.active_consumers",),
 }
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """One figure. `says` is its text alternative."""
-
-    title: str
-    says: str
-    svg: str
 
 
 def of(run_dir: Path, report: StageReport) -> tuple[Drawn, ...]:
@@ -81,7 +58,7 @@ def _server(window: StageWindow, events: Sequence[HoldEvent]) -> Drawn | None:
         found = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (label, lines) in zip(found, panels, strict=True):
             for n, (name, t, value) in enumerate(lines):
-                axes.plot(t, value, color=_SERIES[n % 6], linestyle=_DASHES[n % 6], linewidth=1.7, label=name)
+                axes.plot(t, value, color=SERIES[n % 6], linestyle=_DASHES[n % 6], linewidth=1.7, label=name)
             _frame(axes, label, window)
             _mark(axes, window, snapshots, events)
             axes.set_ylim(0, max(axes.get_ylim()[1], 0.1) * 1.08)
@@ -128,13 +105,13 @@ def _mark(axes: Axes, window: StageWindow, snapshots: Sequence[Snapshot], events
     for each in snapshots:
         if each.fault:
             span = _days(moment_s(each) - half_s), _days(moment_s(each) + half_s)
-            axes.axvspan(*span, color=_BAD, alpha=0.16, linewidth=0)
+            axes.axvspan(*span, color=RED, alpha=0.16, linewidth=0)
     for at in _restarts(snapshots):
-        axes.axvline(_days(at), color=_BAD, linewidth=1.2, linestyle="--")
+        axes.axvline(_days(at), color=RED, linewidth=1.2, linestyle="--")
     for event in events:
         at = from_iso(event.at).timestamp()
         if event.kind == "restarted" and window.began_s < at <= window.ended_s:
-            axes.axvline(_days(at), color=_INK, linewidth=1.0, linestyle=":")
+            axes.axvline(_days(at), color=BLACK, linewidth=1.0, linestyle=":")
 
 
 def _restarts(snapshots: Sequence[Snapshot]) -> Iterator[float]:
@@ -162,10 +139,10 @@ def _latency(window: StageWindow, report: StageReport) -> Drawn | None:
         axes = figure.subplots()
         for n, (label, values) in enumerate(zip(("median", "p95", "p99"), percentiles, strict=True)):
             line = axes.plot(_days(t), values, linewidth=1.7, marker="os^"[n], markersize=4, label=label)[0]
-            line.set(color=_SERIES[n], linestyle=_DASHES[n])
+            line.set(color=SERIES[n], linestyle=_DASHES[n])
         top = float(max(values.max() for values in percentiles))
         if limit is not None:
-            axes.axhline(limit, color=_BAD, linewidth=1.2, label=f"limit of the p95: {limit:g} ms")
+            axes.axhline(limit, color=RED, linewidth=1.2, label=f"limit of the p95: {limit:g} ms")
             top = max(top, limit)
         _frame(axes, "published to applied (ms)", window)
         axes.set_ylim(0, top * 1.12)
@@ -186,11 +163,11 @@ def _coverage(window: StageWindow) -> Drawn | None:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for begin, end in holes:
-            axes.axvspan(_days(begin), _days(end), facecolor=_BAD, alpha=0.22, linewidth=0)
-        axes.vlines(_days(np.array(good)), 0.1, 0.9, color=_SERIES[0], linewidth=1.0, label=f"answered ({len(good)})")
+            axes.axvspan(_days(begin), _days(end), facecolor=RED, alpha=0.22, linewidth=0)
+        axes.vlines(_days(np.array(good)), 0.1, 0.9, color=SERIES[0], linewidth=1.0, label=f"answered ({len(good)})")
         if bad:
             label = f"no answer ({len(bad)})"
-            axes.plot(_days(np.array(bad)), np.full(len(bad), 0.5), "x", color=_BAD, markersize=7, label=label)
+            axes.plot(_days(np.array(bad)), np.full(len(bad), 0.5), "x", color=RED, markersize=7, label=label)
         _frame(axes, "snapshots", window)
         axes.set_ylim(0, 1)
         axes.set_yticks([])
@@ -201,20 +178,18 @@ def _coverage(window: StageWindow) -> Drawn | None:
 
 
 def _frame(axes: Axes, label: str, window: StageWindow) -> None:
-    axes.set_ylabel(label, fontsize=9, color=_INK)
-    axes.set_xlabel("time (UTC)" if _is_last(axes) else "", fontsize=9, color=_INK)
+    axes.set_ylabel(label, fontsize=9, color=BLACK)
+    axes.set_xlabel("time (UTC)" if _is_last(axes) else "", fontsize=9, color=BLACK)
     axes.set_xlim(_days(window.began_s), _days(max(window.ended_s, window.began_s + 1)))
     axes.xaxis_date(tz=UTC)
     locator = dates.AutoDateLocator(tz=UTC)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator, tz=UTC))  # type: ignore[no-untyped-call]
-    axes.spines[["top", "right"]].set_visible(False)
     for spine in axes.spines.values():
-        spine.set_color(_MUTED)
-    axes.tick_params(colors=_INK, labelsize=8)
-    axes.xaxis.get_offset_text().set(color=_INK, fontsize=8)
-    axes.grid(axis="y", color=_GRID, linewidth=0.6)
-    axes.set_axisbelow(True)
+        spine.set_color(GREY)
+    axes.tick_params(labelsize=8)
+    axes.xaxis.get_offset_text().set_fontsize(8)
+    quiet(axes)
 
 
 def _is_last(axes: Axes) -> bool:
@@ -230,17 +205,5 @@ def _days(seconds: Seconds) -> Seconds:
 def _svg(draw: Callable[[Figure], None], height_in: float, name: str) -> str:
     """Draw a figure as SVG for a page."""
     figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
-    figure.patch.set_visible(False)
     draw(figure)
-    for axes in figure.axes:
-        axes.patch.set_visible(False)
-    out = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}):
-        figure.savefig(out, format="svg", metadata=nothing)
-    text = out.getvalue()
-    text = text[text.index("<svg") :]
-    for colour, variable in _VARIABLES.items():
-        text = text.replace(colour, f"var({variable})")
-    text = re.sub(r'^<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" role="presentation">', text, count=1)
-    return re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL).strip()
+    return svg(figure, name)

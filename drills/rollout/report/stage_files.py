@@ -5,7 +5,8 @@ from pathlib import Path
 
 import msgspec
 
-from drills.rollout.report import figures, junit, stage_report
+from drills.rollout.report import junit, stage_page, stage_report
+from drills.rollout.report.stage_page import Kept
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup.records import Evidence, StageReport
 from drills.rollout.verdict.judging import judge_stage
@@ -23,7 +24,7 @@ def write(run_dir: Path, report: StageReport) -> StageReport:
 
     Raises `StorageError`, and `UsageError` if a different report of this run is signed already.
     """
-    rendered = render(report, figures.of(run_dir, report))
+    rendered = render(report, stage_page.read(run_dir, report))
     report = msgspec.structs.replace(report, rendered=described(rendered))
     content = evidence.encoded(report)
     signoff = evidence.read_signoff(run_dir)
@@ -38,13 +39,13 @@ def write(run_dir: Path, report: StageReport) -> StageReport:
     return report
 
 
-def render(report: StageReport, drawn: tuple[figures.Drawn, ...]) -> dict[str, bytes]:
-    """All files except the report itself, by name. A go has no blockers."""
+def render(report: StageReport, kept: Kept) -> dict[str, bytes]:
+    """All files except the report itself, by name. Only the page shows what is `kept`. A go has no blockers."""
     checks = [*(check for gate in report.gates for check in gate.checks), *report.splits]
     found = {
         records.GATE_RESULTS: b"".join(msgspec.json.encode(check) + b"\n" for check in checks),
         records.REPORT_MD: stage_report.markdown(report).encode(),
-        records.REPORT_HTML: stage_report.html(report, drawn).encode(),
+        records.REPORT_HTML: stage_page.html(report, kept).encode(),
         records.JUNIT: junit.of_stage(report),
     }
     if report.decision != "go":

@@ -1,4 +1,4 @@
-"""A stage's report for people: Markdown, one HTML page, and a table on a terminal. It shows the verdict and decides nothing."""
+"""A stage's report for people: Markdown, and a table on a terminal. It shows the verdict and decides nothing."""
 
 import hashlib
 import re
@@ -14,8 +14,6 @@ from sim.base.exit_codes import ExitCode
 if TYPE_CHECKING:
     import jinja2
     from rich.console import Console
-
-    from drills.rollout.report.figures import Drawn
 
 _MAX_WHY = 6  # sentences at the top of the report
 
@@ -40,14 +38,8 @@ def exit_code(report: StageReport) -> ExitCode:
 
 def markdown(report: StageReport) -> str:
     """`STAGE_REPORT.md`."""
-    text = _environment(html=False).get_template("STAGE_REPORT.md.j2").render(report=report, **_given(report))
+    text = _environment().get_template("STAGE_REPORT.md.j2").render(report=report, **_given(report))
     return re.sub(r"\n{3,}", "\n\n", text)
-
-
-def html(report: StageReport, figures: "Sequence[Drawn]") -> str:
-    """`STAGE_REPORT.html`: one file without external resources."""
-    page = _environment(html=True).get_template("STAGE_REPORT.html.j2")
-    return page.render(report=report, figures=figures, **_given(report))
 
 
 def print_report(report: StageReport, console: "Console") -> None:
@@ -87,17 +79,37 @@ def _sorted(checks: Sequence[GateCheck]) -> list[GateCheck]:
     return sorted(checks, key=lambda check: (not check.required, GRAVEST_FIRST.index(State(check.state))))
 
 
+def sentence(report: StageReport) -> str:
+    """The decision and its first reason in one sentence."""
+    if report.decision == "go":
+        return "All required checks and all requirements passed."
+    more = len(report.why) - 1
+    return f"{report.why[0]}{f' ({more} more reasons below)' if more > 0 else ''}" if report.why else headline(report)
+
+
+def gates(report: StageReport) -> list[tuple[Gate, str, bool, list[GateCheck]]]:
+    """Each gate, what decides it, whether it is for information only, and its checks, the most severe state first."""
+    return [(gate, decided_by(gate), not _is_required(gate), _sorted(gate.checks)) for gate in report.gates]
+
+
+def changes(report: StageReport) -> tuple[list[Change], int]:
+    """What changed since the previous stage, and how many checks did not change."""
+    changed = [change for change in report.changes if _is_changed(change)]
+    return changed, len(report.changes) - len(changed)
+
+
 def _given(report: StageReport) -> dict[str, object]:
-    """The values that both templates need besides the report."""
+    """The values that the template needs besides the report."""
+    changed, unchanged = changes(report)
     return {
         "headline": headline(report),
         "about": about(report.plan),
-        "gates": [(gate, decided_by(gate), not _is_required(gate), _sorted(gate.checks)) for gate in report.gates],
+        "gates": gates(report),
         "first_why": report.why[:_MAX_WHY],
         "more_why": report.why[_MAX_WHY:],
         "folders": folders(report.evidence),
-        "changed": [change for change in report.changes if _is_changed(change)],
-        "unchanged": sum(not _is_changed(change) for change in report.changes),
+        "changed": changed,
+        "unchanged": unchanged,
     }
 
 
@@ -126,12 +138,13 @@ def _digest(files: Sequence[Evidence]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-@lru_cache(maxsize=2)
-def _environment(html: bool) -> "jinja2.Environment":
-    return words.environment({"value": _value, "minutes": minutes, "moment": moment, "size": size}, html)
+@lru_cache(maxsize=1)
+def _environment() -> "jinja2.Environment":
+    return words.environment({"value": value, "minutes": minutes, "moment": moment, "size": size})
 
 
-def _value(check: GateCheck) -> str:
+def value(check: GateCheck) -> str:
+    """The value of a check with its unit, for people."""
     return "-" if check.value is None else f"{words.number(check.value)} {check.unit}"
 
 

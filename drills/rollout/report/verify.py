@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from drills.rollout.report import stage_files
+from drills.rollout.report.stage_page import Kept
 from drills.rollout.setup import evidence, journal, records
 from drills.rollout.setup.records import Evidence, Signoff, StageReport, Waiver
 from drills.rollout.verdict import judging
@@ -153,7 +154,7 @@ def _files(written: tuple[Evidence, ...], now: tuple[Evidence, ...]) -> Iterator
 
 def _rendered(run_dir: Path, written: StageReport) -> Iterator[str]:
     """Check the report's other files by their hashes and by rendering them again, except the page with figures."""
-    again = stage_files.render(written, ())
+    again = stage_files.render(written, Kept())
     for each in written.rendered:
         try:
             found = evidence.described(run_dir, run_dir / each.path)
