@@ -1,5 +1,7 @@
 """Check the commands in documents: `python -m drills.cli.docs_check [FILE...]`. Default: README.md and docs/**/*.md.
 
+They are those of the checkout, or those that were installed with the package.
+
 The real command line parses every line of a shell block that names `stormgate`. Drills, stages and rehearsals also run as dry
 runs, and read-only commands run unchanged. A `make` line must name a target of the Makefile beside the document.
 Exit codes: 0 all commands are valid, 1 some are invalid, 2 there is no document or no command.
@@ -14,22 +16,34 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 import typer
 from typer.main import get_command
 
+from drills import DATA
 from drills.cli import main as cli
 from sim.base.exit_codes import ExitCode
 
-ROOT = Path(__file__).parents[2]
 _FENCE = re.compile(r"^ *```(?P<language>\w*).*\n(?P<body>(?:.*\n)*?) *```", re.MULTILINE)
 _SHELLS = ("", "sh", "bash", "shell", "console")
 _COMMAND = re.compile(r"(?:\$ )?(?:(?:\.venv/bin/)?stormgate|(?:\.venv/bin/)?python -m drills|(?P<make>make)) (?P<rest>.+)")
 _OPERATORS = re.compile(r"[|&;<>()]+")
 _READING = (("drill", "list"), ("drill", "show"), ("gates", "list"), ("gates", "explain"), ("mock", "defects"))
 _HAVE_DRY_RUN = (("drill", "run"), ("stage", "run"), ("rollback", "rehearse"))
+
+
+def root() -> Path:
+    """The folder with README.md and docs: the checkout, or where the package's own documents are installed."""
+    if (DATA.parent / "README.md").exists():
+        return DATA.parent
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        for file in metadata.distribution("stormgate").files or ():
+            if file.name == "README.md":
+                return Path(str(file.locate())).resolve().parent
+    return DATA.parent
 
 
 class Tried(NamedTuple):
@@ -115,9 +129,8 @@ def _run(words: Sequence[str], expected: int) -> str:
 
 
 def _make_problem(target: str, folder: Path) -> str:
-    makefile = next(
-        (path for path in (folder / "Makefile", folder.parent / "Makefile", ROOT / "Makefile") if path.exists()), None
-    )
+    candidates = (folder / "Makefile", folder.parent / "Makefile", root() / "Makefile")
+    makefile = next((path for path in candidates if path.exists()), None)
     is_there = makefile and re.search(rf"^{re.escape(target)}:", makefile.read_text(), re.MULTILINE)
     return "" if is_there else f"the Makefile has no target {target}"
 
@@ -125,11 +138,11 @@ def _make_problem(target: str, folder: Path) -> str:
 @contextlib.contextmanager
 def _sandbox() -> Iterator[None]:
     """A temporary working folder with the files that the documents ask the reader to create."""
-    example = ROOT / "drills" / "targets.example.toml"
+    example = DATA / "targets.example.toml"
     before, environment = Path.cwd(), dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="stormgate-docs-") as folder:
         shutil.copyfile(example, Path(folder) / "targets.toml")
-        (Path(folder) / "drills").symlink_to(ROOT / "drills")
+        (Path(folder) / "drills").symlink_to(DATA)
         for variable in re.findall(r'_env = "(\w+)"', example.read_text()):
             os.environ.setdefault(variable, "https://docs.example.com" if variable.endswith("_URL") else "docs")
         os.environ.update(COLUMNS="300", NO_COLOR="1", TERM="dumb")
@@ -144,7 +157,7 @@ def _sandbox() -> Iterator[None]:
 
 def main(arguments: Sequence[str]) -> int:
     """Check documents and print each command with its problem, if any; return the exit code."""
-    documents = [*map(Path, arguments)] or [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+    documents = [*map(Path, arguments)] or [root() / "README.md", *sorted(root().glob("docs/**/*.md"))]
     if missing := [path for path in documents if not path.is_file()]:
         print(f"{missing[0]}: there is no such document.", file=sys.stderr)
         return ExitCode.INCONCLUSIVE
