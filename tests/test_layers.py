@@ -17,6 +17,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("sim.protocols",),
     ("sim.service",),
     ("sim.record",),
+    ("sim.machine",),
     ("sim.server",),
     ("sim.client",),
     ("sim.client.negative",),

@@ -17,6 +17,7 @@ from sim.calibration.files import About
 from sim.calibration.fitting import Estimate
 from sim.drill.model import Drill
 from sim.drill.system_model import SystemModel
+from sim.machine.processes import is_loopback
 from sim.record.run_header import RunHeader
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _is_here(service: "Endpoints") -> bool:
     from urllib.parse import urlsplit
 
     hosts = {urlsplit(url).hostname or "" for url in (service.runtime_url, service.control_url, service.socket_url)}
-    return all(targets.is_loopback(host) for host in hosts)
+    return all(is_loopback(host) for host in hosts)
 
 
 def _about(target: str, service: "Endpoints | None", sizes: Sizes, fit: Fit) -> About:

@@ -3,7 +3,6 @@
 An entry of the file says where a service is, what a drill may do to it, and which environment variables hold its secrets.
 """
 
-import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -30,6 +29,7 @@ from sim.drill.target_rules import (
     StreamRules,
     TargetKind,
 )
+from sim.machine.processes import is_loopback
 from sim.protocols import registry
 from sim.protocols.adapter import Publishing
 from sim.protocols.markers import PUBLISHED_AT
@@ -430,11 +430,3 @@ def _address_parts(target: str) -> SplitResult | None:
     except ValueError:
         return None
     return parts if parts.scheme in ("http", "https") and parts.hostname else None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

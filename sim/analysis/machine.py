@@ -3,6 +3,8 @@
 A process of ours delays the clients only while it has work that waits: its timers are late, or it never rests because it runs
 or waits for a core all the time. The length of such a time bounds what it can add to a latency. So a latency without the busy
 time inside it is one that the target took for certain.
+
+A target on this machine that never rests is slow by itself, unless it often waits for cores that others have.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,10 +17,13 @@ from sim.record.observations import Kind
 
 LATE_MS = 50.0  # [ours] timers are due every 50 ms, so that this is the shortest stop that each of them sees
 BUSY_SHARE = 0.9  # [ours] share of the time in which a process wanted a core; a tenth is for the resolution of the samples
+TAKEN_SHARE = 0.2  # [ours] of the time in which a target wanted a core; with less, it is slow by itself
+PRESSED_SHARE = 0.9  # [ours] share of a second in which some process waited for a core
 SWAPPING_SHARE = 0.5  # [ours] share of a second in which some process waited for memory
 MAX_CLOCK_OFF_S = 5.0  # [ours] of a wall clock; a `Date` has whole seconds and may be a second old
 _APART_S = 0.5  # busy times closer together are one
 _DROPS_WITHIN_S, _DROPS_AFTER_S = 10.0, 5.0  # [ours] busy for half of so long, a connection or a request may be given up
+_TARGET = "the service on this machine"
 _WHO = {"generator": "the load generator", "server": "the service that stormgate started"}
 
 
@@ -73,8 +78,8 @@ NO_SPANS = Spans()
 
 
 def busy_times(history: History) -> list[BusyTime]:
-    """The times in which the generator, its machine or a server of ours was too busy or stopped, in order."""
-    found = [*_late(history), *_without_rest(history), *_stopped(history), *_swapping(history)]
+    """The times in which the generator, its machine or a server on it was too busy or stopped, in order."""
+    found = [*_late(history), *_without_rest(history), *_starved(history), *_stopped(history), *_swapping(history)]
     found.sort(key=lambda each: each.start_t)
     merged: list[BusyTime] = []
     for each in found:
@@ -117,6 +122,21 @@ def _without_rest(history: History) -> Iterator[BusyTime]:
             t, seconds = float(own.t[n]), float(own.attempt[n]) / 1000
             # The time that it waited is counted when it runs again, and may be longer than the sample.
             yield BusyTime(t - seconds * max(float(wanted[n]), 1.0), t, f"{_WHO[who]}{suffix} had no rest")
+
+
+def _starved(history: History) -> Iterator[BusyTime]:
+    """The times in which others took a target's cores; without samples of its processes, those in which cores were scarce."""
+    rows = history.of(Kind.MACHINE)
+    ran, waited, longest = (rows.take(history.detail_is(rows, [f"target_{what}"])) for what in ("ran", "waited", "longest"))
+    lost = _at(waited, ran.t)
+    most = _at(longest, ran.t)
+    for n in np.flatnonzero((ran.value + lost >= BUSY_SHARE) & (lost >= TAKEN_SHARE * (ran.value + lost))):
+        t, seconds = float(ran.t[n]), float(ran.attempt[n]) / 1000
+        yield BusyTime(t - seconds * max(float(most[n]), 1.0), t, f"{_TARGET} waited for a core")
+    unseen = rows.take(history.detail_is(rows, ["target_unseen"]))
+    pressed = _at(rows.take(history.detail_is(rows, ["cpu_pressure"])), unseen.t) >= PRESSED_SHARE
+    for t, ms in zip(unseen.t[pressed].tolist(), unseen.attempt[pressed].tolist(), strict=True):
+        yield BusyTime(t - ms / 1000, t, f"processes waited for a core, perhaps {_TARGET}")
 
 
 def _stopped(history: History) -> Iterator[BusyTime]:

@@ -2,7 +2,8 @@
 
 A wrong latency may be ours. So each sample says how much of the time since the last one a process of ours wanted a core: it
 ran, or it waited for one. While that share is below 1, the process was idle in between, so nothing waited for it, unless it was
-stopped. What the operating system does not report is not recorded.
+stopped. So is a target on this machine sampled, with all threads of its processes: it may wait for cores that others have.
+What the operating system does not report is not recorded.
 """
 
 import os
@@ -12,23 +13,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sim.base.clocks import awake_s, elapsed_s
+from sim.machine.processes import LocalTarget, Wanted, first_line, is_stopped, wanted, wanted_by_threads
 from sim.record.columns import RowSink
 from sim.record.observations import Kind
 
 _PERIOD_S = 0.1
 _SLOW_PERIOD_S = 1.0  # of what only explains, and of clocks
 _PRESSURES = ("cpu", "memory", "io")
+_NOTHING: Wanted = (0.0, 0.0)  # of a thread that is new
 _ASLEEP_S = 0.1  # a shorter difference is that of two readings
 
-Wanted = tuple[float, float]
-"""Seconds for which a process ran, and for which it waited for a core, since it started."""
+_NOWHERE = LocalTarget(())
 
 
 class MachineMonitor:
     """Records the state of the machine. Call `sample` as often as convenient; it measures at most ten times a second.
 
-    `server` returns the process id of a server that we started, or 0. `target_ahead_s` returns how far the clock of the target
-    is ahead of ours, and forgets it; None: not known. `name` is that of this process, if a run has several.
+    `server` returns the process id of the mock that we started, or 0. `target_ahead_s` returns how far the clock of the target
+    is ahead of ours, and forgets it; None: not known. `name` is that of this process, if a run has several. `target` finds
+    the processes of a target that we did not start in this run.
     """
 
     def __init__(
@@ -37,14 +40,17 @@ class MachineMonitor:
         server: Callable[[], int] = lambda: 0,
         target_ahead_s: Callable[[], float | None] = lambda: None,
         name: str = "",
+        target: LocalTarget = _NOWHERE,
     ) -> None:
-        self._rows, self._server, self._target_ahead_s = rows, server, target_ahead_s
+        self._rows, self._server, self._target_ahead_s, self._target = rows, server, target_ahead_s, target
         self._suffix = f" of {name}" if name else ""
         self._began = time.time() - time.monotonic()
         self._asleep_s = elapsed_s() - awake_s()
         self._at = self._slow_at = time.monotonic()
         self._stopped: set[int] = set()  # the processes that were stopped at the last sample
-        self._wanted = {pid: wanted for pid in self._pids() if (wanted := _wanted(pid)) is not None}
+        self._wanted = {pid: times for pid in self._pids() if (times := wanted(pid)) is not None}
+        self._target_wanted = self._threads_of_target()
+        self._has_seen_target = bool(self._target_wanted)
         self._stolen = _stolen()
         self._stalled = {name: _stalled(name) for name in _PRESSURES}
 
@@ -54,6 +60,7 @@ class MachineMonitor:
         if (seconds := now - self._at) >= _PERIOD_S:
             self._at = now
             self._sample_processes(t, seconds)
+            self._sample_target(t, seconds)
         if (seconds := now - self._slow_at) >= _SLOW_PERIOD_S:
             self._slow_at = now
             self._sample_clocks(t)
@@ -67,17 +74,36 @@ class MachineMonitor:
         before, self._wanted = self._wanted, {}
         was_stopped, self._stopped = self._stopped, set()
         for pid, name in self._pids().items():
-            if _is_stopped(pid):
+            if is_stopped(pid):
                 self._stopped.add(pid)
             if pid in self._stopped | was_stopped:
                 self._add(t, f"{name}_stopped", 1.0, seconds)
-            if (wanted := _wanted(pid)) is None:
+            if (times := wanted(pid)) is None:
                 continue
-            self._wanted[pid] = wanted
+            self._wanted[pid] = times
             if pid in before:
-                ran_s, waited_s = (now - then for now, then in zip(wanted, before[pid], strict=True))
+                ran_s, waited_s = _since(times, before[pid])
                 self._add(t, f"{name}_ran", ran_s / seconds, seconds)
                 self._add(t, f"{name}_waited", waited_s / seconds, seconds)
+
+    def _threads_of_target(self) -> dict[int, dict[int, Wanted]]:
+        found = {pid: wanted_by_threads(pid) for pid in self._target.processes()}
+        return {pid: threads for pid, threads in found.items() if threads}
+
+    def _sample_target(self, t: float, seconds: float) -> None:
+        """Record what all threads of the target ran and waited, and the longest that one of them did both."""
+        before, self._target_wanted = self._target_wanted, self._threads_of_target()
+        self._has_seen_target = self._has_seen_target or bool(self._target_wanted)
+        known = self._target_wanted.keys() & before.keys()
+        spent = [
+            _since(times, before[pid].get(thread, _NOTHING))
+            for pid in known
+            for thread, times in self._target_wanted[pid].items()
+        ]
+        if spent:
+            self._add(t, "target_ran", sum(ran_s for ran_s, _ in spent) / seconds, seconds)
+            self._add(t, "target_waited", sum(waited_s for _, waited_s in spent) / seconds, seconds)
+            self._add(t, "target_longest", max(map(sum, spent)) / seconds, seconds)
 
     def _sample_clocks(self, t: float) -> None:
         self._add(t, "wall_clock", time.time() - time.monotonic() - self._began)
@@ -89,6 +115,8 @@ class MachineMonitor:
             self._add(t, "target_clock", ahead_s)
 
     def _sample_pressure(self, t: float, seconds: float) -> None:
+        if self._target.is_here and not self._has_seen_target:
+            self._add(t, "target_unseen", 1.0, seconds)
         if (stolen := _stolen()) is not None and self._stolen is not None:
             self._add(t, "steal", (stolen - self._stolen) / seconds, seconds)
         self._stolen = stolen
@@ -101,35 +129,17 @@ class MachineMonitor:
         self._rows.add(t, Kind.MACHINE, attempt=round(seconds * 1000), value=value, detail=what + self._suffix)
 
 
-def _read(path: str) -> str:
-    """The first line of a file; empty if it cannot be read, as on other systems than Linux."""
-    try:
-        return Path(path).read_text().partition("\n")[0]
-    except OSError:
-        return ""
-
-
-def _wanted(pid: int) -> Wanted | None:
-    """What the main thread of a process ran and waited; None if the system does not say. Our own: at least what it ran."""
-    found = _read(f"/proc/{pid}/schedstat").split()
-    if len(found) >= 2:
-        return int(found[0]) / 1e9, int(found[1]) / 1e9
-    return (time.process_time(), 0.0) if pid == os.getpid() else None
-
-
-def _is_stopped(pid: int) -> bool:
-    """Whether a process is stopped by a signal or a debugger. False if the system does not say."""
-    _, found, fields = _read(f"/proc/{pid}/stat").rpartition(") ")
-    return bool(found) and fields[:1] in "Tt"
+def _since(now: Wanted, then: Wanted) -> Wanted:
+    return now[0] - then[0], now[1] - then[1]
 
 
 def _stolen() -> float | None:
     """Seconds for which other virtual machines had the cores that this one wanted, summed over its cores."""
-    fields = _read("/proc/stat").split() if sys.platform == "linux" else []
+    fields = first_line(Path("/proc/stat")).split() if sys.platform == "linux" else []
     return int(fields[8]) / os.sysconf("SC_CLK_TCK") if len(fields) > 8 else None
 
 
 def _stalled(resource: str) -> float | None:
     """Seconds for which some process of the machine waited for this resource."""
-    _, found, total = _read(f"/proc/pressure/{resource}").partition("total=")
+    _, found, total = first_line(Path(f"/proc/pressure/{resource}")).partition("total=")
     return int(total) / 1e6 if found else None

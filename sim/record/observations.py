@@ -109,9 +109,12 @@ class Kind(StrEnum):
     GENERATOR_LAG = "generator_lag"  # delay of the load generator itself [value: ms]
     # The state of our machine [attempt: ms that were measured, value, detail: what and, with several processes, whose]. Shares
     # of that time: our generator or our server ran (`generator_ran`, `server_ran`), it waited for a core (`generator_waited`,
-    # `server_waited`), other virtual machines had our cores (`steal`), some process waited for a resource (`cpu_pressure`,
-    # `memory_pressure`, `io_pressure`). Seconds: the machine was asleep (`asleep`), the wall clock left the monotonic clock
-    # since the run began (`wall_clock`), the clock of the target is ahead of ours (`target_clock`)
+    # `server_waited`), all threads of a target on this machine did so (`target_ran`, `target_waited`), the thread that wanted
+    # a core for longest did either (`target_longest`), other virtual machines had our cores (`steal`), some process waited
+    # for a resource (`cpu_pressure`, `memory_pressure`, `io_pressure`). 1: a process was stopped (`generator_stopped`,
+    # `server_stopped`), no process of a target on this machine could be found until now (`target_unseen`). Seconds: the
+    # machine was asleep (`asleep`), the wall clock left the monotonic clock since the run began (`wall_clock`), the clock of
+    # the target is ahead of ours (`target_clock`)
     MACHINE = "machine"
     CLIENT_LAG = "client_lag"  # sampled head minus watermark [value: events]
     PACED = "paced"  # a connect waited for the target's connect limit [value: ms]

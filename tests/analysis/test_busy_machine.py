@@ -150,6 +150,65 @@ def test_a_wait_for_a_core_counts_from_its_beginning_although_it_is_told_at_its_
     assert [(each.start_t, each.end_t) for each in machine.busy_times(history)] == [(2.0, 5.0)]
 
 
+def sampled(story: Story, since: float, until: float, **shares: float) -> Story:
+    """The same samples of a target on this machine, ten times a second."""
+    for tick in range(round((until - since) * 10)):
+        for what, share in shares.items():
+            story.tell(since + (tick + 1) / 10, Kind.MACHINE, attempt=100, value=share, detail=f"target_{what}")
+    return story
+
+
+@pytest.mark.parametrize(
+    ("ran", "waited", "is_excused"),
+    [
+        pytest.param(0.1, 0.85, True, id="starved"),
+        pytest.param(0.7, 0.29, True, id="cores were taken"),
+        pytest.param(0.95, 0.05, False, id="slow by itself"),
+        pytest.param(0.1, 0.5, False, id="it rested"),
+        pytest.param(3.5, 0.3, False, id="on many cores"),
+    ],
+)
+def test_a_target_on_this_machine_is_excused_only_while_others_have_its_cores(ran: float, waited: float, is_excused: bool):
+    story = sampled(Story(), 20.5, 23.4, ran=ran, waited=waited, longest=min(ran + waited, 1.0))
+    named = machine.in_words(machine.busy_times(story.history()))
+    assert named == ("from 20.5 s to 23.4 s (the service on this machine waited for a core)" if is_excused else "")
+
+
+def test_a_starved_target_is_not_blamed_for_a_latency_but_for_a_loss():
+    story = sampled(slow_bootstraps(), 0.0, 60.0, ran=0.1, waited=0.9, longest=1.0)
+    lossy = story.without(lambda row: row.kind in (Kind.APPLIED, Kind.CHECKPOINT_WRITTEN) and row.seq > 320)
+    states = {check.name: check.state for check in judged(lossy).checks}
+    assert states["replay.bootstrap_ms"] is State.ERROR
+    assert states["delivery.dropped_deliveries"] is State.FAIL
+
+
+def test_threads_that_wait_beside_each_other_wait_no_longer_than_the_longest():
+    story = sampled(Story(), 4.9, 5.0, ran=0.0, waited=8.0, longest=2.0)
+    assert [(each.start_t, each.end_t) for each in machine.busy_times(story.history())] == [(pytest.approx(4.8), 5.0)]
+
+
+@pytest.mark.parametrize("what", ["target_ran", "target_waited", "target_longest"])
+def test_a_sample_of_a_target_that_lacks_a_row_never_excuses_more(what: str):
+    story = sampled(Story(), 20.5, 23.4, ran=0.3, waited=0.65, longest=0.95)
+    whole = machine.busy_spans(machine.busy_times(story.history()))
+    less = machine.busy_spans(machine.busy_times(story.without(lambda row: row.detail == what).history()))
+    since, until = np.array([0.0]), np.array([60.0])
+    assert whole.within_s(since, until) == pytest.approx(2.9)
+    assert less.within_s(since, until) <= whole.within_s(since, until) + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("pressure", "is_unseen", "is_excused"), [(0.95, True, True), (0.7, True, False), (0.95, False, False)]
+)
+def test_scarce_cores_excuse_only_a_target_whose_processes_cannot_be_seen(pressure: float, is_unseen: bool, is_excused: bool):
+    story = Story().tell(5.0, Kind.MACHINE, attempt=1000, value=pressure, detail="cpu_pressure")
+    if is_unseen:
+        story.tell(5.0, Kind.MACHINE, attempt=1000, value=1.0, detail="target_unseen")
+    named = machine.in_words(machine.busy_times(story.history()))
+    what = "from 4.0 s to 5.0 s (processes waited for a core, perhaps the service on this machine)"
+    assert named == (what if is_excused else "")
+
+
 def test_swapping_and_sleep_are_busy_times():
     swapping = Story().tell(5.0, Kind.MACHINE, attempt=1000, value=0.8, detail="memory_pressure").history()
     assert [(each.start_t, each.end_t) for each in machine.busy_times(swapping)] == [(4.0, 5.0)]

@@ -6,8 +6,8 @@ python -m tests.bench.machine
 import subprocess
 import time
 
+from sim.machine.monitor import MachineMonitor
 from sim.record.columns import Columns
-from sim.record.machine import MachineMonitor
 
 SAMPLES = 3000
 PER_SECOND = 10  # each tenth one reads clocks and pressure, too

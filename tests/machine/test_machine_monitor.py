@@ -1,11 +1,12 @@
-"""What is recorded of our own processes while a run goes on."""
+"""What is recorded of our own processes, and of a target on this machine, while a run goes on."""
 
 import signal
 import subprocess
 import time
 
-from sim.record import machine
-from sim.record.machine import MachineMonitor
+from sim.machine import monitor
+from sim.machine.monitor import MachineMonitor
+from sim.machine.processes import is_stopped
 from sim.record.observations import Kind
 
 
@@ -22,25 +23,25 @@ class Told:
 def test_a_stopped_server_is_recorded_from_the_sample_before_it_until_the_one_after():
     rows, server = Told(), subprocess.Popen(["sleep", "60"])
     try:
-        monitor = MachineMonitor(rows, lambda: server.pid)  # type: ignore[arg-type]
+        machine = MachineMonitor(rows, lambda: server.pid)  # type: ignore[arg-type]
 
         def sample() -> set[str]:
             rows.found.clear()
-            monitor._at = time.monotonic() - machine._PERIOD_S
-            monitor.sample(1.0)
+            machine._at = time.monotonic() - monitor._PERIOD_S
+            machine.sample(1.0)
             return {what for what, _ in rows.found if what.endswith("_stopped")}
 
         assert sample() == set()
         server.send_signal(signal.SIGSTOP)
-        while not machine._is_stopped(server.pid):
+        while not is_stopped(server.pid):
             pass
         assert sample() == sample() == {"server_stopped"}
         server.send_signal(signal.SIGCONT)
-        while machine._is_stopped(server.pid):
+        while is_stopped(server.pid):
             pass
         assert sample() == {"server_stopped"}, "it ran again at some time since the last sample"
         assert sample() == set()
     finally:
         server.kill()
         server.wait()
-    assert not machine._is_stopped(server.pid), "nobody knows"
+    assert not is_stopped(server.pid), "nobody knows"

@@ -77,6 +77,7 @@ class DrillRun:
             "master" if workers else "",
             self._server_pid,
             lambda: self._endpoints.target_clock.take(),
+            plan.endpoints.urls if plan.endpoints else (),
         )
         fleet = plan.drill.fleet.clients
         self._others = Workers(workers, fleet, send, self.clock, self._recorder, self.live, self.stop)

@@ -1,13 +1,14 @@
 """Background greenlets of a run, and a monitor of the timer lag of its process."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import gevent
 from gevent.pool import Group
 
 from sim.base.clocks import WallClock
-from sim.record.machine import MachineMonitor
+from sim.machine.monitor import MachineMonitor
+from sim.machine.processes import LocalTarget
 from sim.record.parquet import Collector
 
 _LAG_PERIOD_S = 0.05
@@ -55,8 +56,9 @@ class LagMonitor:
         name: str = "",
         server: Callable[[], int] = lambda: 0,
         target_ahead_s: Callable[[], float | None] = lambda: None,
+        target_urls: Collection[str] = (),
     ) -> None:
-        self._machine = MachineMonitor(recorder, server, target_ahead_s, name)
+        self._machine = MachineMonitor(recorder, server, target_ahead_s, name, LocalTarget(target_urls))
         self._clock = clock
         self._recorder = recorder
         self._name = name

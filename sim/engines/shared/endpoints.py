@@ -64,6 +64,11 @@ class Endpoints:
         return self.kind == "mock"
 
     @property
+    def urls(self) -> tuple[str, ...]:
+        """The base addresses of both services."""
+        return self.runtime_url, self.control_url
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """Values that must never be written to a file."""
         own = self.session, self.admin_token, self.signing_key, *self.variables.values(), *self.further_secrets

@@ -43,10 +43,11 @@ from sim.engines.sockets.links import LinkActions
 from sim.engines.sockets.publisher import ProtocolPublisher, Publisher, create_streams
 from sim.engines.sockets.read_back import read_back
 from sim.engines.sockets.target_monitor import TargetMonitor
+from sim.machine.monitor import MachineMonitor
+from sim.machine.processes import LocalTarget
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
 from sim.protocols import registry
-from sim.record.machine import MachineMonitor
 from sim.record.run_header import RunHeader, write_header
 from sim.server.settings import Switches
 
@@ -251,7 +252,8 @@ class _SocketsRun:
         self._make_clients(links)
         self.actions = self._fault_actions(http, healthy, links)
         self._phases = PhaseRunner(self._drill, self._faults, self)
-        machine = MachineMonitor(self._recorder, self._server_pid, http.target_clock.take)
+        target = LocalTarget(self._options.endpoints.urls if self._options.endpoints else ())
+        machine = MachineMonitor(self._recorder, self._server_pid, http.target_clock.take, target=target)
         self._keep_on(monitor_own_lag(self._clock, self.record, machine))
         if self._fleet:
             self._keep_on(sample_client_lag(self._fleet, self._publishing.heads, self._recorder, self.record))

@@ -9,7 +9,7 @@ from sim.drill.fault_lifecycle import Record
 from sim.engines.shared import client_setup, service_api
 from sim.engines.sockets.client import ClientDriver
 from sim.engines.sockets.http import ServiceHttp
-from sim.record.machine import MachineMonitor
+from sim.machine.monitor import MachineMonitor
 from sim.record.parquet import Recorder
 
 _LAG_PERIOD_S = 0.05
