@@ -352,12 +352,17 @@ class PlainJudge:
         for row in self.rows:
             if row.kind == "applied" and row.client in self.readers:
                 sightings[row.stream, row.marker].append(row)
-        for (stream, number), event in self.events.items():
-            seen = sightings.get((stream, number), [])
-            if event.acknowledged_t < math.inf or event.failed_t == math.inf or not seen:
-                continue
+        unanswered = {
+            key: event
+            for key, event in self.events.items()
+            if event.acknowledged_t == math.inf and event.failed_t < math.inf and key in sightings
+        }
+        for key, event in unanswered.items():
+            event.seen_seq = min(sightings[key], key=lambda row: row.client != self.header.auditor).seq
+        self._known_due = {}  # these events were due, too
+        for (stream, number), event in unanswered.items():
+            seen = sightings[stream, number]
             surely_t = min(seen[0].t, event.failed_t)
-            event.seen_seq = min(seen, key=lambda row: row.client != self.header.auditor).seq
             has = {row.client for row in seen}
             if self.starts_from_now_on and 2 * event.seen_seq in self.by_seq.get(stream, []):
                 continue  # readers show it in the place of another event, and no auditor says where it is
