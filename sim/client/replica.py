@@ -89,6 +89,12 @@ class Replica:
             self._note("replay_started", cursor.stream, cursor.shown(resume_after))
         return after
 
+    def poll(self, topic: str) -> Position | None:
+        """Continue a stream whose poll ended; returns the position to subscribe with."""
+        cursor = self.cursors[topic]
+        cursor.asked_from = cursor.watermark
+        return cursor.position
+
     def _resume_after(self, cursor: Cursor) -> int | None:
         if cursor.doubted:
             cursor.forget()
@@ -164,6 +170,8 @@ class Replica:
             cursor.lose_log()
         if at is not None and (cursor.watermark is None or not cursor.is_at(at)):
             self._continue_at(cursor, at)
+        if at is not None and event.head is not None:
+            self._take_head(cursor, Head(cursor.topic, event.head, self._head_of))
         return had_position
 
     def refetch(self, topic: str) -> None:
@@ -260,6 +268,8 @@ class Replica:
                     )
                 if each.subscribed_at is not None:
                     self._continue_at(cursor, each.subscribed_at)
+                    if each.head is not None:
+                        self._take_head(cursor, Head(cursor.topic, each.head, self._head_of))
         snapshots = {each.stream: each.snapshot for each in signals if each.subscribed_at is None}
         stale = [cursor for cursor in self.cursors.values() if None in snapshots or cursor.topic in snapshots]
         if not self._takes_snapshots:

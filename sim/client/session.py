@@ -220,8 +220,10 @@ class Session(Lifecycle):
     def _joined(self, joined: Joined, now: float) -> None:
         self._take_join(joined, now)
         if self._joins_resume:
-            had_session, self._session = self.resumable is not None, joined.session
-            if joined.resumed and had_session:
+            self._session = joined.session
+            if joined.resumed and self.resumable is not None:
+                if self.replica.behind():  # the next join must bring what is missing
+                    self._session = self.resumable
                 self._answered(self.replica.topics, now, ends=True)
                 return
             self.resumable = None
@@ -267,7 +269,6 @@ class Session(Lifecycle):
         elif isinstance(reply, Resumed):
             is_missing = self.replica.resume(reply)
             streams = asked if reply.stream is None else [reply.stream]
-            self._learn_caught_up(reply, streams)
             if self.replica.has_doubts():
                 self._leave(DisconnectReason.UNKNOWN, now)
                 return
@@ -276,20 +277,16 @@ class Session(Lifecycle):
             elif is_missing:
                 self._leave(DisconnectReason.STALE_CURSOR, now)
             else:
-                self._answered(streams, now, ends=self._reply_ends_replay)
+                self._answered(streams, now, ends=self._reply_ends_replay, head=reply.head)
 
-    def _learn_caught_up(self, reply: Resumed, streams: Sequence[str]) -> None:
-        """Find out up to where the replay goes, where only the head shows its end."""
-        if self._capabilities.caught_up is not CaughtUpSign.HEAD:
-            return
-        if reply.head is not None:
-            self._replays.headed.update(streams)
-        elif HeadSource.QUERY in self._capabilities.head:
-            self._actions += [Send(AskHead(self._next_ref(), stream)) for stream in streams]
-
-    def _answered(self, streams: Sequence[str], now: float, *, ends: bool) -> None:
+    def _answered(self, streams: Sequence[str], now: float, *, ends: bool, head: Position | None = None) -> None:
+        """Take an answer for some streams. Where only the head shows the end of a replay, it is in the answer or asked for."""
         for stream in streams:
             self._feeds.goes_on(stream, now)
+        if self._capabilities.caught_up is CaughtUpSign.HEAD and head is not None:
+            self._replays.headed.update(streams)
+        elif self._capabilities.caught_up is CaughtUpSign.HEAD and HeadSource.QUERY in self._capabilities.head:
+            self._actions += [Send(AskHead(self._next_ref(), stream)) for stream in streams]
         if self._replays.running:  # otherwise it answers the next poll of a stream
             self._replays.answer(streams, ends=ends)
             if not self._replays.unanswered:
@@ -411,7 +408,7 @@ class Session(Lifecycle):
         for topic in [topic for topic in due if topic not in lost]:  # a poll ended, which is no disconnect
             ref = self._next_ref()
             self._replays.poll(ref, topic)
-            self._send_subscribe(ref, {topic: self.replica.cursors[topic].position}, now)
+            self._send_subscribe(ref, {topic: self.replica.poll(topic)}, now)
         if lost:
             self._subscribe(now, lost)
 
@@ -434,7 +431,7 @@ class Session(Lifecycle):
         ref = signals[0].ref
         if self.state is State.JOINING:
             return
-        if ref and not (self._replays.running and self._replays.asked(ref)):
+        if ref and not self._replays.asked(ref):
             self._take_other_reply(signals[0], now)
             return
         if not ref and self.replica.has_dropped(signals):
@@ -442,7 +439,9 @@ class Session(Lifecycle):
         again = self.replica.take_stale(signals, self.retries.disconnects)
         named = [each.stream for each in signals if each.stream is not None]
         if all(each.subscribed_at is not None for each in signals):
-            self._answered(named, now, ends=self._reply_ends_replay)
+            for each in signals:
+                streams = self.replica.topics if each.stream is None else [each.stream]
+                self._answered(streams, now, ends=self._reply_ends_replay, head=each.head)
         elif again and self.policy.takes_snapshots and self.state is State.SUBSCRIBING:
             self._subscribe(now, named)
         else:
@@ -452,7 +451,7 @@ class Session(Lifecycle):
         """Go on where the server subscribed the client, or subscribe again, once, without a position."""
         had_position = self.replica.take_unknown(event)
         if event.subscribed_at is not None:
-            self._answered([event.stream], now, ends=self._reply_ends_replay)
+            self._answered([event.stream], now, ends=self._reply_ends_replay, head=event.head)
         elif had_position and (event.ref or not self._capabilities.is_one_connection):
             self._subscribe(now, [event.stream])
         else:

@@ -4,6 +4,7 @@ import random
 from contextlib import nullcontext, suppress
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -146,6 +147,58 @@ def test_every_event_is_applied_once_or_declared_lost(data: st.DataObject, capab
     for fault in data.draw(st.lists(faults(capabilities), max_size=25)):
         fault(server)
     server.settle()
+
+
+def replace(**more: object) -> Capabilities:
+    return msgspec.structs.replace(DENSE, **more)
+
+
+OPAQUE_JOIN = replace(positions=Positions.OPAQUE, resuming_by=ResumingBy.JOIN, caught_up=CaughtUpSign.REPLY)
+POLLED = replace(
+    positions=Positions.ORDERED,
+    is_one_connection=False,
+    subscribing=Subscribing.EACH_STREAM,
+    caught_up=CaughtUpSign.REPLY,
+    renewal=Renewal.ON_CONNECTION,  # so that no reconnect covers what was missed
+)
+BY_HEAD = msgspec.structs.replace(
+    POLLED, caught_up=CaughtUpSign.HEAD, head=(HeadSource.REPLY,), stale=StaleSign.FLAG, has_epochs=True
+)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "faults"),
+    [
+        # An event with a wrong hash came before the answer to the join that resumed.
+        (OPAQUE_JOIN, "publish cut publish breaks_next wait"),
+        (OPAQUE_JOIN, "publish end_all breaks_next publish wait"),
+        # The answer that only a head completes says that the log is another one.
+        (BY_HEAD, "replace_log"),
+        (msgspec.structs.replace(BY_HEAD, positions=Positions.DENSE), "replace_log"),
+        # The answer to a poll says that its position is stale, or starts above it without a word.
+        (
+            msgspec.structs.replace(POLLED, stale=StaleSign.FLAG),
+            "end_stream publish publish trim",
+        ),
+        (msgspec.structs.replace(POLLED, stale=StaleSign.SILENT), "publish end_stream publish trim publish"),
+        (msgspec.structs.replace(POLLED, stale=StaleSign.SILENT), "publish cut wait publish end_stream wait publish wait"),
+    ],
+)
+def test_histories_that_once_were_misread(capabilities: Capabilities, faults: str):
+    for seed in range(20):
+        server = CapabilityServer(capabilities, random.Random(seed))
+        for fault in faults.split():
+            if fault in ("cut", "end_all"):
+                getattr(server, fault)()
+            elif fault == "breaks_next":
+                server.breaks_next = True
+            elif fault == "wait":
+                server.wait(3.0)
+            elif fault == "end_stream":
+                server.end_stream(TOPICS[0], Step.RESUBSCRIBE)
+            else:
+                getattr(server, fault)(TOPICS[0])
+        server.settle()
 
 
 REFS = st.sampled_from(["", "1", "2", "3", "4", "5"])
