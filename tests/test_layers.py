@@ -49,6 +49,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("drills.rollout.rollback",),
     ("drills.rollout.report",),
     ("drills.rollout.hold",),
+    ("drills.rollout.check",),
     ("drills.cli",),
     ("drills.__main__",),
     ("locustfiles.load.clients",),

@@ -33,6 +33,14 @@ def json_object(value: Any) -> None:
     sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
 
 
+def plain(value: Any) -> dict[str, Any]:
+    """A struct as a table of plain values, for JSON."""
+    import msgspec
+
+    found: dict[str, Any] = msgspec.to_builtins(value)
+    return found
+
+
 def table(heads: Iterable[Any], rows: Iterable[Iterable[str]], **style: Any) -> None:
     """Print a table. Column headings are texts or rich columns. Cells are printed unchanged, without markup."""
     from rich.table import Table

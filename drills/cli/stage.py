@@ -1,5 +1,6 @@
 """`stormgate stage`: run the stages of a rollout, sign their reports, and judge or verify them again."""
 
+import contextlib
 import shlex
 import sys
 from pathlib import Path
@@ -13,8 +14,11 @@ from sim.base.errors import StormgateError, UsageError
 from sim.base.exit_codes import ExitCode
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from drills.rollout.hold.stage_plan import Asked
     from drills.rollout.setup.records import StageReport
+    from drills.rollout.setup.stages import Stages
 
 
 stage_app = typer.Typer(help="Take a rollout through its stages.", no_args_is_help=True)
@@ -35,6 +39,7 @@ Owner = Annotated[str, typer.Option(metavar="NAME", help="Who signs.")]
 Role = Annotated[str, typer.Option(metavar="TEXT", help="What this person is responsible for.")]
 Statement = Annotated[str, typer.Option(metavar="TEXT", help="What this person states.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
+Anyway = Annotated[bool, typer.Option("--anyway", help="Begin although `stage check` finds what will fail.")]
 Dir = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a stage: results/rollouts/<rollout>/runs/<run id>.")]
 
 
@@ -47,16 +52,21 @@ def run(
     stages: StagesFile = None,
     thresholds: Thresholds = None,
     out: Out = RESULTS,
+    anyway: Anyway = False,
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
     """Run the preflight, stage 0, and report.
 
-    It checks preconditions, runs the verification commands, takes a baseline, runs every drill and rehearses the rollback.
+    It first does `stage check 0`, and begins only if nothing will fail. Then it checks preconditions, runs the verification
+    commands and every drill, rehearses the rollback, and takes a baseline.
     """
     if stage != "0":
         raise UsageError(f"stage {stage} is held, not run: stormgate stage hold {stage}.")
-    _execute(_asked(stage, target, targets, rollout, stages, thresholds, out), as_json, dry_run)
+    asked = _asked(stage, target, targets, rollout, stages, thresholds, out)
+    if not dry_run and not anyway:
+        _require_checked(asked)
+    _execute(asked, as_json, dry_run)
 
 
 @stage_app.command("hold")
@@ -78,6 +88,71 @@ def hold(
     if stage == "0":
         raise UsageError("stage 0 is run, not held: stormgate stage run 0.")
     _execute(_asked(stage, target, targets, rollout, stages, thresholds, out), as_json, dry_run)
+
+
+@stage_app.command("check")
+def check(
+    stage: Annotated[
+        str, typer.Argument(metavar="[STAGE]", help="A stage of the stages file. Default: the next one of the rollout.")
+    ] = "",
+    target: OfRollout = "",
+    targets: Targets = None,
+    rollout: Rollout = "",
+    stages: StagesFile = None,
+    thresholds: Thresholds = None,
+    out: Out = RESULTS,
+    as_json: AsJson = False,
+) -> None:
+    """Find what of a stage will fail, before it begins.
+
+    Checks secrets, commands, hooks, the caps against every drill, disk, ports and time, and asks the services once. Says what
+    to change. Drills nothing. Exits with 0 if nothing will fail, else with 3.
+    """
+    from drills.reports.terminal import out as console
+    from drills.rollout.check import findings, stage_check
+    from sim.base.clocks import SystemClock
+
+    stage = stage or _next_stage(target, rollout, stages, out)
+    asked = _asked(stage, target, targets, rollout, stages, thresholds, out)
+    found = stage_check.check(asked, SystemClock())
+    failed = findings.failed(found)
+    if as_json:
+        output.json_object({"schema": 1, "stage": stage, "target": asked.target, "fails": len(failed), "items": found})
+    else:
+        output.lines(f"stage {stage} on {asked.target}")
+        findings.show(found, console())
+        output.lines(f"{len(failed)} of {len(found)} items will fail" if failed else "nothing will fail")
+    raise typer.Exit(ExitCode.USAGE if failed else ExitCode.GO)
+
+
+@stage_app.command("plan")
+def plan(
+    target: OfRollout = "",
+    targets: Targets = None,
+    rollout: Rollout = "",
+    stages: StagesFile = None,
+    begin: Annotated[
+        str, typer.Option("--from", metavar="TIME", help="When stage 0 begins, such as 2026-12-01T09:00. Default: now.")
+    ] = "",
+    out: Out = RESULTS,
+    as_json: AsJson = False,
+) -> None:
+    """Show the calendar of the whole rollout.
+
+    Each stage with its earliest begin and end, with business days, holidays and time zone.
+    """
+    from drills.reports.terminal import out as console
+    from drills.rollout.check import rollout_plan
+    from drills.rollout.hold import stage_plan
+    from sim.base.clocks import SystemClock
+
+    asked = _asked("0", target, targets, rollout, stages, None, out)
+    rules, _ = stage_plan.read_files(asked)
+    found = rollout_plan.plan(asked, stage_plan.kind_of(asked), rules, _moment(begin, rules) or SystemClock().now())
+    if as_json:
+        output.json_object({"schema": 1, **output.plain(found)})
+    else:
+        rollout_plan.show(found, rules, console())
 
 
 @stage_app.command("sign")
@@ -223,16 +298,59 @@ def _asked(
     )
 
 
+def _next_stage(target: str, rollout: str, stages: Path | None, out: Path) -> str:
+    """The stage that `stage status` names as the next; 0 for a rollout that does not exist yet."""
+    from drills.rollout.hold import rollouts
+    from drills.rollout.hold import status as standing
+    from drills.rollout.setup import journal
+    from drills.rollout.setup import stages as stage_file
+    from sim.base.clocks import SystemClock
+
+    folder = rollouts.folder_of(out, rollout or ("local" if "://" in target else target or "mock"))
+    if not (folder / journal.NAME).exists():
+        return stage_file.PREFLIGHT
+    rules = stage_file.load(stages or stage_file.DEFAULT_PATH)
+    return standing.of(folder, SystemClock().now(), rules).next_stage or stage_file.FULL_ROLLOUT
+
+
+def _moment(text: str, rules: "Stages") -> "datetime | None":
+    """The time that an option gives, in the calendar's zone if it names none; None without one. Raises `UsageError`."""
+    from datetime import datetime
+
+    from drills.rollout.setup.calendar import zone_of
+
+    if not text:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"--from {text}: expected a date and a time, such as 2026-12-01T09:00.") from None
+    return found if found.tzinfo else found.replace(tzinfo=zone_of(rules.calendar))
+
+
+def _require_checked(asked: "Asked") -> None:
+    """Do `stage check`, and raise `UsageError` if something will fail."""
+    from drills.reports.terminal import err
+    from drills.rollout.check import findings, stage_check
+    from sim.base.clocks import SystemClock
+
+    found = stage_check.check(asked, SystemClock())
+    if failed := findings.failed(found):
+        findings.show(failed, err())
+        raise UsageError(
+            f"stage {asked.stage} did not begin: {len(failed)} of {len(found)} items will fail. Correct them, or add --anyway."
+        )
+
+
 def _execute(asked: "Asked", as_json: bool, dry_run: bool) -> None:
     """Run or hold a stage, print its report, and exit with its code."""
-    from drills.reports.terminal import err, out
-    from drills.rollout.hold import stage_plan, stage_run
+    from drills.reports.terminal import err
+    from drills.rollout.hold import stage_run
     from drills.rollout.report import stage_report
     from sim.base.clocks import SystemClock
 
     if dry_run:
-        stage_plan.show(asked, out())
-        raise typer.Exit(ExitCode.INCONCLUSIVE)
+        _show_dry_run(asked)
     try:
         run_dir, report = stage_run.run(asked, SystemClock(), lambda text: err().print(text, markup=False, soft_wrap=True))
     except KeyboardInterrupt:
@@ -247,6 +365,22 @@ def _execute(asked: "Asked", as_json: bool, dry_run: bool) -> None:
     else:
         _print(report, run_dir)
     raise typer.Exit(stage_report.exit_code(report))
+
+
+def _show_dry_run(asked: "Asked") -> None:
+    """Show what a stage would do and what of it would fail, and exit."""
+    from drills.reports.terminal import out
+    from drills.rollout.check import findings, stage_check
+    from drills.rollout.hold import stage_plan
+    from sim.base.clocks import SystemClock
+
+    found = stage_check.check(asked, SystemClock())
+    failed = findings.failed(found)
+    with contextlib.suppress(UsageError):  # which is among the findings
+        stage_plan.show(asked, out())
+    findings.show(found, out())
+    output.lines("dry run: nothing was executed")
+    raise typer.Exit(ExitCode.USAGE if failed else ExitCode.INCONCLUSIVE)
 
 
 def _print(report: "StageReport", run_dir: Path) -> None:

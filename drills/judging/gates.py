@@ -39,7 +39,7 @@ GENERATOR = "drill.generator_lag_ms"
 _NOT_REACHED = ("drill.steady_state", "drill.faults_observed", "drill.load")  # what a drill on a busy machine may not reach
 _NAMED_FROM_S = 1.0  # [ours] busy for less does not explain that
 HOOKS_FOLDER = "hooks"
-_PACED_SHARE = 0.1  # [ours] share of the connects after the first fault that a cap may delay
+PACED_SHARE = 0.1  # [ours] share of the connects after the first fault that a cap may delay
 
 
 def require_checks(drill: Drill, thresholds: Thresholds) -> None:
@@ -135,7 +135,7 @@ def _server_view(history: History) -> ServerView | None:
 
 def _doubt(results: Sequence[CheckResult], paced: Share) -> Sequence[CheckResult]:
     """Make checks of times inconclusive if a cap delayed many connects: the storm was smaller than the drill declares."""
-    if paced.n == 0 or paced.ratio <= _PACED_SHARE:
+    if paced.n == 0 or paced.ratio <= PACED_SHARE:
         return results
     why = f"the target's cap paced {paced.hits} of {paced.n} connects, so this was no storm of that size"
     decided = (State.PASS, State.FAIL)

@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 
@@ -20,7 +21,8 @@ FORMS: dict[str, type[msgspec.Struct]] = {  # tables with the forms of the servi
     },
     "read_back": ReadBackForm,
 }
-_USUAL_NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")  # of an environment variable
+USUAL_NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")  # of an environment variable
+_INTERPRETERS = re.compile(r"(ba|da|z)?sh|python[0-9.]*|node|perl|ruby")
 SIGN_IN = "sign_in"  # a list of tables, one of each step
 
 
@@ -93,9 +95,15 @@ def variables_of(forms: ServiceForms, where: str, environment: Mapping[str, str]
 
 
 def require_program(command: list[str], key: str) -> None:
-    """Raise `UsageError` for a command whose program is not on this machine."""
-    if command and shutil.which(command[0]) is None:
+    """Raise `UsageError` for a command whose program, or the script of an interpreter, is not on this machine."""
+    if not command:
+        return
+    program = shutil.which(command[0])
+    if program is None:
         raise UsageError(f"{key} starts with {command[0]!r}, which is not an executable program on this machine.")
+    script = command[1] if len(command) > 1 and _INTERPRETERS.fullmatch(Path(program).name) else "-"
+    if not script.startswith("-") and not Path(script).is_file():
+        raise UsageError(f"{key} runs {script!r}, which is not a file in this folder ({Path.cwd()}).")
 
 
 def secret_of(variable: str | None, key: str, where: str, environment: Mapping[str, str]) -> str:
@@ -106,7 +114,7 @@ def secret_of(variable: str | None, key: str, where: str, environment: Mapping[s
     if variable is None:
         return ""
     found = environment.get(variable, "").strip()
-    if not found and not _USUAL_NAME.fullmatch(variable):
+    if not found and not USUAL_NAME.fullmatch(variable):
         raise UsageError(
             f"{where}: key '{key}' must be the name of an environment variable, such as STORMGATE_SESSION, and never the "
             "secret itself; there is no variable with this name, which is not shown here."

@@ -5,15 +5,15 @@ An entry of the file says where a service is, what a drill may do to it, and whi
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
-from drills.runs.target_forms import FORMS, SIGN_IN, read_forms, require_program, secret_of, table_of, variables_of
+from drills.runs.target_forms import FORMS, SIGN_IN, USUAL_NAME, read_forms, require_program, secret_of, table_of, variables_of
 from sim.base.config import read_toml, to_struct
 from sim.base.errors import UsageError
 from sim.drill.fault_kinds import AnyFault
@@ -37,7 +37,7 @@ from sim.server.settings import Positive, RuntimeSettings
 from sim.service.forms import ServiceForms
 from sim.service.metric_names import KNOWN
 from sim.service.paths import RETIRED, SOCKET_PATH
-from sim.service.templates import Pointer, names_in
+from sim.service.templates import SECRET_PREFIX, Pointer, names_in
 
 if TYPE_CHECKING:
     from sim.engines.shared.endpoints import Endpoints
@@ -137,6 +137,36 @@ def read(path: Path, name: str, environment: Mapping[str, str] = os.environ) -> 
     return _target(path, name, targets[name], environment)
 
 
+def unset_variables(path: Path, name: str, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the environment variables that a target names and that are not set: name -> key of the targets file.
+
+    The key of a name that is not in capitals is left out: it may be a secret in the wrong place. Raises `UsageError`.
+    """
+    table = _tables(path).get(name)
+    named = {found: key for key, text in _texts(table) for found in _variables(key, text)}
+    return {
+        found: key for found, key in named.items() if USUAL_NAME.fullmatch(found) and not environment.get(found, "").strip()
+    }
+
+
+def _texts(value: object, key: str = "") -> Iterator[tuple[str, str]]:
+    """Each text of a table, with its key."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from _texts(part, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part, key)
+    elif isinstance(value, str):
+        yield key, value
+
+
+def _variables(key: str, text: str) -> list[str]:
+    """The environment variables that a text of a targets file names."""
+    in_template = [name.removeprefix(SECRET_PREFIX) for name in names_in(text) if name.startswith(SECRET_PREFIX)]
+    return [text, *in_template] if key.endswith("_env") else in_template
+
+
 def listed(path: Path) -> dict[str, tuple[str, str, str]]:
     """Return kind, protocol and runtime of each target of a file. Raises `UsageError`."""
     found = {}
@@ -145,6 +175,14 @@ def listed(path: Path) -> dict[str, tuple[str, str, str]]:
         runtime = facts.get("runtime_url") or f"${facts.get('runtime_url_env', '')}"
         found[name] = (str(facts.get("kind", "")), str(facts.get("protocol", registry.DEFAULT)), str(runtime))
     return found
+
+
+def kind_of(path: Path, name: str) -> TargetKind:
+    """Return the kind of a target, without reading the rest of its description. Raises `UsageError`."""
+    kinds = {other: facts[0] for other, facts in listed(path).items()}
+    if kinds.get(name) not in get_args(TargetKind):
+        raise UsageError(f"{path}: there is no target '{name}' with a kind; there are: {', '.join(kinds)}.")
+    return cast("TargetKind", kinds[name])
 
 
 def check_name(name: str) -> None:
@@ -358,19 +396,20 @@ def _parts(given: str) -> SplitResult | None:
 # --- what `--target` names ---------------------------------------------------------------------------
 
 
-def resolve(target: str, file: Path | None = None) -> "Endpoints | None":
+def resolve(target: str, file: Path | None = None, environment: Mapping[str, str] = os.environ) -> "Endpoints | None":
     """The endpoints that `--target` names; None for the embedded mock, which is started for the run.
 
-    `file` is the targets file, by default `targets.toml` in the working directory. Raises `UsageError` for anything but `mock`,
-    an http address on this machine, and a name in that file. So nothing else can be reached.
+    `environment` has the secrets. `file` is the targets file, by default `targets.toml` in the working directory. Raises
+    `UsageError` for anything but `mock`, an http address on this machine, and a name in that file. So nothing else can be
+    reached.
     """
     if target == EMBEDDED:
         return None
     parts = _address_parts(target)
-    return _address(parts) if parts is not None else _named(target, file)
+    return _address(parts) if parts is not None else _named(target, file, environment)
 
 
-def _named(name: str, file: Path | None) -> "Endpoints":
+def _named(name: str, file: Path | None, environment: Mapping[str, str]) -> "Endpoints":
     from sim.engines.shared.endpoints import Endpoints  # imported late: the help text does not need it
 
     if file is None and not DEFAULT_FILE.exists():
@@ -378,7 +417,7 @@ def _named(name: str, file: Path | None) -> "Endpoints":
             f"--target: expected '{EMBEDDED}', or an address such as http://127.0.0.1:8080, or a name of {DEFAULT_FILE}, which "
             "is not in this folder; give that file with --targets."
         )
-    found = read(file or DEFAULT_FILE, name)
+    found = read(file or DEFAULT_FILE, name, environment)
     return Endpoints(
         name=found.name,
         kind=found.entry.kind,

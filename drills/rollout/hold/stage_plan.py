@@ -71,6 +71,13 @@ def read_files(asked: Asked) -> tuple[Stages, Thresholds]:
     return stages, gates.load_thresholds(asked.thresholds)
 
 
+def kind_of(asked: Asked) -> TargetKind:
+    """The kind of the target, for which no secret is needed. Raises `UsageError`."""
+    if asked.target == targets.EMBEDDED or "://" in asked.target:
+        return "mock"
+    return targets.kind_of(asked.targets or targets.DEFAULT_FILE, asked.target)
+
+
 def prepare(asked: Asked, stages: Stages, thresholds: Thresholds, target: StageTarget | None) -> Prepared:
     """Check everything that can be checked before the stage starts. Raises `UsageError`."""
     rules, beside = stages.require(asked.stage), asked.stages.parent
@@ -166,7 +173,6 @@ def show(asked: Asked, console: "Console") -> None:
     """Print what the stage would do; start nothing and send nothing. Raises `UsageError` as the real run would."""
     for line in lines(asked):
         console.print(line, markup=False, soft_wrap=True)
-    console.print("dry run: nothing was executed")
 
 
 def lines(asked: Asked) -> list[str]:

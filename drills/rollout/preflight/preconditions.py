@@ -36,16 +36,19 @@ def ask(
 
     `found`: the deployed revisions; `good`: those that a rollback leads to, None on a mock, which knows its own.
     """
+    return {
+        **{name: commands.precondition(rules, done, name) for name in records.COMMAND_PRECONDITIONS},
+        **of_service(endpoints, builds, found, good),
+    }
+
+
+def of_service(endpoints: Endpoints, builds: Sequence[str], found: Revisions, good: Revisions | None) -> dict[str, Answer]:
+    """Check those preconditions that the target itself answers; see `ask`."""
     token, minted = mint(endpoints)
     joined: Answer = joins(endpoints, token, builds) if token else ("not_run", "without a token no client can join")
     if token and joined[0] == "fail" and (code := listener.run(target_check.refusal(endpoints, token, ""))):
         minted = "fail", f"{minted[1]}, but no client could join with it: {code}"
-    return {
-        **{name: commands.precondition(rules, done, name) for name in records.COMMAND_PRECONDITIONS},
-        "token_issuance": minted,
-        "builds_deployed": joined,
-        "rollback_revisions": _captured(found, good),
-    }
+    return {"token_issuance": minted, "builds_deployed": joined, "rollback_revisions": _captured(found, good)}
 
 
 def keep(answers: Mapping[str, Answer], folder: Path, clock: Clock, is_mock: bool) -> list[Precondition]:

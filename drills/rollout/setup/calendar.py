@@ -25,6 +25,11 @@ class Hours:
         return (self.end - self.begin).total_seconds()
 
 
+def zone_of(rules: stages.Calendar) -> ZoneInfo:
+    """The time zone of a calendar. Raises `UsageError` for an unknown one."""
+    return _zone(rules.zone)
+
+
 class Calendar:
     """The calendar of a stages file. Raises `UsageError` for an unknown zone, country, subdivision or day."""
 
@@ -56,12 +61,22 @@ class Calendar:
             f"there is no business day within {_MAX_DAYS} days of {moment:%Y-%m-%d}; see 'calendar' of the stages file."
         )
 
+    def free_days(self, begin: datetime, end: datetime) -> list[str]:
+        """The days between two times that are no business days, each with the reason."""
+        last = self.day_of(end)
+        days = [day for day in self._days_from(begin) if day <= last]
+        return [f"{day:%a %Y-%m-%d} ({why})" for day in days if (why := self.why_free(day))]
+
+    def day_of(self, moment: datetime) -> date:
+        """The calendar's day at a time."""
+        return moment.astimezone(self._zone).date()
+
     def local(self, moment: datetime) -> str:
         """A time as text for people, in the calendar's zone."""
         return f"{moment.astimezone(self._zone):%a %Y-%m-%d %H:%M %Z}"
 
     def _days_from(self, moment: datetime) -> Iterator[date]:
-        first = moment.astimezone(self._zone).date()
+        first = self.day_of(moment)
         return (first + timedelta(days=n) for n in range(_MAX_DAYS))
 
     def _utc(self, day: date, text: str) -> datetime:

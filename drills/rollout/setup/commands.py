@@ -79,6 +79,16 @@ def run(command: Command, folder: Path, clock: Clock, setting: Setting | None = 
     return done
 
 
+def missing(command: Command, setting: Setting) -> str:
+    """What a command lacks to be run; empty if it can be run."""
+    try:
+        _argv(command, _folder(command, setting.environment), Path(), setting)
+        _environment(command, setting)
+    except NotRunError as error:
+        return str(error)
+    return ""
+
+
 def _run(command: Command, folder: Path, setting: Setting, redact: Redactor, plain: CommandDone) -> CommandDone:
     cwd = _folder(command, setting.environment)
     argv = _argv(command, cwd, folder / records.LOGS / command.name, setting)

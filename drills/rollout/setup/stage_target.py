@@ -2,7 +2,8 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,7 @@ class StageTarget:
         if self.entry is None:
             return self.configuration()
         try:
-            now = _named(self.given, self.file)
+            now = _named(self.given, self.file, os.environ)
             return _digest(now.endpoints, now.entry, False)
         except UsageError as error:
             return str(error)
@@ -66,23 +67,23 @@ def open_target(given: str, file: Path | None, log: Path) -> Iterator[StageTarge
         mock.stop()
 
 
-def resolve(given: str, file: Path | None) -> StageTarget:
-    """Look up a target that is not the embedded mock. Raises `UsageError`."""
+def resolve(given: str, file: Path | None, environment: Mapping[str, str] = os.environ) -> StageTarget:
+    """Look up a target that is not the embedded mock; `environment` has its secrets. Raises `UsageError`."""
     if "://" not in given:
-        return _named(given, file)
+        return _named(given, file, environment)
     endpoints = targets.resolve(given, file)
     assert endpoints is not None
     return StageTarget(given, file, endpoints, None)
 
 
-def control_of(name: str, target: StageTarget) -> StageTarget | None:
+def control_of(name: str, target: StageTarget, environment: Mapping[str, str] = os.environ) -> StageTarget | None:
     """The control that a stage compares its canary with; None if the stage has no control.
 
     Raises `UsageError` for a control that cannot be compared: another kind, other caps, or the target's own address.
     """
     if not name:
         return None
-    found = _named(name, target.file)
+    found = _named(name, target.file, environment)
     own, other = target.endpoints, found.endpoints
     for what, mine, theirs in (("is of kind", own.kind, other.kind), ("has caps", own.rules.caps, other.rules.caps)):
         if mine != theirs:
@@ -95,10 +96,10 @@ def control_of(name: str, target: StageTarget) -> StageTarget | None:
     return found
 
 
-def _named(name: str, file: Path | None) -> StageTarget:
-    endpoints = targets.resolve(name, file)
+def _named(name: str, file: Path | None, environment: Mapping[str, str]) -> StageTarget:
+    endpoints = targets.resolve(name, file, environment)
     assert endpoints is not None
-    return StageTarget(name, file, endpoints, targets.read(file or targets.DEFAULT_FILE, name))
+    return StageTarget(name, file, endpoints, targets.read(file or targets.DEFAULT_FILE, name, environment))
 
 
 def _digest(endpoints: Endpoints, entry: targets.Target | None, is_embedded: bool) -> str:

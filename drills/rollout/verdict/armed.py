@@ -30,6 +30,7 @@ from sim.base.errors import UsageError
 from sim.base.operator_command import Output
 from sim.base.redaction import Redactor
 from sim.drill.target_rules import RollbackRules
+from sim.engines.shared.endpoints import Endpoints
 
 _STEPS = ("traffic", "throttle", "cohort")
 
@@ -104,16 +105,23 @@ class Monitor:
         return self._checked(rules)
 
     def _checked(self, rules: RollbackRules) -> Found:
-        endpoints, good = self.aim.endpoints, last_good(rules)
-        deployed = {"RUNTIME_REVISION": good.runtime, "CONTROL_REVISION": good.control}
-        environment = hook_environment(endpoints, ACTION="check", RUN_ID=self.plan.run_id, **deployed)
-        output = Output(Redactor(endpoints.secrets))
-        _, why = asyncio.run(operator_command.run(rules.check, environment, rules.observed_within_s, output))
+        good = last_good(rules)
+        why, output = run_check(rules, self.aim.endpoints, self.plan.run_id)
         log = f"{records.LOGS}/armed-{self.clock.now():%Y%m%dT%H%M%SZ}.txt"
         output.keep(self.folder / log)
         if why:
             return State.FAIL, f"the command that checks the last good revisions ({good}) {why}; its output is in {log}"
         return State.PASS, f"{good} exist, and the commands are those that were rehearsed"
+
+
+def run_check(rules: RollbackRules, endpoints: Endpoints, run_id: str) -> tuple[str, Output]:
+    """Run the command that checks the last good revisions. Returns why it failed (empty if it did not), and its output."""
+    good = last_good(rules)
+    deployed = {"RUNTIME_REVISION": good.runtime, "CONTROL_REVISION": good.control}
+    environment = hook_environment(endpoints, ACTION="check", RUN_ID=run_id, **deployed)
+    output = Output(Redactor(endpoints.secrets))
+    _, why = asyncio.run(operator_command.run(rules.check, environment, rules.observed_within_s, output))
+    return why, output
 
 
 def _rehearsal(run_dir: Path, plan: StagePlan) -> Rollback:

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 from sim.base.errors import NotRunnableError, UsageError
 from sim.client.checkpoints import can_damage
+from sim.drill import target_limits
 from sim.drill.fault_bases import ClientFault, Fault
 from sim.drill.fault_kinds import (
     AnyFault,
     ConcurrentAppends,
     DelayDeliveries,
     DropSockets,
-    ExpireTokens,
     ForgetTokens,
     JumbleDeliveries,
     KillRuntime,
@@ -20,7 +20,6 @@ from sim.drill.fault_kinds import (
     RestartClients,
     RevokeSessions,
     SkipDeliveries,
-    StopDelivery,
     StopReading,
 )
 from sim.drill.model import Drill
@@ -35,9 +34,6 @@ ACTS_FROM_HERE: tuple[type[Fault], ...] = (
     *(DropSockets, RestartClients, StopReading, LinkFault, ForgetTokens),
     *(ConcurrentAppends, LosePublishAnswers),
 )
-# Faults that disconnect all clients of the service, not only the drill's.
-_HITS_ALL_CLIENTS = (KillRuntime, ExpireTokens, StopDelivery)
-
 _ROUNDING = 1e-9
 
 
@@ -55,6 +51,11 @@ def connections(drill: Drill, endpoints: Endpoints) -> int:
     has_one = registry.get(endpoints.protocol).capabilities.is_one_connection
     auditor = 1 if has_one else drill.load.run_streams + drill.load.worker_events
     return clients * _of_each(drill, endpoints) + auditor + (endpoints.forms.publish.over == "protocol")
+
+
+def arrivals_per_s(drill: Drill, endpoints: Endpoints) -> float:
+    """Return the rate at which a drill's clients first connect."""
+    return drill.fleet.clients * _of_each(drill, endpoints) / drill.fleet.arrival_s
 
 
 def _of_each(drill: Drill, endpoints: Endpoints) -> int:
@@ -147,8 +148,7 @@ def _require_connects_capped(drill: Drill, endpoints: Endpoints, caps: Caps, whe
             f"caps.clients is {caps.clients} {where} opens {needed} connections ({drill.fleet.clients} clients{each}, {spare} "
             f"for negative clients, auditor and publisher). Use --clients {(caps.clients - spare) // of_each}."
         )
-    arrival_per_s = drill.fleet.clients * of_each / drill.fleet.arrival_s
-    if arrival_per_s > caps.connects_per_s * (1 + _ROUNDING):
+    if (arrival_per_s := arrivals_per_s(drill, endpoints)) > caps.connects_per_s * (1 + _ROUNDING):
         raise UsageError(
             f"caps.connects_per_s is {caps.connects_per_s:g} {where} lets clients arrive at {arrival_per_s:g}/s. "
             f"Use --set fleet.connects_per_s={caps.connects_per_s / of_each:g}."
@@ -174,6 +174,17 @@ def require_meaning(drill: Drill, protocol: str) -> None:
                 f"drill '{drill.name}' has the fault {fault.kind}, and positions of protocol '{protocol}' are opaque: all that "
                 "a client knows is in which order events come."
             )
+
+
+def missing_hooks(drill: Drill, endpoints: Endpoints) -> list[str]:
+    """Return the kinds of a drill's faults for which a live target lacks a hook."""
+    found = []
+    for fault in drill.faults:
+        try:
+            _require_possible(drill, fault, endpoints)
+        except NotRunnableError:
+            found.append(fault.kind)
+    return [] if endpoints.is_mock else list(dict.fromkeys(found))
 
 
 def _require_possible(drill: Drill, fault: AnyFault, endpoints: Endpoints) -> None:
@@ -216,22 +227,16 @@ def remarks(drill: Drill, endpoints: Endpoints) -> list[str]:
 
 def _remarks(drill: Drill, endpoints: Endpoints) -> Iterator[str]:
     for fault in {fault.kind: fault for fault in drill.faults}.values():
-        if fault.kind in endpoints.rules.hooks and isinstance(fault, _HITS_ALL_CLIENTS):
+        if fault.kind in endpoints.rules.hooks and isinstance(fault, target_limits.HITS_ALL_CLIENTS):
             yield (
                 f"{fault.kind} disconnects every client of the service, not only this drill's: no cap limits the "
                 "reconnects of the other clients."
             )
-    caps = endpoints.rules.caps
-    returning = max((_returning(fault, drill.fleet.clients) for fault in drill.faults), default=0)
+    caps, returning = endpoints.rules.caps, max(target_limits.returning(drill), default=0)
     if caps is not None and returning > caps.connects_per_s:
         yield (
             f"Up to {returning} clients may reconnect at once, but caps.connects_per_s lets through {caps.connects_per_s:g}/s: "
             "a paced storm measures less than a real one, so checks of times cannot pass. "
             f"--clients {max(int(caps.connects_per_s), 1)} is not paced."
         )
-
-
-def _returning(fault: AnyFault, clients: int) -> int:
-    if isinstance(fault, ClientFault):
-        return round(fault.share * clients / getattr(fault, "waves", 1))
-    return clients if isinstance(fault, _HITS_ALL_CLIENTS) else 0
+    yield from (f"The run will end early: {sentence}." for sentence in target_limits.stops(drill, endpoints.rules))
