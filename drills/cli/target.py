@@ -1,6 +1,9 @@
 """`stormgate target`: describe a target, try every item of its description, list targets, and start a third-party server."""
 
+import contextlib
 import signal
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,11 +15,20 @@ from sim.base.errors import UsageError
 from sim.base.exit_codes import ExitCode
 
 if TYPE_CHECKING:
+    from drills.runs.request import Request
     from drills.targets.check import Item
     from drills.third_party.running import Server
+    from sim.drill.model import Drill
 
 target_app = typer.Typer(help="Describe the services to drill, and check that.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the target in the targets file.")]
+
+NamedAs = Annotated[str, typer.Option("--as", metavar="NAME", help="Name of its target. Default: the server's name.")]
+DescribedIn = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Targets file to describe it in while it runs. Default: one in a temporary folder."),
+]
+Port = Annotated[int, typer.Option(metavar="PORT", help="Port of its runtime. Default: a free one.", min=0, max=65535)]
 
 
 @target_app.command("new")
@@ -90,12 +102,12 @@ def target_protocols() -> None:
 
 @target_app.command("servers")
 def target_servers() -> None:
-    """List the third-party servers of `target up`, with variants."""
+    """List the servers of `target up`, with variants."""
     from drills.third_party import recipes
     from drills.third_party.recipe import SANE
 
     rows = [("server", "variant", "what is set")]
-    for recipe in map(recipes.get, recipes.NAMES):
+    for recipe in map(recipes.get, recipes.STARTED):
         rows.append((recipe.name, SANE, f"{recipe.title} {recipe.version}: {recipe.says}"))
         rows += [(recipe.name, variant, what.says) for variant, what in recipe.variants.items()]
     output.table(rows[0], rows[1:])
@@ -103,7 +115,7 @@ def target_servers() -> None:
 
 @target_app.command("up")
 def target_up(
-    name: Annotated[str, typer.Argument(metavar="SERVER", help="A third-party server; `target servers` lists them.")],
+    name: Annotated[str, typer.Argument(metavar="SERVER", help="A server that `target servers` lists.")],
     variant: Annotated[str, typer.Option(metavar="VARIANT", help="Its configuration: sane, or wrong in one setting.")] = "sane",
     drill: Annotated[
         list[str] | None,
@@ -112,47 +124,63 @@ def target_up(
     clients: Clients = None,
     seed: Seed = 1,
     overrides: Set = None,
+    target: NamedAs = "",
+    targets: DescribedIn = None,
+    port: Port = 0,
     out: Out = RESULTS,
     as_json: AsJson = False,
     junit: Junit = None,
 ) -> None:
-    """Start a third-party server here, and print its target.
+    """Start a server here, and print its target.
 
-    `make servers` installs the servers. With --drill, the exit code is that of the drills.
+    `practice` is the mock, described as a staging service. Others wrote the other servers, which `make servers` installs.
+    With --drill, the exit code is that of the drills.
     """
     from drills.runs import running as runs
-    from drills.runs.request import Request
+    from drills.runs.targets import check_name
+    from drills.targets import new
     from drills.third_party.running import running
 
     chosen = load(drill, False, False, all_overrides(overrides, clients)) if drill else ()
+    check_name(target or name)
     out.mkdir(parents=True, exist_ok=True)
-    with running(name, variant, log=out / f"{name}.log") as server:
+    with contextlib.ExitStack() as until_end:
+        log = out / f"{target or name}.log"
+        server = until_end.enter_context(running(name, variant, log=log, target=target, port=port))
+        if targets is not None:
+            until_end.enter_context(new.while_it_runs(targets, server.name, server.description))
         if not chosen:
-            _wait(server)
+            _wait(server, targets or server.targets_file)
             return
-        request = Request(
-            drills=chosen,
-            engine="sockets",
-            target=server.name,
-            targets=server.targets_file,
-            seed=seed,
-            defects=(),
-            thresholds=None,
-            out=out,
-        )
-        run_dir = runs.run(request)
+        run_dir = runs.run(_request(server, chosen, seed, out))
         finish(runs.conclude(run_dir), run_dir, as_json, junit)
 
 
-def _wait(server: "Server") -> None:
+def _request(server: "Server", drills: "tuple[Drill, ...]", seed: int, out: Path) -> "Request":
+    from drills.runs.request import Request
+
+    return Request(
+        drills=drills,
+        engine="sockets",
+        target=server.name,
+        targets=server.targets_file,
+        seed=seed,
+        defects=(),
+        thresholds=None,
+        out=out,
+    )
+
+
+def _wait(server: "Server", targets: Path) -> None:
     """Say how to drill a server, and wait for Ctrl-C."""
     recipe = server.recipe
     output.lines(
         f"{recipe.title} {recipe.version} runs ({server.variant}); its log is {server.log}. In another terminal:",
         *(f"  export {name}={value}" for name, value in server.environment.items()),
-        f"  stormgate drill run reconnect_storm --clients 25 --target {server.name} --targets {server.targets_file}",
+        f"  stormgate drill run reconnect_storm --clients 25 --target {server.name} --targets {targets}",
         "Ctrl-C stops it.",
     )
+    sys.stdout.flush()  # of a pipe, too: whoever started it waits for these lines
     try:
         signal.pause()
     except KeyboardInterrupt:

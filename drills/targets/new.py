@@ -1,6 +1,8 @@
-"""A new, annotated description of a target, made from the example that is shipped."""
+"""Add targets to a targets file: annotated ones, made from the shipped example, and servers that were started here."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from drills import DATA
@@ -26,10 +28,29 @@ def text(name: str, protocol: str) -> str:
 def write(path: Path, name: str, protocol: str) -> None:
     """Add a new target to a targets file, which is created if it is missing. Raises `UsageError` for a name that it has."""
     made = text(name, protocol)
-    if not path.exists():
-        write_whole(path, made.encode())
-        return
-    if name in read_toml(path).get("targets", {}):
-        raise UsageError(f"{path}: there is a target '{name}' already; give the new one another name.")
-    table = made[made.index(f"[targets.{name}]") :]
-    write_whole(path, f"{path.read_text().rstrip()}\n\n{table}".encode())
+    add(path, name, made if not path.exists() else made[made.index(f"[targets.{name}]") :])
+
+
+def add(path: Path, name: str, table: str) -> None:
+    """Add the table of a target to a targets file. Raises `UsageError` for a name that it has."""
+    if name == targets.EMBEDDED:
+        raise UsageError(f"'{name}' is the name of the embedded mock; give the target another one.")
+    before = f"{path.read_text().rstrip()}\n\n" if path.exists() else ""
+    if before and name in read_toml(path).get("targets", {}):
+        raise UsageError(f"{path}: there is a target '{name}' already; remove it, or give the new one another name.")
+    write_whole(path, (before + table).encode())
+
+
+@contextlib.contextmanager
+def while_it_runs(path: Path, name: str, table: str) -> Iterator[None]:
+    """Add the table of a started server to a targets file, and remove it at the end. Raises `UsageError` as `add` does."""
+    add(path, name, table)
+    try:
+        yield
+    finally:
+        if path.exists():
+            left = path.read_text().replace(table, "").strip()
+            if left:
+                write_whole(path, f"{left}\n".encode())
+            else:
+                path.unlink()

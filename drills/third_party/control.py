@@ -1,6 +1,7 @@
 """Asks a running third-party server for an action: `python -m drills.third_party.control SOCKET ACTION`. Hooks call it.
 
-The parameters of the fault come from the hook's environment variables.
+The parameters of the fault come from the hook's environment variables, and `input` is the input of `inject`.
+What the action reports is printed as JSON.
 """
 
 import json
@@ -22,8 +23,10 @@ def command(path: Path) -> tuple[str, ...]:
 
 
 def ask(path: str, action: str, environment: Mapping[str, str]) -> str:
-    """Ask for an action and wait until it is done; return what went wrong, or nothing."""
+    """Ask for an action, wait until it is done and print its report; return what went wrong, or nothing."""
     parameters = {name.removeprefix(PREFIX).lower(): value for name, value in environment.items() if name.startswith(PREFIX)}
+    if parameters.get("action") == "inject":
+        parameters["input"] = sys.stdin.read()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_ANSWER_S)
         try:
@@ -33,7 +36,10 @@ def ask(path: str, action: str, environment: Mapping[str, str]) -> str:
         except OSError as error:
             return f"{path}: the server cannot be reached ({error}). It runs only as long as `stormgate target up`."
     try:
-        return str(json.loads(answer)["error"])
+        said = json.loads(answer)
+        if report := said.get("report"):
+            print(json.dumps(report))
+        return str(said["error"])
     except (ValueError, KeyError):
         return f"{path}: the server ended without an answer."
 

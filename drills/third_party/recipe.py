@@ -1,4 +1,4 @@
-"""What is known of a third-party server: how to configure, start and describe it, and in which ways it can be wrong."""
+"""What is known of a server that is started here: how to configure, start and describe it, and how it can be wrong."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -7,6 +7,7 @@ from pathlib import Path
 PREFIX = "stormgate-server-"  # of the temporary folders of servers
 Parameters = Mapping[str, str]  # of a fault, as a hook gets them, with names in lower case
 NO_PARAMETERS: Parameters = {}
+Report = Mapping[str, object]  # what an action did, for a hook that reports it
 SANE = "sane"  # the variant in which the server is set up well
 
 
@@ -60,7 +61,7 @@ class Recipe:
     environment: Mapping[str, str] = field(default_factory=dict)  # for the drill's process: keys that are no secrets here
     prepare: Callable[[Place], None] = lambda place: None
     clean_up: Callable[[Place], None] = lambda place: None  # removes what is not in the folder
-    actions: Mapping[str, Callable[[Place, Parameters], None]] = field(default_factory=dict)
+    actions: Mapping[str, Callable[[Place, Parameters], Report | None]] = field(default_factory=dict)
 
     def settings_of(self, variant: str) -> Mapping[str, object]:
         """Return all settings of a variant."""

@@ -5,13 +5,15 @@ from importlib import import_module
 from drills.third_party.recipe import SANE, Recipe
 from sim.base.errors import UsageError
 
-NAMES: tuple[str, ...] = ("nats", "centrifugo", "socketio", "durable_streams")  # each has a `RECIPE` in a module of its name
+NAMES: tuple[str, ...] = ("nats", "centrifugo", "socketio", "durable_streams")  # servers that others wrote
+PRACTICE = "practice"  # our own mock
+STARTED: tuple[str, ...] = (PRACTICE, *NAMES)  # each has a `RECIPE` in a module of its name
 
 
 def get(name: str) -> Recipe:
     """Return a recipe by its server's name. Raises `UsageError` for an unknown one."""
-    if name not in NAMES:
-        raise UsageError(f"unknown server '{name}'; there are: {', '.join(NAMES)}.")
+    if name not in STARTED:
+        raise UsageError(f"unknown server '{name}'; there are: {', '.join(STARTED)}.")
     recipe: Recipe = import_module(f"drills.third_party.{name}").RECIPE
     return recipe
 

@@ -20,8 +20,8 @@ from pathlib import Path
 import httpx
 
 from drills.third_party import control, installed, recipes
-from drills.third_party.recipe import NO_PARAMETERS, PREFIX, SANE, Parameters, Place, Recipe
-from sim.base.errors import StormgateError, TargetError
+from drills.third_party.recipe import NO_PARAMETERS, PREFIX, SANE, Parameters, Place, Recipe, Report
+from sim.base.errors import StormgateError, TargetError, UsageError
 from sim.base.ownership import OwnedFolder
 
 START_LIMIT_S = 30.0  # [ours] until a started server must be ready
@@ -34,49 +34,48 @@ _MAX_REQUEST_BYTES = 1 << 20
 class Server:
     """A running server. `restart`, `kill` and `start` act on its process; `stop` ends it and removes its folder."""
 
-    def __init__(self, recipe: Recipe, variant: str, log: Path) -> None:
-        """Start the server; return when it is ready. Raises `TargetError` if it does not get ready."""
+    def __init__(self, recipe: Recipe, variant: str, log: Path, name: str = "", port: int = 0) -> None:
+        """Start the server; return when it is ready. Raises `TargetError` if it does not get ready.
+
+        `name` is that of its target, by default the recipe's; `port` is its first port, by default a free one.
+        """
         recipes.check_variant(recipe, variant)
         installed.require(recipe)
-        self.recipe, self.variant, self.log = recipe, variant, log
+        self.recipe, self.variant, self.log, self.name = recipe, variant, log, name or recipe.name
         self._folder = OwnedFolder(PREFIX)
         folder = Path(self._folder.name)
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         asked_at = folder / control.SOCKET
-        self.place = Place(folder, _free_ports(recipe.ports), recipe.settings_of(variant), control.command(asked_at))
+        self.place = Place(folder, _ports(recipe.ports, port), recipe.settings_of(variant), control.command(asked_at))
         self._listener = _Listener(str(asked_at), self.act)
         threading.Thread(target=self._listener.serve_forever, daemon=True).start()
         try:
             self._argv = recipe.command(self.place)
             self.targets_file = folder / TARGETS
-            self.targets_file.write_text(recipe.target(self.place))
+            self.description = recipe.target(self.place).replace(f"[targets.{recipe.name}", f"[targets.{self.name}")
+            self.targets_file.write_text(self.description)
             self.start()
         except BaseException:
             self.stop()
             raise
 
     @property
-    def name(self) -> str:
-        """The name of its target in `targets_file`."""
-        return self.recipe.name
-
-    @property
     def environment(self) -> Mapping[str, str]:
         """The environment variables that its target names."""
         return self.recipe.environment
 
-    def act(self, action: str, parameters: Parameters = NO_PARAMETERS) -> None:
-        """Do what a hook asks for. Raises `StormgateError` if it fails."""
+    def act(self, action: str, parameters: Parameters = NO_PARAMETERS) -> Report:
+        """Do what a hook asks for; return what it reports. Raises `StormgateError` if it fails."""
         own: dict[str, Callable[[], None]] = {"kill": self.kill, "start": self.start, "restart": self.restart}
         if action in own:
             own[action]()
-        elif action in self.recipe.actions:
-            self.recipe.actions[action](self.place, parameters)
-        else:
-            raise TargetError(
-                f"{self.recipe.title} has no action '{action}'; there are: {', '.join([*own, *self.recipe.actions])}."
-            )
+            return {}
+        if action in self.recipe.actions:
+            return self.recipe.actions[action](self.place, parameters) or {}
+        raise TargetError(
+            f"{self.recipe.title} has no action '{action}'; there are: {', '.join([*own, *self.recipe.actions])}."
+        )
 
     def start(self) -> None:
         """Start the process, unless it runs; return when it is ready."""
@@ -145,9 +144,12 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(name: str, variant: str = SANE, *, log: Path) -> Iterator[Server]:
-    """Run a server by name as long as the context lasts, with its target's environment variables set."""
-    server = Server(recipes.get(name), variant, log)
+def running(name: str, variant: str = SANE, *, log: Path, target: str = "", port: int = 0) -> Iterator[Server]:
+    """Run a server by name as long as the context lasts, with its target's environment variables set.
+
+    `target` and `port` are as those of `Server`.
+    """
+    server = Server(recipes.get(name), variant, log, target, port)
     before = {key: os.environ.get(key) for key in server.environment}
     os.environ.update(server.environment)
     try:
@@ -164,10 +166,10 @@ def running(name: str, variant: str = SANE, *, log: Path) -> Iterator[Server]:
 class _Listener(socketserver.UnixStreamServer):
     """Takes the requests of hooks, one at a time: a line of JSON with an action and its parameters.
 
-    The answer is a JSON object with the error, or none.
+    The answer is a JSON object with the error, or none, and the action's report.
     """
 
-    def __init__(self, path: str, act: Callable[[str, Parameters], None]) -> None:
+    def __init__(self, path: str, act: Callable[[str, Parameters], Report]) -> None:
         super().__init__(path, _Request)
         self.act = act
 
@@ -175,17 +177,23 @@ class _Listener(socketserver.UnixStreamServer):
 class _Request(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         assert isinstance(self.server, _Listener)
-        error = ""
+        error, report = "", {}
         try:
-            self.server.act(*json.loads(self.rfile.readline(_MAX_REQUEST_BYTES)))
+            report = dict(self.server.act(*json.loads(self.rfile.readline(_MAX_REQUEST_BYTES))))
         except (StormgateError, OSError, ValueError, httpx.HTTPError) as failure:
             error = str(failure) or type(failure).__name__
         with contextlib.suppress(OSError):
-            self.wfile.write(json.dumps({"error": error}).encode() + b"\n")
+            self.wfile.write(json.dumps({"error": error, "report": report}).encode() + b"\n")
 
 
-def _free_ports(count: int) -> tuple[int, ...]:
-    """Return free ports. They stay free in practice: the kernel gives others to those who ask for any."""
+def _ports(count: int, first: int) -> tuple[int, ...]:
+    """Return free ports, the first as asked for. They stay free in practice: the kernel gives others to those who ask for any.
+
+    Raises `UsageError` if the first is taken.
+    """
     with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        try:
+            sockets = [held.enter_context(socket.create_server(("127.0.0.1", port))) for port in (first, *[0] * (count - 1))]
+        except OSError as error:
+            raise UsageError(f"--port {first}: cannot be used ({os.strerror(error.errno or 0)}); give another one.") from None
         return tuple(each.getsockname()[1] for each in sockets)
