@@ -13,7 +13,7 @@ import numpy as np
 
 from sim.record.history import Floats, History, Ints, Mask, Rows
 from sim.record.observations import Kind
-from sim.record.published import SPAN, Intervals, Published, published_events
+from sim.record.published import SPAN, Intervals, Published, published_events, subscribed_pairs
 from sim.record.sorting import first_of_each, integers_of, order_of
 
 _AUDITED = (Kind.REBOOTSTRAPPED, Kind.APPLIED, Kind.GAP, Kind.HASH_MISMATCH)  # kinds that show what the auditor found
@@ -157,7 +157,7 @@ class Ledger:
         history = self.history
         kinds = (Kind.REBOOTSTRAPPED, Kind.APPLIED, Kind.CHECKPOINT_WRITTEN, Kind.RESTARTED)
         seen = [np.unique(history.pair(history.fleet(kind))) for kind in kinds]
-        pair = np.unique(np.concatenate((_subscribed_pairs(history), *seen)))
+        pair = np.unique(np.concatenate((subscribed_pairs(history), *seen)))
         client, stream = pair // len(history.streams or [""]) - 1, pair % len(history.streams or [""])
         live_t = history.first_live_t[client]
         lower = np.full(len(pair), SPAN - 1, np.int64)
@@ -177,6 +177,24 @@ class Ledger:
         """What each pair lacks; owners are indices into `_pairs`."""
         gaps = self._had_by(self.history.pair, with_auditor=False).gaps(self._pairs.pair)
         return Intervals(np.searchsorted(self._pairs.pair, gaps.owner), gaps.low, gaps.high)
+
+    @cached_property
+    def unproven(self) -> Ints:
+        """Indices into `published` of events that no reader has, and that were acknowledged only after the clients' starts.
+
+        The service may have stored them before the clients came, or lost them: without a reader of the past, nobody can tell.
+        """
+        if not self._is_unsure.any():
+            return np.zeros(0, np.int64)
+        strict = self._had_by(self.history.pair, with_auditor=False, excuses_flight=False).gaps(self._pairs.pair)
+        lacked = Intervals(np.searchsorted(self._pairs.pair, strict.owner), strict.low, strict.high)
+        found = [self._indices(*self._missing("dropped", gaps)) for gaps in (lacked, self._fleet_gaps)]
+        stored = self.published.find(self.history.of(Kind.READ_BACK, Kind.WITHHELD))
+        seen = np.concatenate((found[1], stored, np.flatnonzero(~self.published.is_assumed)))
+        return np.setdiff1d(found[0], seen)
+
+    def _indices(self, owner: Ints, begin: Ints, counts: Ints) -> Ints:
+        return np.unique(integers_of(begin, begin + counts)[0])
 
     def _shortfall(self, which: Which) -> Shortfall:
         owner, begin, counts = self._missing(which)
@@ -201,9 +219,10 @@ class Ledger:
             return reach, np.where(is_newest[self._pairs.stream] & rests, end, 0) if len(is_newest) else reach
         return zero, reach if which == "silent" else end
 
-    def _missing(self, which: Which) -> tuple[Ints, Ints, Ints]:
+    def _missing(self, which: Which, gaps: Intervals | None = None) -> tuple[Ints, Ints, Ints]:
         """Runs of expected events in the gaps: the index of their pair, of their first event, and their number."""
-        pairs, gaps, (after, up_to) = self._pairs, self._fleet_gaps, self._span(which)
+        gaps = self._fleet_gaps if gaps is None else gaps
+        pairs, (after, up_to) = self._pairs, self._span(which)
         high = np.minimum(gaps.high, up_to[gaps.owner])
         begin_at = np.maximum(gaps.low, after[gaps.owner])
         low = np.maximum(begin_at, pairs.lower[gaps.owner])
@@ -253,8 +272,8 @@ class Ledger:
             lowest[mine] = np.concatenate((minima, [SPAN]))[index]
         return lowest
 
-    def _had_by(self, owner_of: OwnerOf, with_auditor: bool) -> Intervals:
-        """What was applied, covered by a snapshot or declared lost, per owner."""
+    def _had_by(self, owner_of: OwnerOf, with_auditor: bool, excuses_flight: bool = True) -> Intervals:
+        """What was applied, covered by a snapshot, declared lost or, with `excuses_flight`, under way at a start; per owner."""
         pick = self.history.session_rows if with_auditor else self.history.fleet
         # What a fault of ours withheld is no loss of the service's where a client cannot notice it.
         applied = pick(Kind.APPLIED) if self.history.positions == "dense" else pick(Kind.APPLIED, Kind.WITHHELD)
@@ -269,7 +288,7 @@ class Ledger:
         losses = losses.and_then(self._new_starts(rebootstrapped))
         declared, declared_low, declared_high = self.declared(losses)
         lost_logs = owner_of(self._lost_logs(losses))
-        earlier, earlier_place = self._before_start(rebootstrapped, pick(Kind.REPLAY_STARTED))
+        earlier, earlier_place = self._before_start(rebootstrapped, pick(Kind.REPLAY_STARTED), excuses_flight)
         return Intervals(
             np.concatenate((place[starts] // SPAN, owner_of(snapshots), owner_of(declared), lost_logs, owner_of(earlier))),
             np.concatenate(
@@ -308,13 +327,14 @@ class Ledger:
         repeated = uncounted.take(np.repeat(np.arange(len(uncounted)), [len(codes) for codes in earlier]))
         return repeated.having(stream=np.concatenate([*earlier, np.zeros(0, np.int64)]))
 
-    def _before_start(self, rows: Rows, asked: Rows) -> tuple[Rows, Ints]:
+    def _before_start(self, rows: Rows, asked: Rows, excuses_flight: bool) -> tuple[Rows, Ints]:
         """Events that a client may have missed before it started: a row of `rows` and a place for each.
 
         They were in flight while it asked to start, from the last of `asked` to its row: a service that starts clients from
         now on may have sent them before. Publishes under way at the same time may be sent in any order, so such an event may
         follow, in its place, one that the client got. An event without a sure place may have been sent at any time since its
-        first try. What was acknowledged before an event that the client applied earlier is owed all the same.
+        first try, or, without `excuses_flight`, until its acknowledgement. What was acknowledged before an event that the
+        client applied earlier is owed all the same.
         """
         published, found, places = self.published, [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         applied = self.history.session_rows(Kind.APPLIED)
@@ -332,7 +352,8 @@ class Ledger:
             event = np.concatenate((event, np.tile(unsure, len(mine))))
             source = np.concatenate((source, np.repeat(np.arange(len(mine)), len(unsure))))
             applied_t = self.history.last_t_before(applied, rows.take(mine).having(t=asked_t), otherwise=-np.inf)
-            is_missed = (sent_t[event] <= rows.t[mine][source]) & (acknowledged_t[event] >= applied_t[source])
+            from_t = sent_t if excuses_flight else acknowledged_t
+            is_missed = (from_t[event] <= rows.t[mine][source]) & (acknowledged_t[event] >= applied_t[source])
             found.append(mine[source][is_missed])
             places.append(event[is_missed] + 1)
         return rows.take(np.concatenate(found)), np.concatenate(places)
@@ -469,21 +490,6 @@ class Ledger:
         stream, place = self.published.stream, self.published.place
         inside: Mask = (place > low[stream]) & (place <= high[stream])
         return inside
-
-
-def _subscribed_pairs(history: History) -> Ints:
-    """The fleet's subscriptions from the header, as codes of `History.pair`."""
-    codes: dict[str, list[int]] = {}
-    for code in range(len(history.streams)):
-        codes.setdefault(history.base_name(code), []).append(code)
-    pairs = [
-        (int(client) + 1) * len(history.streams) + code
-        for client, names in history.header.subscriptions.items()
-        if 0 <= int(client) < history.header.clients
-        for name in names
-        for code in codes.get(name, ())
-    ]
-    return np.array(pairs, np.int64)
 
 
 def _mark(published: Published, stream: Ints, low: Ints, high: Ints) -> Mask:

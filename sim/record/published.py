@@ -222,3 +222,18 @@ def _order_of_readers(history: History, wanted: Mask) -> tuple[Ints, Ints]:
     keys = rows.stream * SPAN + rows.marker
     order = np.argsort(keys)
     return keys[order], (np.arange(len(rows)) + 1)[order]
+
+
+def subscribed_pairs(history: History) -> Ints:
+    """The fleet's subscriptions from the header, as codes of `History.pair`."""
+    codes: dict[str, list[int]] = {}
+    for code in range(len(history.streams)):
+        codes.setdefault(history.base_name(code), []).append(code)
+    pairs = [
+        (int(client) + 1) * len(history.streams) + code
+        for client, names in history.header.subscriptions.items()
+        if 0 <= int(client) < history.header.clients
+        for name in names
+        for code in codes.get(name, ())
+    ]
+    return np.array(pairs, np.int64)

@@ -2,8 +2,11 @@
 
 import pytest
 
+from drills.judging.checks.verdicts import State
+from sim.record.ledger import Ledger
 from sim.record.observations import Kind
 from tests.analysis.test_invariants import broken
+from tests.drills.asking import state
 from tests.histories import STREAM, Story
 
 OPAQUE = {"positions": "opaque", "fresh_start": "from_now_on"}
@@ -94,6 +97,26 @@ def test_loss_of_a_client_that_was_away_covers_events_that_nobody_saw(
     story.tell(6.0, Kind.REBOOTSTRAPPED, 0, STREAM, detail="other_log").tell(6.0, Kind.DECLARED_LOSS, 0, STREAM)
     story.rows.sort(key=lambda row: row.t)
     assert broken(story) == found
+    assert unproven(story) == ([5] if sent_t == 5.0 else []), "nothing but its flight says that it may have been stored before"
+
+
+def unproven(story: Story) -> list[int]:
+    """The numbers of events that no reader has, and that may be lost."""
+    ledger = Ledger(story.history())
+    return ledger.published.number[ledger.unproven].tolist()
+
+
+@pytest.mark.parametrize(("also_has", "found"), [((), [3]), (("client",), []), (("log",), [])])
+def test_event_in_flight_at_all_starts_is_unproven_until_a_reader_has_it(also_has: tuple[str, ...], found: list[int]) -> None:
+    """Publishing 3 was acknowledged after both clients had started, so they should have it if it was stored then."""
+    story = overlapping({1: 3.2, 3: 3.5, 4: 4.0}, {0: [1, 4], 1: [1, 3, 4] if "client" in also_has else [1, 4]})
+    story.tell(3.5, Kind.PUBLISH_TRIED, -1, STREAM, value=600.0, marker=3)
+    if "log" in also_has:
+        story.tell(9.5, Kind.READ_BACK, -1, STREAM, marker=3)
+    story.rows.sort(key=lambda row: row.t)
+    assert broken(story) == {}
+    assert unproven(story) == found
+    assert state("drill.converged", story) is (State.INCONCLUSIVE if found else State.PASS)
 
 
 @pytest.mark.parametrize(("starts_from_now_on", "found"), [(True, {}), (False, {"silent_loss": 1, "early_replay_complete": 1})])

@@ -128,6 +128,9 @@ def _converged(case: Case, threshold: Threshold | None) -> Answer:
     clients, pending = history.header.clients, samples.unconverged(history)
     if clients == 0:
         return Answer(State.NO_DATA, NAN, 0, "there were no clients")
+    if len(pending) == 0 and (unproven := len(case.ledger.unproven)):
+        why = "while all clients started; the service sends nothing of the past, so they may be lost"
+        return Answer(State.INCONCLUSIVE, 0, clients, f"no client has {unproven} acknowledged events that were sent {why}")
     if len(pending) == 0:
         return Answer(State.PASS, 0, clients, f"all {clients} clients converged")
     if case.had_no_time("settle", "end"):
