@@ -6,10 +6,11 @@ stopped. So is a target on this machine sampled, with all threads of its process
 What the operating system does not report is not recorded.
 """
 
+import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sim.base.clocks import awake_s, elapsed_s
@@ -21,6 +22,7 @@ _PERIOD_S = 0.1
 _SLOW_PERIOD_S = 1.0  # of what only explains, and of clocks
 _PRESSURES = ("cpu", "memory", "io")
 _NOTHING: Wanted = (0.0, 0.0)  # of a thread that is new
+_NEVER = math.inf
 _ASLEEP_S = 0.1  # a shorter difference is that of two readings
 
 _NOWHERE = LocalTarget(())
@@ -50,7 +52,7 @@ class MachineMonitor:
         self._stopped: set[int] = set()  # the processes that were stopped at the last sample
         self._wanted = {pid: times for pid in self._pids() if (times := wanted(pid)) is not None}
         self._target_wanted = self._threads_of_target()
-        self._has_seen_target = bool(self._target_wanted)
+        self._target_seen_at = self._at if self._target_wanted else _NEVER
         self._stolen = _stolen()
         self._stalled = {name: _stalled(name) for name in _PRESSURES}
 
@@ -93,13 +95,15 @@ class MachineMonitor:
     def _sample_target(self, t: float, seconds: float) -> None:
         """Record what all threads of the target ran and waited, and the longest that one of them did both."""
         before, self._target_wanted = self._target_wanted, self._threads_of_target()
-        self._has_seen_target = self._has_seen_target or bool(self._target_wanted)
-        known = self._target_wanted.keys() & before.keys()
+        unseen_s = self._at - self._target_seen_at
         spent = [
-            _since(times, before[pid].get(thread, _NOTHING))
-            for pid in known
-            for thread, times in self._target_wanted[pid].items()
+            _since(times, then.get(thread, _NOTHING))
+            for pid, threads in self._target_wanted.items()
+            if (then := before.get(pid) or _of_new(threads, unseen_s)) is not None
+            for thread, times in threads.items()
         ]
+        if self._target_wanted:
+            self._target_seen_at = self._at
         if spent:
             self._add(t, "target_ran", sum(ran_s for ran_s, _ in spent) / seconds, seconds)
             self._add(t, "target_waited", sum(waited_s for _, waited_s in spent) / seconds, seconds)
@@ -115,7 +119,7 @@ class MachineMonitor:
             self._add(t, "target_clock", ahead_s)
 
     def _sample_pressure(self, t: float, seconds: float) -> None:
-        if self._target.is_here and not self._has_seen_target:
+        if self._target.is_here and self._target_seen_at == _NEVER:
             self._add(t, "target_unseen", 1.0, seconds)
         if (stolen := _stolen()) is not None and self._stolen is not None:
             self._add(t, "steal", (stolen - self._stolen) / seconds, seconds)
@@ -127,6 +131,11 @@ class MachineMonitor:
 
     def _add(self, t: float, what: str, value: float, seconds: float = 0.0) -> None:
         self._rows.add(t, Kind.MACHINE, attempt=round(seconds * 1000), value=value, detail=what + self._suffix)
+
+
+def _of_new(threads: Mapping[int, Wanted], unseen_s: float) -> dict[int, Wanted] | None:
+    """Return where to count from in a new process of a target: from its start, if it started since the target was last seen."""
+    return {} if all(sum(times) <= unseen_s for times in threads.values()) else None
 
 
 def _since(now: Wanted, then: Wanted) -> Wanted:

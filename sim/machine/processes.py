@@ -71,6 +71,7 @@ class LocalTarget:
         self._ports = {port for url in urls if (port := _local_port(url))}
         self._listeners: set[int] = set()
         self._found: set[int] = set()
+        self._was_found = False
         self._looked_at = -_LOOK_AGAIN_S
 
     @property
@@ -79,12 +80,18 @@ class LocalTarget:
         return bool(self._ports)
 
     def processes(self) -> set[int]:
-        """Return the process ids, as they were at most a second ago; empty if no process of ours to see listens there."""
-        if not self._ports or (now := time.monotonic()) - self._looked_at < _LOOK_AGAIN_S:
+        """Return the process ids, as they were at most a second ago; empty if no process that we may see listens there.
+
+        One that has gone is looked for at every call.
+        """
+        now, runs = time.monotonic(), self._listeners and all((_PROC / str(pid)).exists() for pid in self._listeners)
+        is_gone = self._was_found and not runs
+        if not self._ports or (not is_gone and now - self._looked_at < _LOOK_AGAIN_S):
             return self._found
         self._looked_at = now
-        if not self._listeners or not all((_PROC / str(pid)).exists() for pid in self._listeners):
+        if not runs:
             self._listeners = set(_listening_on(self._ports)) - {os.getpid()}
+            self._was_found = self._was_found or bool(self._listeners)
         self._found = {process for pid in self._listeners for process in _family(pid)}
         return self._found
 

@@ -58,11 +58,12 @@ def free_port() -> int:
         return int(held.getsockname()[1])
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def looks_every_time(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(processes, "_LOOK_AGAIN_S", 0.0)
 
 
+@pytest.mark.usefixtures("looks_every_time")
 def test_a_target_is_its_listening_process_and_children_also_after_a_restart():
     port = free_port()
     target = LocalTarget([f"http://localhost:{port}/base", "https://runtime.example.com"])
@@ -94,6 +95,28 @@ def test_only_addresses_of_this_machine_are_here(url: str, is_here: bool):
     assert LocalTarget([url]).is_here is is_here
 
 
+def test_a_target_that_starts_again_is_sampled_from_its_start(monkeypatch: pytest.MonkeyPatch):
+    rows, port = Told(), free_port()
+
+    def sample() -> set[str]:
+        rows.found.clear()
+        machine._at -= monitor._PERIOD_S
+        machine.sample(1.0)
+        return {what for what in rows.found if what.startswith("target")}
+
+    with served(port):
+        machine = MachineMonitor(rows, target=LocalTarget([f"http://127.0.0.1:{port}"]))  # type: ignore[arg-type]
+        assert sample() == {"target_ran", "target_waited", "target_longest"}
+    monkeypatch.setattr(processes, "_LOOK_AGAIN_S", 3600.0)
+    assert sample() == set()
+    with served(port):
+        assert sample() == {"target_ran", "target_waited", "target_longest"}
+        assert rows.found["target_longest"] > 0.0
+    monkeypatch.setattr(monitor, "wanted_by_threads", lambda pid: {pid: (3600.0, 3600.0)})
+    with served(port):
+        assert sample() == set(), "it is older than the time since the last one was seen"
+
+
 def test_every_thread_of_a_target_is_sampled():
     rows, port = Told(), free_port()
     with served(port) as theirs:
@@ -107,7 +130,8 @@ def test_every_thread_of_a_target_is_sampled():
     assert "target_unseen" not in rows.found
 
 
-def test_a_target_whose_processes_are_hidden_is_unseen_until_it_is_found(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.usefixtures("looks_every_time")
+def test_a_target_whose_processes_are_hidden_is_unseen_until_it_is_found():
     rows, port, target_is = Told(), free_port(), "target_unseen"
     machine = MachineMonitor(rows, target=LocalTarget([f"http://127.0.0.1:{port}"]))  # type: ignore[arg-type]
 

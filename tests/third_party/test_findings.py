@@ -22,10 +22,25 @@ ON_EACH = (
     *("stale_cursor", "dropped_delivery", "lost_publish_answers"),
 )
 ROWS = [(server, found) for server in recipes.NAMES for found in findings.of(server)]
+TRIES = 3
 # The first row of each drill that a sane server runs.
 FULL = {
     (server, found.drill): found for server, found in reversed(ROWS) if found.variant == SANE and found.expects != "not_run"
 }
+
+
+def held(folder: Path, server: str, found: Finding, overrides: tuple[str, ...]) -> list[str]:
+    """What a server differs in from a row of the table. A drill for which the machine was too busy is repeated."""
+    wrong: list[str] = []
+    for _ in range(TRIES):
+        wrong = complaints(found, judged(folder, server, found, overrides))
+        if not wrong or any("the machine was too busy" not in each for each in wrong):
+            break
+    return wrong
+
+
+def log_of(folder: Path) -> str:
+    return (folder / "server.log").read_text(errors="replace")[-2000:]
 
 
 def judged(folder: Path, server: str, found: Finding, overrides: tuple[str, ...]) -> DrillVerdict:
@@ -76,16 +91,14 @@ def shown(row: tuple[str, Finding]) -> object:
 
 @pytest.mark.parametrize(("server", "found"), [shown(row) for row in ROWS])
 def test_each_drill_finds_what_the_table_says(tmp_path: Path, server: str, found: Finding):
-    verdict = judged(tmp_path, server, found, found.overrides())
-    assert complaints(found, verdict) == [], (tmp_path / "server.log").read_text(errors="replace")[-2000:]
+    assert held(tmp_path, server, found, found.overrides()) == [], log_of(tmp_path)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("server", "drill"), sorted(FULL))
 def test_each_drill_finds_the_same_with_the_phases_and_clients_of_the_catalogue(tmp_path: Path, server: str, drill: str):
     found = msgspec.structs.replace(FULL[server, drill], first="")  # its numbers are those of a short drill
-    verdict = judged(tmp_path, server, found, found.at_full_length)
-    assert complaints(found, verdict) == [], (tmp_path / "server.log").read_text(errors="replace")[-2000:]
+    assert held(tmp_path, server, found, found.at_full_length) == [], log_of(tmp_path)
 
 
 @pytest.mark.parametrize("server", recipes.NAMES)
