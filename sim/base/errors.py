@@ -4,7 +4,14 @@ Every message says what happened, where, and what to do. The command line prints
 exits with `exit_code`; nothing below `drills.cli.main` ever prints or exits.
 """
 
+import errno
+from collections.abc import Mapping
+
 from sim.base.exit_codes import ExitCode
+
+_DESCRIPTORS = "no file descriptor is left; raise `ulimit -n`, or use fewer clients"
+_PORTS = "no local port is left for a connection; use fewer clients, or widen net.ipv4.ip_local_port_range"
+_SHORTAGES: Mapping[int | None, str] = {errno.EMFILE: _DESCRIPTORS, errno.ENFILE: _DESCRIPTORS, errno.EADDRNOTAVAIL: _PORTS}
 
 
 class StormgateError(Exception):
@@ -61,6 +68,16 @@ class EvidenceError(StormgateError):
 
 class StorageError(StormgateError):
     """Results could not be written, for example on a full disk."""
+
+
+class ShortageError(StormgateError):
+    """Our own machine lacks file descriptors or ports, so what failed says nothing about the target."""
+
+
+def shortage(error: OSError) -> ShortageError | None:
+    """Return the shortage of our own machine that an error shows, or None."""
+    remedy = _SHORTAGES.get(error.errno)
+    return ShortageError(f"{error.strerror}: {remedy}.") if remedy else None
 
 
 class HookError(StormgateError):

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import msgspec
 
-from sim.base.errors import StorageError, StormgateError, TargetError
+from sim.base.errors import ShortageError, StorageError, StormgateError, TargetError
 from sim.base.ownership import STATE_PREFIX, OwnedFolder
 from sim.mock.process_limits import START_LIMIT_S, STOP_LIMIT_S
-from sim.mock.server import ERROR_PREFIX, ServeOptions
+from sim.mock.server import ERROR_PREFIX, SHORTAGE, ServeOptions
 
 LOG_NAME = "runtime.log"
 _LISTENING = re.compile(rb"listening on http://\S+:(?P<port>\d+) ")
@@ -47,6 +47,11 @@ class _Process:
         if match := _LISTENING.search(line):
             self._port = int(match["port"])
         return match is not None
+
+    def require_descriptors(self) -> None:
+        """Raise `ShortageError` if the mock had no file descriptor left at some time."""
+        if f"{ERROR_PREFIX}{SHORTAGE}" in self._log.read_text(errors="replace").splitlines():
+            raise ShortageError(f"the embedded mock: {SHORTAGE}")
 
     def _failure(self, code: int) -> StormgateError:
         """Return why the process did not start: the last line of its log, if that line is an error."""

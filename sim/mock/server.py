@@ -20,13 +20,14 @@ from sim.base.errors import StormgateError, UsageError
 from sim.base.gc_tuning import relaxed_gc
 from sim.base.ownership import STATE_PREFIX, OwnedFolder
 from sim.mock.app import DEFAULT_ADMIN_TOKEN, Mock, MockOptions
-from sim.mock.process_limits import BACKLOG, MAX_PORTS_TRIED, MIN_PORT, SHUTDOWN_LIMIT_S
+from sim.mock.process_limits import BACKLOG, MAX_PORTS_TRIED, MIN_PORT, SHUTDOWN_LIMIT_S, TICK_S
 from sim.mock.store import Store
 from sim.protocols import registry
 from sim.server.deployment import Deployment
 from sim.server.settings import RuntimeSettings, Switches
 
-ERROR_PREFIX = "stormgate mock: "  # of the line on stderr with the reason why the mock cannot start
+ERROR_PREFIX = "stormgate mock: "  # of the line on stderr with the reason why the mock cannot start or go on
+SHORTAGE = "no file descriptor was left, so that connections were refused; raise `ulimit -n`, or use fewer clients."
 ADMIN_TOKEN_VARIABLE = "RUNTIME_ADMIN_TOKEN"
 _OUTGOING_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
@@ -110,7 +111,20 @@ def _mock_options(options: ServeOptions) -> MockOptions:
 async def _run(server: uvicorn.Server, listener: socket.socket, exit_with_stdin: bool) -> None:
     if exit_with_stdin:
         asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _end_when_closed, server)
+    watching = asyncio.create_task(_report_shortage(listener))
     await server.serve(sockets=[listener])
+    watching.cancel()
+
+
+async def _report_shortage(listener: socket.socket) -> None:
+    """Say on stderr, once, that no file descriptor is left. The event loop then closes new connections and says nothing."""
+    while True:
+        await asyncio.sleep(TICK_S)
+        try:
+            os.close(os.dup(listener.fileno()))
+        except OSError:
+            print(f"{ERROR_PREFIX}{SHORTAGE}", file=sys.stderr, flush=True)
+            return
 
 
 def _end_when_closed(server: uvicorn.Server) -> None:

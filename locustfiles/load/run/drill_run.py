@@ -19,7 +19,7 @@ from locustfiles.load.run.publisher import LivePublishing, Publisher
 from locustfiles.load.workers.messages import AnyFromWorker, Send
 from locustfiles.load.workers.workers import Workers
 from sim.base.clocks import WallClock
-from sim.base.errors import StorageError, StormgateError, UsageError
+from sim.base.errors import ShortageError, StorageError, StormgateError, UsageError
 from sim.base.gc_tuning import relaxed_gc
 from sim.drill.fault_lifecycle import Record
 from sim.drill.fault_schedule import plan as fault_plan
@@ -382,16 +382,23 @@ class DrillRun:
         self._close_guard()
         if hasattr(self, "_endpoints"):
             self._endpoints.close()
+        if self._mock is not None:
+            self._end_mock(self._mock)
         self.header.stopped_because = self._because
         self.header.duration_s = self.clock.now() - self.clock.began
         try:
             self.header.observations_sha256, self.header.observations_rows = self._recorder.seal()
         except StorageError as error:
             self.header.complete, self.header.stopped_because = False, str(error)
-        if self._mock is not None:
-            self._mock.stop()
         with suppress(StormgateError):  # the header on disk already marks the run as incomplete
             write_header(self._folder, self.header)
+
+    def _end_mock(self, mock: BlockingMockProcess) -> None:
+        mock.stop()
+        try:
+            mock.require_descriptors()
+        except ShortageError as error:
+            self.header.complete, self._because = False, str(error)
 
     def _close_guard(self) -> None:
         try:

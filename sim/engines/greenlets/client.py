@@ -10,7 +10,7 @@ from gevent.event import Event
 
 from sim.base import certificates
 from sim.base.clocks import WallClock
-from sim.base.errors import TargetError
+from sim.base.errors import TargetError, shortage
 from sim.client.notices import Notice
 from sim.client.session import Session
 from sim.engines.greenlets.http import GreenletHttp
@@ -240,7 +240,9 @@ class WireClient(SessionDriver):
             return False
         try:
             wire.dial(within_s)
-        except OSError:
+        except OSError as error:
+            if (ours := shortage(error)) is not None:
+                raise ours from None
             return False
         return True
 

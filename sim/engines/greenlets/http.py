@@ -12,6 +12,7 @@ from geventhttpclient import HTTPClient
 from geventhttpclient.response import HTTPParseError
 
 from sim.base import operator_command
+from sim.base.errors import shortage
 from sim.engines.shared import service_api
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.metrics_book import MAX_BODY_BYTES, Fetched
@@ -114,6 +115,8 @@ class GreenletHttp:
         except ConnectionRefusedError as error:
             raise RefusedError(str(error)) from None
         except (OSError, HTTPParseError, gevent.Timeout) as error:
+            if isinstance(error, OSError) and (ours := shortage(error)) is not None:
+                raise ours from None
             raise NoAnswerError(str(error) or type(error).__name__) from None
 
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from sim.base import certificates
 from sim.base.clocks import WallClock
-from sim.base.errors import TargetError
+from sim.base.errors import TargetError, shortage
 from sim.client.actions import Token
 from sim.client.session import Session
 from sim.engines.shared.pacer import Pacer
@@ -84,7 +84,12 @@ class ClientDriver(SessionDriver):
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._loop.call_exception_handler({"message": str(error), "exception": error})
 
     async def _dial(self, wire: TcpEnd) -> None:
         if (other := self._reusable_for(wire)) is not None and wire.take_over(other):  # type: ignore[arg-type]
@@ -102,7 +107,9 @@ class ClientDriver(SessionDriver):
         wire.read(self._reads)
         try:
             await self._loop.create_connection(lambda: wire, host, port, ssl=tls, server_hostname=name)
-        except OSError:
+        except OSError as error:
+            if (ours := shortage(error)) is not None:
+                raise ours from None
             self._failed(wire)
 
     async def _ask_for_token(self) -> None:

@@ -198,7 +198,7 @@ class _SocketsRun:
             self._header.own_streams = own_streams(self._streams, endpoints.streams)
             client_setup.describe_streams(self._header, [stream.topic for stream in self._streams])
             await self._run_phases(endpoints, http, healthy)
-            await self._require_stored(http)
+            await self._require_able_mock(http)
             await self._watch.after()
         finally:
             await http.close()
@@ -212,9 +212,12 @@ class _SocketsRun:
         await self._process.start()
         return Endpoints.of_embedded_mock(self._process.url, admin_token(), self._options.protocol)
 
-    async def _require_stored(self, http: ServiceHttp) -> None:
-        """Raise `StorageError` if the embedded mock could not store events: then the disk is at fault, and no service."""
-        if self._process is None or not self._process.pid:
+    async def _require_able_mock(self, http: ServiceHttp) -> None:
+        """Raise `ShortageError` or `StorageError` if the embedded mock lacked descriptors or room on the disk."""
+        if self._process is None:
+            return
+        self._process.require_descriptors()
+        if not self._process.pid:
             return
         try:
             await http.ask(service_api.ready)

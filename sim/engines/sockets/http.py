@@ -8,6 +8,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import aiohttp
 
 from sim.base import operator_command
+from sim.base.errors import shortage
 from sim.base.operator_command import Output
 from sim.base.redaction import Redactor
 from sim.engines.shared import service_api
@@ -88,6 +89,8 @@ class ServiceHttp:
         except aiohttp.ClientSSLError as error:
             raise NoAnswerError(str(error)) from None
         except aiohttp.ClientConnectorError as error:
+            if (ours := shortage(error.os_error)) is not None:
+                raise ours from None
             raise RefusedError(str(error)) from None
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
             raise NoAnswerError(str(error) or type(error).__name__) from None

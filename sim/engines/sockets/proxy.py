@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import cast
 
-from sim.base.errors import IllegalMoveError
+from sim.base.errors import IllegalMoveError, shortage
 from sim.base.randomness import draw
 from sim.drill.fault_schedule import CALM, LinkConditions, Way
 
@@ -190,7 +190,9 @@ class Connection:
         loop = asyncio.get_running_loop()
         try:
             await loop.create_connection(lambda: self.runtime, *self.group.address)
-        except OSError:
+        except OSError as error:
+            if (ours := shortage(error)) is not None:
+                loop.call_exception_handler({"message": str(ours), "exception": ours})
             self.reset()
 
     def ended(self, side: "Side") -> None:
