@@ -12,7 +12,7 @@ import shutil
 import sys
 import threading
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -81,11 +81,14 @@ class Recorder(Collector):
 
     With `at_will`, a chunk ends only when the caller calls `flush` or `flush_if_full`: rows are sorted only within a chunk,
     and some engines record an earlier event later. `check` and `seal` raise the first write failure as `StorageError`.
+    The thread passes each written chunk to `observe`, which must not raise.
     """
 
-    def __init__(self, folder: Path, *, at_will: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, at_will: bool = False, observe: Callable[[pa.Table], None] = lambda chunk: None
+    ) -> None:
         super().__init__(sys.maxsize if at_will else CHUNK_ROWS)
-        self._folder = folder
+        self._folder, self._observe = folder, observe
         self._pending: queue.SimpleQueue[tuple[int, Chunk] | None] = queue.SimpleQueue()
         self._chunks = 0
         self._rows = 0  # handed to the writer
@@ -155,6 +158,7 @@ class Recorder(Collector):
                 pq.write_table(table, partial, compression="lz4", **_WRITING)
                 partial.rename(path)
                 self._joined.add(table)
+                self._observe(table)
             except Exception as error:  # any error loses rows, and a dead thread would not report it
                 self._failure = error
 

@@ -214,12 +214,13 @@ def test_endpoints_never_show_their_session():
     assert "s3cret" not in repr(Endpoints("l", "staging", "http://r", "http://c", session="s3cret"))
 
 
-def test_what_was_to_happen_on_a_signal_happens_again_afterwards(tmp_path: Path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_was_to_happen_on_a_signal_happens_again_afterwards(number: signal.Signals, tmp_path: Path):
     gone = Endpoints("gone", "mock", "http://127.0.0.1:9", "http://127.0.0.1:9")
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(number, signal.default_int_handler)
     try:
         with pytest.raises(TargetError):
             engine.run(small("reconnect_storm"), engine.Options(tmp_path, endpoints=gone))
-        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+        assert signal.getsignal(number) is signal.default_int_handler
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)

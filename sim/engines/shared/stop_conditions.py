@@ -1,8 +1,10 @@
 """The stop conditions of a live target: count requests, and evaluate the conditions."""
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+
+import pyarrow as pa
 
 from sim.drill.target_rules import Stop
 from sim.engines.shared.metrics_book import MetricsBook
@@ -18,8 +20,8 @@ _FAILED = frozenset({"token_refused", "connect_failed", "subscribe_refused", "pu
 class CountingRecorder(Recorder):
     """A recorder that also counts mints, connects and publishes by success, in buckets of half a second."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, *, observe: Callable[[pa.Table], None] = lambda chunk: None) -> None:
+        super().__init__(folder, observe=observe)
         self._buckets: deque[list[float]] = deque()  # [start in s, succeeded, failed], oldest first
 
     def add(

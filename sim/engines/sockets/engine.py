@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 import uvloop
 
 from sim.base.clocks import WallClock
@@ -53,6 +54,8 @@ from sim.server.settings import Switches
 
 SPARE_DESCRIPTORS = 200  # for HTTP, files, pipes
 _PROXIED_DESCRIPTORS = 3  # per client with a link fault: its own, and two in the proxy
+_OBSERVED_EVERY_S = 1.0  # [ours]
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # that end a run
 _GOODBYE_S = 0.1  # for sending the last frames
 
 
@@ -67,6 +70,8 @@ class Options:
     progress: Callable[[str, str], None] = lambda phase, text: None  # called with the phase and a progress text
     run_id: str = ""  # id of the run
     protocol: str = registry.DEFAULT  # of the embedded mock
+    # Called with the header and the rows that were recorded since the last call, in another thread. It must not raise.
+    observe: Callable[[RunHeader, pa.Table], None] | None = None
 
 
 def run(drill: Drill, options: Options) -> RunHeader:
@@ -77,18 +82,19 @@ def run(drill: Drill, options: Options) -> RunHeader:
     """
     check(drill, options.endpoints)
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-    with relaxed_gc(), _end_signal_given_back(), runner:  # closing the runner restores Python's Ctrl-C handler
+    with relaxed_gc(), _signals_given_back(), runner:
         return runner.run(_SocketsRun(drill, options).run())
 
 
 @contextlib.contextmanager
-def _end_signal_given_back() -> Iterator[None]:
-    """Restore the handler of SIGTERM at the end: a closing event loop sets the system's default instead."""
-    before = signal.getsignal(signal.SIGTERM)
+def _signals_given_back() -> Iterator[None]:
+    """Restore the handlers of these signals at the end: a closing event loop leaves its own, or sets the system's default."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def check_service(endpoints: Endpoints) -> None:
@@ -127,7 +133,7 @@ class _SocketsRun:
         self._options = options
         self._faults = plan(drill, options.seed)
         self._clock = WallClock()
-        self._recorder = target_monitor.recorder(options.folder, options.endpoints)
+        self._recorder = target_monitor.recorder(options.folder, options.endpoints, self._observe)
         self.record = Record(self._recorder.add, self._clock.now, self._clock.began)
         self._process: MockProcess | None = None
         self._driver = AsyncioDriver(self._clock, self._recorder.check)
@@ -144,7 +150,7 @@ class _SocketsRun:
         """Carry out the whole run; see the module's `run`."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._give_up)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in _SIGNALS:
             if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
                 continue  # under nohup, a closed terminal must not end the run
             loop.add_signal_handler(number, self._driver.stop)
@@ -258,6 +264,8 @@ class _SocketsRun:
         target = LocalTarget(self._options.endpoints.urls if self._options.endpoints else ())
         machine = MachineMonitor(self._recorder, self._server_pid, http.target_clock.take, target=target)
         self._keep_on(monitor_own_lag(self._clock, self.record, machine))
+        if self._options.observe is not None:
+            self._keep_on(self._flush_often())
         if self._fleet:
             self._keep_on(sample_client_lag(self._fleet, self._publishing.heads, self._recorder, self.record))
         if self._drill.expect.retired_routes:
@@ -306,6 +314,16 @@ class _SocketsRun:
 
     def _is_withheld(self, fault: AnyFault) -> bool:
         return is_withheld(fault, self._client_settings.capabilities, self._http.endpoints)
+
+    def _observe(self, chunk: pa.Table) -> None:
+        if self._options.observe is not None:
+            self._options.observe(self._header, chunk)
+
+    async def _flush_often(self) -> None:
+        """Pass on what was recorded once a second, for an observer."""
+        while True:
+            await asyncio.sleep(_OBSERVED_EVERY_S)
+            self._recorder.flush()
 
     def _keep_on(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a background task until the run ends. Its failure ends the run."""

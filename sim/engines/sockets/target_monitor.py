@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
+import pyarrow as pa
 
 from sim.base.clocks import WallClock
 from sim.base.redaction import Redactor
@@ -25,10 +26,10 @@ from sim.record.run_header import RunHeader
 _CHECK_PERIOD_S = 0.25  # between two checks of the stop conditions
 
 
-def recorder(folder: Path, endpoints: Endpoints | None) -> Recorder:
+def recorder(folder: Path, endpoints: Endpoints | None, observe: Callable[[pa.Table], None]) -> Recorder:
     """Return a recorder; it counts errors if the target has a stop condition for them."""
     counts = endpoints is not None and endpoints.rules.stop.error_ratio is not None
-    return CountingRecorder(folder) if counts else Recorder(folder)
+    return CountingRecorder(folder, observe=observe) if counts else Recorder(folder, observe=observe)
 
 
 def prepare(header: RunHeader, drill: Drill, endpoints: Endpoints) -> None:
