@@ -37,6 +37,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("drills.judging",),
     ("drills.reports",),
     ("drills.runs",),
+    ("drills.exports",),
     ("drills.targets",),
     ("drills.third_party",),
     ("drills.planning",),

@@ -7,15 +7,33 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drills.cli import output
-from drills.cli.options import RESULTS, AsJson, Defect, DryRun, Junit, Out, Protocol, Set, Target, Targets, Thresholds
+from drills.cli.options import (
+    LOOPBACK,
+    RESULTS,
+    AsJson,
+    Defect,
+    DryRun,
+    Junit,
+    MetricsHost,
+    MetricsLinger,
+    MetricsPort,
+    OtlpEndpoint,
+    Out,
+    Protocol,
+    Set,
+    Target,
+    Targets,
+    Thresholds,
+)
 from drills.runs import catalog
 from sim.base.errors import UsageError
 from sim.base.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from drills.judging.checks.verdicts import RunVerdict
+    from drills.runs.request import Request
     from sim.drill.model import Drill
 
 
@@ -90,6 +108,10 @@ def drill_run(
     as_json: AsJson = False,
     junit: Junit = None,
     dry_run: DryRun = False,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = LOOPBACK,
+    metrics_linger: MetricsLinger = 0.0,
+    otlp_endpoint: OtlpEndpoint = "",
 ) -> None:
     """Run drills, judge them, and decide go or no-go."""
     from drills.runs import running
@@ -114,8 +136,24 @@ def drill_run(
     if dry_run:
         running.show_plan(request, as_json)
         raise typer.Exit(ExitCode.INCONCLUSIVE)
-    run_dir = running.run(request)
-    finish(running.conclude(run_dir), run_dir, as_json, junit)
+    _run(request, (metrics_port, metrics_host, metrics_linger, otlp_endpoint), as_json, junit)
+
+
+def _run(request: "Request", exports: tuple[int | None, str, float, str], as_json: bool, junit: Path | None) -> None:
+    """Run drills, show them to other tools meanwhile, and exit with the verdict's code."""
+    from drills.exports.asked import Exports, worst_of
+    from drills.runs import running
+
+    asked = Exports(*exports)
+    asked.check(request.engine)
+    with asked.serving("drill run", target=request.target) as live:
+        run_dir = running.run(request, live.observe if live else None)
+        verdict = running.conclude(run_dir)
+        if live is not None:
+            live.changed(run_id=verdict.run_id)
+            live.concluded(verdict.exit_code, verdict.decision, verdict.decision_reason, worst_of(verdict))
+        asked.trace_run(run_dir, verdict)
+        finish(verdict, run_dir, as_json, junit, then=asked.linger)
 
 
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, such as results/<run id>, or of a drill in it.")]
@@ -189,8 +227,10 @@ def judge(
     finish(results.judge_run(run_dir, thresholds), run_dir, as_json, junit)
 
 
-def finish(verdict: "RunVerdict", run_dir: Path, as_json: bool, junit_file: Path | None) -> None:
-    """Print a verdict and exit with its code."""
+def finish(
+    verdict: "RunVerdict", run_dir: Path, as_json: bool, junit_file: Path | None, then: "Callable[[], None]" = lambda: None
+) -> None:
+    """Print a verdict, do what is left to do `then`, and exit with its code."""
     from drills.reports import report
     from drills.reports.terminal import out
 
@@ -203,6 +243,8 @@ def finish(verdict: "RunVerdict", run_dir: Path, as_json: bool, junit_file: Path
     else:
         report.print_verdict(verdict, out())
         output.lines(f"evidence: {run_dir}")
+    sys.stdout.flush()
+    then()
     raise typer.Exit(verdict.exit_code)
 
 

@@ -24,4 +24,16 @@ Protocol = Annotated[str | None, typer.Option(metavar="PROTOCOL", help="Protocol
 Defect = Annotated[
     list[str] | None, typer.Option(metavar="DEFECT", help="Switch on a defect of the mock; see `mock defects`. Repeatable.")
 ]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(metavar="PORT", min=0, max=65535, help="Serve live metrics and the verdict on this port; 0: any free one."),
+]
+MetricsHost = Annotated[str, typer.Option(metavar="HOST", help="Address to serve --metrics-port on.")]
+MetricsLinger = Annotated[
+    float, typer.Option(metavar="SECONDS", min=0.0, help="Serve the final metrics and the verdict for so long after the end.")
+]
+OtlpEndpoint = Annotated[
+    str, typer.Option(metavar="URL", help="Send traces to this OTLP collector (HTTP), such as http://127.0.0.1:4318.")
+]
+LOOPBACK = "127.0.0.1"
 RESULTS = Path("results")

@@ -22,24 +22,27 @@ from sim.server.deployment import Deployment
 from sim.server.settings import RuntimeSettings, Switches
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from sim.engines.shared.endpoints import Endpoints
 
 _MANY_BYTES = 5_000_000  # [ours] size of observations from which processes pay off; they take about a second to start
 RunDrill = Callable[[Drill, Path, Progress], RunHeader]  # into a drill's folder
+Observe = Callable[[RunHeader, "pa.Table"], None]  # gets the rows of a running drill; see `sim.engines.sockets.engine.Options`
 
 
-def run(request: Request) -> Path:
+def run(request: Request, observe: Observe | None = None) -> Path:
     """Run all drills and return the run's folder. Real drills run one after the other, simulated ones on all cores.
 
     Invalid requests are refused before anything starts. A drill that the target cannot run is `not_run`. An interruption ends
-    the run; drills that did not run because of it are errors.
+    the run; drills that did not run because of it are errors. `observe` gets the rows of runs on real sockets.
     """
     checked = checking.check(request)
     endpoints = checked.endpoints
     if endpoints is not None and not endpoints.is_mock:
         dry_run.in_words(request, checked, err())
     planned, request = request.drills, replace(request, drills=checked.runnable(request.drills))
-    run_drill = None if request.engine in SIMULATED or not request.drills else _sockets(request, endpoints)
+    run_drill = None if request.engine in SIMULATED or not request.drills else _sockets(request, endpoints, observe)
     for sentence in results.clean_up(request.out):
         print(f"note: {sentence}", file=sys.stderr)
     run_dir = results.create_run(
@@ -155,7 +158,7 @@ def run_variants(drill: Drill, run_dir: Path, request: Request, wrong_on: Mappin
         return variants.run(drill, options)
 
 
-def _sockets(request: Request, endpoints: "Endpoints | None") -> RunDrill:
+def _sockets(request: Request, endpoints: "Endpoints | None", observe: Observe | None) -> RunDrill:
     """The sockets engine. Raises unless it can run all drills on that target."""
     from sim.engines.sockets import engine as sockets
 
@@ -166,9 +169,10 @@ def _sockets(request: Request, endpoints: "Endpoints | None") -> RunDrill:
     chosen = switches(request.defects, request.seed)
 
     def run_drill(drill: Drill, folder: Path, progress: Progress) -> RunHeader:
+        run_id = results.run_id_of(folder)
         return sockets.run(
             drill,
-            sockets.Options(folder, request.seed, endpoints, chosen, progress, results.run_id_of(folder), request.protocol),
+            sockets.Options(folder, request.seed, endpoints, chosen, progress, run_id, request.protocol, observe),
         )
 
     return _predicted(run_drill, request) if request.predict else run_drill

@@ -30,6 +30,7 @@ class Episode:
     """
 
     fault: str
+    end_t: float  # of the fault; infinity if it was never reverted
     live_s: Floats
     caught_up_s: Floats
     attempts: Ints
@@ -76,7 +77,7 @@ def _episode(history: History, fault: FaultTimes, busy: Spans) -> Episode:
     live_s, caught_up_s = (
         np.sort(np.maximum(t[affected] - zero_t - busy.within_s(zero_ts, t[affected]), 0.0)) for t in (live_t, caught_up_t)
     )
-    return Episode(fault.kind, live_s, caught_up_s, attempts)
+    return Episode(fault.kind, fault.end_t, live_s, caught_up_s, attempts)
 
 
 def _first_after(rows: Rows, moment: Floats) -> Floats:

@@ -1,9 +1,6 @@
 """Figures from a Prometheus: a hand-written one that answers anything, and a real one that scrapes a mock."""
 
-import contextlib
 import json
-import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +9,6 @@ from email.utils import format_datetime
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-import httpx
 import pytest
 
 from drills.rollout.servers import prometheus as rollout_prometheus
@@ -21,8 +17,9 @@ from drills.rollout.setup.records import Snapshot
 from drills.runs.targets import Prometheus
 from sim.base.clocks import SteppedClock, SystemClock
 from sim.base.redaction import Redactor
-from tests.commands import LIMIT_S, Said, free_port, soon, stormgate
+from tests.commands import LIMIT_S, Said, free_port, stormgate
 from tests.pages import Asked, Page, pages
+from tests.prometheus_server import prometheus
 from tests.served import Served, serving
 
 NOW = datetime(2026, 3, 2, 9, tzinfo=UTC)
@@ -191,8 +188,6 @@ def test_token_goes_to_the_server_only() -> None:
 
 # --- a real one -------------------------------------------------------------------------------------
 
-SCRIPT = Path(__file__).parents[1] / "peers" / "prometheus.sh"
-PROGRAM = SCRIPT.parents[2] / ".peers" / "prometheus"
 CONFIG = """
 global: {{ scrape_interval: 1s, scrape_timeout: 1s }}
 scrape_configs:
@@ -226,8 +221,6 @@ class Scraped:
 
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
-    done = subprocess.run(["bash", str(SCRIPT)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
     folder = tmp_path_factory.mktemp("prometheus")
     is_there = [True]
 
@@ -237,38 +230,13 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
         return Page(text.encode(), kind="text/plain; version=0.0.4") if is_there[0] else Page(b"", status=500)
 
     with pages(theirs) as page_url, serving(folder / "mock") as mock:
-        config = folder / "prometheus.yml"
-        config.write_text(CONFIG.format(mock=mock.url.removeprefix("http://"), theirs=page_url.removeprefix("http://")))
-        with _prometheus(config, folder) as url:
+        config = CONFIG.format(mock=mock.url.removeprefix("http://"), theirs=page_url.removeprefix("http://"))
+        with prometheus(config, folder) as url:
             run = mock.run()
             for n in range(3):
                 assert mock.publish(run, n).status_code == 201
             assert mock.token_response("nobody's").status_code == 401
             yield Scraped(url, mock, lambda: is_there.__setitem__(0, False))
-
-
-@contextlib.contextmanager
-def _prometheus(config: Path, folder: Path) -> Iterator[str]:
-    log, port = folder / "prometheus.log", free_port()
-    url = f"http://127.0.0.1:{port}"
-    arguments = (f"--config.file={config}", f"--storage.tsdb.path={folder / 'tsdb'}", "--log.level=warn")
-    with log.open("w") as out:
-        command = [str(PROGRAM), *arguments, f"--web.listen-address=127.0.0.1:{port}"]
-        process = subprocess.Popen(command, stdout=out, stderr=out, cwd=folder, env={**os.environ, "GOMAXPROCS": "1"})
-    try:
-        assert soon(lambda: process.poll() is not None or _is_ready(url), LIMIT_S), log.read_text()
-        assert process.poll() is None, log.read_text()
-        yield url
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/-/ready", trust_env=False).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def test_real_prometheus_gives_what_the_runtime_counted(scraped: Scraped) -> None:
