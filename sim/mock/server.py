@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import uvicorn
 
-from sim.base.errors import StormgateError, UsageError
+from sim.base.errors import StormgateError, UsageError, shortage
 from sim.base.gc_tuning import relaxed_gc
 from sim.base.ownership import STATE_PREFIX, OwnedFolder
 from sim.mock.app import DEFAULT_ADMIN_TOKEN, Mock, MockOptions
@@ -111,18 +111,20 @@ def _mock_options(options: ServeOptions) -> MockOptions:
 async def _run(server: uvicorn.Server, listener: socket.socket, exit_with_stdin: bool) -> None:
     if exit_with_stdin:
         asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _end_when_closed, server)
-    watching = asyncio.create_task(_report_shortage(listener))
+    watching = asyncio.create_task(_report_shortage())
     await server.serve(sockets=[listener])
     watching.cancel()
 
 
-async def _report_shortage(listener: socket.socket) -> None:
+async def _report_shortage() -> None:
     """Say on stderr, once, that no file descriptor is left. The event loop then closes new connections and says nothing."""
     while True:
         await asyncio.sleep(TICK_S)
         try:
-            os.close(os.dup(listener.fileno()))
-        except OSError:
+            os.close(os.dup(sys.stderr.fileno()))
+        except OSError as error:
+            if shortage(error) is None:
+                raise
             print(f"{ERROR_PREFIX}{SHORTAGE}", file=sys.stderr, flush=True)
             return
 
