@@ -17,7 +17,7 @@ gates_app = typer.Typer(help="List and explain the checks of the gates.", no_arg
 
 @gates_app.command("list")
 def gates_list(thresholds: Thresholds = None) -> None:
-    """List all checks with their sources and thresholds."""
+    """List all checks with their sources and thresholds, and all invariants."""
     from rich.table import Column
 
     from drills.rollout.report import explain_checks
@@ -28,14 +28,17 @@ def gates_list(thresholds: Thresholds = None) -> None:
         heads,
         (explain_checks.summary(name, loaded, of) for name in explain_checks.names() for of in explain_checks.asked_of(name)),
     )
+    output.table((Column("invariant", no_wrap=True), "violated when"), explain_checks.invariants())
 
 
 @gates_app.command("explain")
 def gates_explain(
-    check: Annotated[str, typer.Argument(metavar="CHECK", help="Full name of a check, such as replay.bootstrap_ms.")],
+    check: Annotated[
+        str, typer.Argument(metavar="CHECK", help="Name of a check or invariant: replay.bootstrap_ms, silent_loss.")
+    ],
     thresholds: Thresholds = None,
 ) -> None:
-    """Explain what one check measures and how it decides."""
+    """Explain what one check measures and how it decides, or when an invariant is violated."""
     from rich.table import Column
 
     from drills.rollout.report import explain_checks

@@ -180,7 +180,7 @@ class _Explainer:
     def _violating(self, key: str, name: str) -> Rows:
         """The rows that violate an invariant, in order of time."""
         evidence = Evidence(self._history, self._case.ledger)
-        found = INVARIANTS[key](evidence)
+        found = INVARIANTS[key].find(evidence)
         if not isinstance(found, Rows):
             found = _SHOWN_BY[key](evidence) if key in _SHOWN_BY else self._accepted(name)
         return found.take(np.argsort(found.t, kind="stable"))

@@ -5,6 +5,9 @@ import pytest
 from drills.judging import gates
 from drills.rollout.report import explain_checks
 from drills.rollout.verdict import window
+from sim.analysis.invariants.reactions import of_negative_client
+from sim.analysis.invariants.registry import INVARIANTS
+from sim.client.negative.registry import NEGATIVE_CLIENTS
 from tests.commands import stormgate_here
 
 
@@ -19,9 +22,9 @@ def printed(*arguments: str) -> str:
     return said.out
 
 
-def test_every_check_is_listed() -> None:
+def test_every_check_and_invariant_is_listed() -> None:
     listed = printed("list")
-    assert [name for name in (*gates.DECISIONS, *window.REGISTRY) if name not in listed] == []
+    assert [name for name in (*gates.DECISIONS, *window.REGISTRY, *INVARIANTS) if name not in listed] == []
 
 
 @pytest.mark.parametrize("name", explain_checks.names())
@@ -31,6 +34,20 @@ def test_every_check_is_explained(name: str) -> None:
     assert shown.count("") == len(explain_checks.asked_of(name))
     for heading in ("measures", "sources", "window", "decides by", "passes", "without data"):
         assert shown.count(heading) == shown.count("")
+
+
+@pytest.mark.parametrize("name", [*INVARIANTS, *map(of_negative_client, NEGATIVE_CLIENTS)])
+def test_every_invariant_is_explained(name: str) -> None:
+    shown = dict(explain_checks.lines(name, gates.load_thresholds()))
+    assert [*shown] == ["", "violated when", "expected", "blamed", "users would see", "passes"]
+    assert all(shown.values())
+
+
+def test_invariant_is_explained_with_who_is_blamed() -> None:
+    shown = printed("explain", "silent_loss")
+    assert INVARIANTS["silent_loss"].violated_when in shown
+    assert "server: it acknowledged the event and did not deliver it" in shown
+    assert "messages that never appear" in shown
 
 
 def test_check_of_drills_and_windows_is_explained_for_both() -> None:
@@ -50,7 +67,12 @@ def test_source_of_a_threshold_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("misspelt", "near"),
-    [("replay.bootstrap", "replay.bootstrap_ms"), ("bootstrap_ms", "replay.bootstrap_ms"), ("UX.Integrity", "ux.integrity")],
+    [
+        ("replay.bootstrap", "replay.bootstrap_ms"),
+        ("bootstrap_ms", "replay.bootstrap_ms"),
+        ("UX.Integrity", "ux.integrity"),
+        ("silent-loss", "silent_loss"),
+    ],
 )
 def test_misspelt_name_gets_one_sentence_with_suggestions(misspelt: str, near: str) -> None:
     said = stormgate_here("gates", "explain", misspelt)

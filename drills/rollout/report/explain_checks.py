@@ -1,16 +1,21 @@
-"""Explain checks in words: what each measures, its sources, and when it passes. For `stormgate gates`."""
+"""Explain checks and invariants in words: what each measures, its sources, and when it passes. For `stormgate gates`."""
 
 from collections.abc import Iterator
 from difflib import get_close_matches
 
 import msgspec
 
+from drills.judging import explanations
 from drills.judging.checks import registry
 from drills.judging.checks.specs import CheckSpec
 from drills.judging.checks.thresholds import Threshold, Thresholds, says
+from drills.reports.report import USERS_SAW
 from drills.rollout.verdict.splits import BY_BUILD
 from drills.rollout.verdict.window_checks import AGAINST_CONTROL, REGISTRY
+from sim.analysis.invariants.reactions import of_negative_client
+from sim.analysis.invariants.registry import INVARIANTS
 from sim.base.errors import UsageError
+from sim.client.negative.registry import NEGATIVE_CLIENTS
 from sim.service.metric_names import MEANINGS
 
 _ASKED_OF = {"run": "a drill", "window": "a stage's window", "control": "a stage's window that has a control"}
@@ -35,12 +40,12 @@ def asked_of(name: str) -> dict[str, CheckSpec]:
     """The checks with that name, by what they judge. Raises `UsageError` for an unknown name."""
     found = {_ASKED_OF[spec.needs]: spec for spec in registry.ALL if spec.name == name}
     if not found:
-        raise UsageError(f"there is no check '{name}'{_near(name)}; `stormgate gates list` shows all.")
+        raise UsageError(f"there is no check or invariant '{name}'{_near(name)}; `stormgate gates list` shows all.")
     return found
 
 
 def _near(name: str) -> str:
-    whole = {known.lower(): known for known in names()}
+    whole = {known.lower(): known for known in (*names(), *_invariants())}
     tails = {known.partition(".")[2].lower(): known for known in names()}
     close = get_close_matches(name.lower(), [*whole, *tails], n=6, cutoff=0.6)
     near = list(dict.fromkeys(whole.get(each) or tails[each] for each in close))[:3]
@@ -62,8 +67,33 @@ def passes(spec: CheckSpec, threshold: Threshold | None) -> str:
     return says(spec, threshold) if threshold else "never: this thresholds file has no threshold for it"
 
 
+def _invariants() -> dict[str, str]:
+    """All invariants, and the key of each in the table; each negative client has one of its own."""
+    of_clients = {of_negative_client(client): "negative_clients" for client in NEGATIVE_CLIENTS}
+    return {name: name for name in INVARIANTS} | of_clients
+
+
+def invariants() -> Iterator[tuple[str, str]]:
+    """All invariants by name, and when each is violated."""
+    return ((name, INVARIANTS[key].violated_when) for name, key in _invariants().items())
+
+
+def _lines_of_invariant(name: str) -> Iterator[tuple[str, str]]:
+    key = _invariants()[name]
+    expected, blamed, why = explanations.blame()["invariants"][key]
+    yield "", f"{name}, an invariant of every drill"
+    yield "violated when", INVARIANTS[key].violated_when
+    yield "expected", expected
+    yield "blamed", f"{blamed}: {why}"
+    yield "users would see", USERS_SAW.get(name, "a forbidden request was granted")
+    yield "passes", f"never violated, whatever the thresholds; {registry.INVARIANTS} and the gates of a stage require it"
+
+
 def lines(name: str, thresholds: Thresholds) -> Iterator[tuple[str, str]]:
-    """The explanation of a check, as pairs of a heading and a text. An empty heading starts the next check."""
+    """The explanation of a check or an invariant, as pairs of a heading and a text. An empty heading starts the next check."""
+    if name in _invariants():
+        yield from _lines_of_invariant(name)
+        return
     for of, spec in asked_of(name).items():
         yield "", f"{spec.name}, asked of {of}"
         yield "measures", f"{spec.measures}, in {spec.unit}"
