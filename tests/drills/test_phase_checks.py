@@ -8,7 +8,7 @@ from sim.drill.model import Drill, Load
 from sim.protocols import registry
 from sim.protocols.adapter import FreshStart
 from sim.record.observations import Kind
-from tests.drills.asking import CASE, ERROR, FAIL, NAN, NO_DATA, PASS, ask, cases, judged, many, names, state
+from tests.drills.asking import CASE, ERROR, FAIL, INCONCLUSIVE, NAN, NO_DATA, PASS, ask, cases, judged, many, names, state
 from tests.histories import AUDITOR, STREAM, Story, good_storm, storm_drill
 
 FAULT = (Kind.FAULT_INJECTED, Kind.FAULT_OBSERVED, Kind.FAULT_REVERTED)
@@ -258,3 +258,21 @@ CASES = [
 @pytest.mark.parametrize(CASE, CASES)
 def test_check_has_the_state_of_its_history(name: str, story: Story, drill: Drill, expected: State) -> None:
     assert state(name, story, drill) is expected
+
+
+def test_counters_of_the_service_decide_no_check() -> None:
+    """They may freeze, or contradict what clients saw. One that goes back says only that the service may have restarted."""
+
+    def story(*values: float) -> Story:
+        told = good_storm(3)
+        for number, value in enumerate(values, 1):
+            told.tell(9.0 + number, Kind.SERVER_METRIC, attempt=number, value=value, detail="dropped_messages_total")
+        told.rows.sort(key=lambda row: row.t)
+        return told
+
+    def states(told: Story) -> dict[str, State]:
+        return {check.name: check.state for check in judged(told).checks}
+
+    without = states(story())
+    assert states(story(0, 0, 0, 0)) == states(story(0, 1e6, 1e6)) == without
+    assert states(story(5, 9, 1)) == without | {"drill.undisturbed": INCONCLUSIVE}
