@@ -7,6 +7,8 @@ import pytest
 from sim.protocols.events import Closed, Joined, Position, Resumed, Snapshot, Stale
 from tests.client.peer import CENTRIFUGO, Peer, dense
 
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+
 
 @pytest.mark.parametrize(
     ("at", "content", "problem"),
@@ -34,6 +36,19 @@ def test_snapshot_without_a_stated_floor_or_head_is_judged_by_its_content(at: in
 @pytest.mark.parametrize(("at", "events", "problem"), [(0, 0, ""), (1, 1, "above_head"), (1, 0, "empty")])
 def test_snapshot_of_an_empty_stream_has_nothing(at: int, events: int, problem: str):
     assert _offered(at, {"events": events}, Stale("a", floor=Position(0), head=Position(0))) == (at, problem)
+
+
+@pytest.mark.parametrize(
+    ("content", "recorded"),
+    [
+        ({"events": 9, "digest": DIGEST}, DIGEST[-12:]),
+        ({"events": 9, "digest": 12}, ""),
+        ({"text": "not of events", "digest": DIGEST}, ""),
+        ({"events": 8, "digest": DIGEST}, "unfit"),
+    ],
+)
+def test_digest_of_a_snapshot_without_a_problem_is_recorded(content: dict[str, Any], recorded: str):
+    assert _offered(9, content, Stale("a", floor=Position(9), head=Position(20))) == (9, recorded)
 
 
 def _offered(at: int | None, content: dict[str, Any], stale: Stale) -> tuple[int, str]:

@@ -3,9 +3,12 @@
 import msgspec
 import pytest
 
-from sim.protocols.events import DisconnectReason
+from sim.protocols.adapter import CaughtUpSign
+from sim.protocols.events import DisconnectReason, Head, Position, Resumed
 from sim.protocols.spacetime.frames import SyncError
+from tests.client.peer import Peer, dense
 from tests.client.session_driver import RUN, WORKER, SessionDriver, as_both, as_push, as_reply, batch, heads, stale
+from tests.client.test_capabilities import DENSE
 
 
 @pytest.mark.parametrize("announce", [as_push, as_reply, as_both])
@@ -148,3 +151,14 @@ def test_late_heartbeat_does_not_clamp_events_of_this_connection():
     driver.receive(batch(4))
     assert not driver.of("clamped")
     assert driver.seqs("applied") == [1, 2, 3, 4]
+
+
+def test_a_head_in_the_message_of_an_answer_says_where_an_empty_replay_ends():
+    peer = Peer(msgspec.structs.replace(DENSE, caught_up=CaughtUpSign.REPLY), "a", "b")
+    subscribe = peer.join()
+    peer.tell(dense(3, stream="b"))
+    peer.tell(Resumed(subscribe.ref), Head("a", Position(7)), Head("b", Position(9)), Head("c", Position(5)))
+    assert peer.session.is_live
+    assert [(stream, seq) for stream, seq, _ in peer.of("rebootstrapped")] == [("b", 2), ("a", 7)]
+    assert [(stream, seq) for stream, seq, _ in peer.of("checkpoint_written")] == [("b", 3), ("a", 7)]
+    assert peer.session.replica.behind() == []

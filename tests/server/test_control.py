@@ -155,6 +155,19 @@ def test_own_fleet_and_many_topics_are_granted(topics):
     assert ask(control(), {"topics": topics})["granted_topics"]
 
 
+@pytest.mark.parametrize("authorization", [None, "", " ", "Bearer", "Bearer "])
+def test_request_without_a_session_has_none(authorization):
+    assert TokenRequest.parse(authorization, b"").session is None
+
+
+def test_token_may_be_as_long_as_a_server_takes(monkeypatch):
+    length = len(ask(control())["token"])
+    for longest, is_granted in ((length, True), (length - 1, False)):
+        monkeypatch.setattr("sim.server.control.MAX_TOKEN_CHARS", longest)
+        service = control()
+        assert (ask(service)["token"] != "") if is_granted else (refusal(service) == (422, "grant_too_large"))
+
+
 def test_outage_refuses_all_requests():
     assert refusal(control(), outage=True) == (503, "minting_disabled")
     assert refusal(control(), session=None, outage=True) == (503, "minting_disabled")

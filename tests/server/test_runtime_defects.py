@@ -1,12 +1,14 @@
 """Each configurable defect of the runtime, next to what a healthy runtime does."""
 
 import json
+from collections.abc import Callable
 
 import msgspec
 import pytest
 
 from sim.protocols import intents
-from sim.protocols.payloads import canonical_json, hash_matches
+from sim.protocols.events import Item, Position
+from sim.protocols.payloads import canonical_json, hash_matches, payload_hash
 from sim.protocols.spacetime.frames import Reply, Request, Subscribe, SyncBeat, SyncError, TransportBeat, UpdateBatch
 from sim.server import misbehaviours
 from sim.server.admission import failure
@@ -194,6 +196,50 @@ def test_lies_keep_positions_and_hashes_right(defect: str):
     assert all(is_intact(update) for update in got)
     assert [update.watermark for update in got] == list(range(1, EVENTS + 1))
     assert LIES[defect](sent, [json.loads(bytes(update.payload))["payload"] for update in got])
+
+
+SHARES = {
+    "duplicate_delivery": 0.2,
+    "alter_copies": 0.2,
+    "repeat_payloads": 0.2,
+    "alter_payloads": 0.05,
+    "wrong_payload_hash": 0.05,
+    "two_versions": 0.05,
+}
+
+
+@pytest.mark.parametrize("defect", SHARES)
+def test_defects_affect_their_share_of_events(defect: str):
+    sent = [Item(Position(seq), msgspec.Raw(b'{"payload":{"n":%d}}' % seq), "right") for seq in range(1, 2001)]
+    switches = Switches(defects={defect})
+    client = next(key for key in range(100) if misbehaviours.has_own_version(switches, key) or defect != "two_versions")
+    got = misbehaviours.disfigure(switches, client, "a", sent, False, payload_hash)
+    right = {(each.position.offset, bytes(each.payload), each.payload_hash) for each in sent}
+    changed = sum((each.position.offset, bytes(each.payload), each.payload_hash) not in right for each in got)
+    assert 0.8 * SHARES[defect] < max(changed, len(got) - len(sent)) / len(sent) < 1.2 * SHARES[defect]
+
+
+@pytest.mark.parametrize(
+    ("defect", "is_hit", "share"),
+    [
+        ("cross_topic_leak", misbehaviours.leaks, 0.05),
+        ("unanswered_to_some", misbehaviours.is_unanswered, 0.05),
+        ("wait_for_company", lambda switches, seq: misbehaviours.waits(switches, "a", seq), 0.9),
+        ("announce_before_commit", lambda switches, seq: misbehaviours.is_skipped(switches, 1, seq, True), 0.05),
+    ],
+)
+def test_choices_of_events_have_their_share(defect: str, is_hit: Callable[[Switches, int], bool], share: float):
+    hits = sum(is_hit(Switches(defects={defect}), seq) for seq in range(2000))
+    assert 0.8 * share < hits / 2000 < min(1.2 * share, 0.95)
+    assert not any(is_hit(Switches(), seq) for seq in range(100))
+
+
+@pytest.mark.parametrize("defect", ["repeat_payloads", "swap_payloads"])
+def test_single_event_of_a_message_has_no_other_to_swap_with_or_repeat(defect: str):
+    switches = Switches(defects={defect})
+    for seq in range(1, 100):
+        item = Item(Position(seq), msgspec.Raw(b"1"), "right")
+        assert misbehaviours.disfigure(switches, 1, "a", [item], False, payload_hash) == (item,)
 
 
 @pytest.mark.parametrize(("defects", "closed"), [(set(), {"d1", "d3"}), ({"deploy_cuts_everyone"}, {"d0", "d1", "d2", "d3"})])

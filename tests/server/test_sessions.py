@@ -151,3 +151,18 @@ def test_a_client_that_the_application_disconnected_cannot_resume(driver: Driver
     assert driver.runtime.closing.follow(CloseOrder(0, {"d": 4100})) == 1
     driver.runtime.close(closed)
     assert not is_resumed(joined_again(driver, of_closed)[1])
+
+
+@pytest.mark.parametrize(("cause", "is_kept"), [("revoked", False), ("stopped", True), ("silent", True)])
+def test_a_session_is_kept_unless_its_user_was_sent_away(driver: Driver, cause: str, is_kept: bool) -> None:
+    number, session = reading(driver, "a")
+    if cause == "revoked":
+        assert driver.runtime.revoke(["session-u"]) == 1
+    elif cause == "stopped":
+        assert driver.runtime.hang_up({"d"}) == 1
+    else:
+        driver.wait(60)
+    assert driver.runtime.is_closing(number)
+    driver.runtime.close(number)
+    driver.runtime._revoked.clear()
+    assert is_resumed(joined_again(driver, session)[1]) == is_kept
