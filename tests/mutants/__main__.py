@@ -1,4 +1,4 @@
-"""`make mutants`: samples mutants of the judges, sessions and the server core, and says which no fast test kills.
+"""`make mutants`: samples mutants of the judges, the record, sessions and the server core, and says which no fast test kills.
 
 Exit code 0: at least 95 % of the real ones were killed; 1: fewer, or not all were tried in time; 3: a path without modules;
 4: the tests fail without a mutant, too; 130: interrupted.
@@ -12,21 +12,18 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
 from tests.mutants.operators import Mutant, mutants_of
-from tests.mutants.trials import Copy, Trial
+from tests.mutants.trials import Copy, Trial, UnchangedFailedError, equivalents
 
 ROOT = Path(__file__).parents[2]
-PATHS = ("drills/judging", "sim/analysis", "sim/client", "sim/server")
+PATHS = ("drills/judging", "sim/analysis", "sim/client", "sim/record", "sim/server")
 SCORE = 0.95  # [ours] of the real mutants
 COUNT, MINUTES = 40, 10.0
 ENOUGH, TOO_FEW, USAGE, RED, STOPPED = 0, 1, 3, 4, 130
-
-
-class UnchangedFailedError(Exception):
-    """The tests fail without a mutant, too; with what pytest printed."""
 
 
 def modules(root: Path, paths: Sequence[str]) -> list[str]:
@@ -52,21 +49,38 @@ def sample(root: Path, names: Sequence[str], seed: int) -> Iterator[Mutant]:
 
 def run(root: Path, mutants: Sequence[Mutant], until: float) -> list[Trial]:
     """Try the mutants until a moment of the monotonic clock, and print each. Raises `UnchangedFailedError`."""
-    trials = []
+    reasons = equivalents(root)
+    trials, real = [], []
+    for mutant in mutants:
+        if reason := reasons.get((mutant.module, mutant.was, mutant.becomes)):
+            trials.append(Trial(mutant, "equivalent", reason))
+        else:
+            real.append(mutant)
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copy = Copy(root, Path(folder))
-        if failures := copy.unchanged([mutant.module for mutant in mutants]):
-            raise UnchangedFailedError(failures)
-        for mutant in mutants:
+        left = []
+        with closing(copy.quick(real)) as quick:
+            for mutant, trial in zip(real, quick, strict=False):
+                if trial is not None and trial.outcome == "killed":
+                    trials.append(shown(trial))
+                else:
+                    left.append(mutant)
+                if time.monotonic() >= until:
+                    return trials
+        for mutant in left:
             if time.monotonic() >= until:
                 break
-            started = time.monotonic()
-            trials.append(trial := copy.tried(mutant))
-            where = f"{mutant.module}:{mutant.line} {mutant.operator}"
-            print(f"{trial.outcome:10} {where}  {trial.why} ({time.monotonic() - started:.1f} s)", flush=True)
-            if trial.outcome == "survived":
-                print(mutant.diff, flush=True)
+            trials.append(shown(copy.tried(mutant)))
     return trials
+
+
+def shown(trial: Trial) -> Trial:
+    """Print what came of a mutant, and of one that survived the change."""
+    mutant = trial.mutant
+    print(f"{trial.outcome:10} {mutant.module}:{mutant.line} {mutant.operator}  {trial.why}", flush=True)
+    if trial.outcome == "survived":
+        print(mutant.diff, flush=True)
+    return trial
 
 
 def summary(trials: Sequence[Trial], wanted: int) -> tuple[str, int]:
