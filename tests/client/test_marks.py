@@ -262,3 +262,11 @@ def test_events_that_are_left_out_between_two_runs_are_lacked(is_sharing: bool) 
     (row,) = client_setup.conclusion(driver.session, {RUN: Acknowledged(number=6)}, driver.now)
     assert (row[0], row[4]) == ("still_pending", 6.0)
     assert client_setup.lag_events(driver.session, {RUN: Acknowledged(number=6)}) == 2.0
+
+
+def test_event_acknowledged_twice_says_nothing_new_about_when_its_log_had_it() -> None:
+    acknowledged = Acknowledged()
+    acknowledged.add(1, 5, 0.0, 1.0)
+    acknowledged.add(1, 5, 0.5, 3.0)
+    acknowledged.add(2, 3, 2.0, 4.0)  # sent after the first answer, so of a new log
+    assert (acknowledged.position, acknowledged.number) == (3, 2)

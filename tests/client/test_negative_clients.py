@@ -6,7 +6,7 @@ import pytest
 from sim.base.errors import UsageError
 from sim.client import policies
 from sim.client.actions import ClientSettings, Connect, Mint, Send, Token
-from sim.client.negative.registry import NEGATIVE_CLIENTS, session_class
+from sim.client.negative.registry import NEGATIVE_CLIENTS, session_class, why_unasked
 from sim.client.negative.tokens import ExpiredToken
 from sim.client.session import Session
 from sim.protocols.events import Closed, DisconnectReason, Next, Opened, Step
@@ -237,3 +237,28 @@ def test_bad_token_that_is_refused_by_a_close_is_no_token_to_renew():
     client.received((Closed(DisconnectReason.UNAUTHORIZED, 1008, Next(Step.TERMINAL)),), due + 0.2)
     answers = [notice.detail for notice in client.notices() if notice.kind == "probed"]
     assert answers == ["outdated_token:refused:unauthorized"]
+
+
+MINTS = {"foreign_topic_mint", "unsupported_topic_mint"}
+NEEDS = {
+    "needs_forms": {"mutation_over_socket", "any_mutation", "hidden_mutation", "malformed_frames", "forbidden_topic"} | MINTS,
+    "needs_tokens": {name for name in NEGATIVE_CLIENTS if "token" in name} | MINTS | {"forbidden_topic"},
+    "needs_builds": {name for name in NEGATIVE_CLIENTS if name.endswith("_build")} | {"other_protocol", "other_schema"},
+}
+
+
+@pytest.mark.parametrize(
+    ("needs", "why"),
+    [
+        ("needs_forms", "its protocol states no messages of negative clients"),
+        ("needs_tokens", "the target has no tokens"),
+        ("needs_builds", "its protocol does not state a client's build"),
+    ],
+)
+def test_negative_client_cannot_ask_without_what_it_needs(needs: str, why: str):
+    had = {"has_forms": "needs_forms", "has_tokens": "needs_tokens", "states_builds": "needs_builds"}
+    lacks = {has: need != needs for has, need in had.items()}
+    for name in NEGATIVE_CLIENTS:
+        assert why_unasked(name, **dict.fromkeys(had, True)) == ""
+        assert why_unasked(name, **lacks) == (why if name in NEEDS[needs] else "")
+    assert why_unasked("no negative client", **lacks) == ""

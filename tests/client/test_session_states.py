@@ -12,7 +12,7 @@ from sim.protocols.events import Batch, CaughtUp, Closed, Malformed, Next, Opene
 from sim.protocols.intents import Subscribe
 from sim.protocols.spacetime.codes import connect_refused
 from tests.client.peer import CENTRIFUGO, Peer, dense
-from tests.client.session_driver import RUN, batch
+from tests.client.session_driver import RUN, SessionDriver, batch
 from tests.client.test_capabilities import DENSE
 
 _MOVES = {
@@ -148,3 +148,12 @@ def test_client_gives_up_with_the_reason_of_an_end_without_a_code():
     peer.tell(Closed(next=Next(Step.TERMINAL)))
     assert peer.session.state is State.ENDED
     assert peer.details("gave_up") == [str(Closed().reason)]
+
+
+def test_session_reports_since_when_it_is_live():
+    driver = SessionDriver()
+    assert driver.session.live_since == math.inf
+    driver.go_live(1)
+    assert driver.session.live_since == driver.now
+    driver.lose("network")
+    assert driver.session.live_since == math.inf

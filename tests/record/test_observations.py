@@ -1,11 +1,13 @@
 """The record: rows are read back as written, and damage is detected."""
 
 import errno
+import json
 import math
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 
@@ -19,8 +21,8 @@ from sim.base.errors import EvidenceError, StorageError
 from sim.record import parquet
 from sim.record.columns import Columns
 from sim.record.observations import SCHEMA
-from sim.record.parquet import CHUNK_FOLDER, FILE_NAME, Recorder, read
-from sim.record.run_header import RunHeader, read_header, read_verified, write_header
+from sim.record.parquet import CHUNK_FOLDER, FILE_NAME, Recorder, file_sha256, read
+from sim.record.run_header import HEADER_NAME, RunHeader, read_header, read_verified, write_header
 
 ROWS = [
     (0.5, "phase", -1, "", -1, 0, math.nan, "steady", -1),
@@ -299,3 +301,34 @@ def test_a_write_failure_names_its_own_remedy(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(StorageError, match=remedy) as told:
         recorder.seal()
     assert os.strerror(number) in str(told.value)
+
+
+def test_header_that_was_changed_is_refused_in_any_layout(sealed: Path):
+    path = sealed / HEADER_NAME
+    path.write_bytes(json.dumps(json.loads(path.read_bytes())).encode())
+    assert read_header(sealed).seed == 1, "only its layout differs"
+    path.write_text(path.read_text().replace('"seed": 1', '"seed": 2'))
+    with pytest.raises(EvidenceError, match="is not as it was written"):
+        read_header(sealed)
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_text("other")])
+def test_other_evidence_that_was_changed_is_refused(sealed: Path, damage: Callable[[Path], object]):
+    path = sealed / "metrics.json"
+    path.write_text("{}")
+    written = read_header(sealed)
+    written.evidence = {path.name: file_sha256(path)}
+    write_header(sealed, written)
+    read_verified(sealed)
+    damage(path)
+    with pytest.raises(EvidenceError, match=r"metrics\.json: is not the file that the run recorded"):
+        read_verified(sealed)
+
+
+def test_column_with_damaged_pages_is_refused(sealed: Path):
+    path = sealed / FILE_NAME
+    content = bytearray(path.read_bytes())
+    content[4:200] = bytes(196)
+    path.write_bytes(content)
+    with pytest.raises(EvidenceError, match=f"{FILE_NAME}: cannot be read"):
+        read(sealed)

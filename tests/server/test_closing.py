@@ -35,7 +35,10 @@ def test_new_connections_of_the_devices_are_closed_after_the_delay_until_the_fau
     assert driver.runtime.closing.wake_at() == math.inf
 
 
-@pytest.mark.parametrize(("retry_after_ms", "headers"), [(0.0, {}), (1500.0, {"retry-after": "2"})])
+@pytest.mark.parametrize(
+    ("retry_after_ms", "headers"),
+    [(0.0, {}), (1500.0, {"retry-after": "2"}), (2000.0, {"retry-after": "2"}), (2000.5, {"retry-after": "3"})],
+)
 def test_upgrades_are_refused_with_a_status_until_the_fault_is_over(
     driver: RuntimeDriver, retry_after_ms: float, headers: dict[str, str]
 ):

@@ -399,3 +399,14 @@ def test_unanswered_to_some_withholds_the_same_events_from_some_clients_for_good
     assert {frozenset(each) for each in missing} == {frozenset(), frozenset(unanswered)}
     assert [set(range(3, EVENTS + 1)) - set(seqs(got)) for got in fleet_with("unanswered_to_some", False)[1]] == missing
     assert not misbehaviours.is_unanswered(Switches(), min(unanswered))
+
+
+@pytest.mark.parametrize("topics", [(A,), (A, B)])
+def test_switched_defects_affect_events_that_other_clients_got_before(topics: tuple[str, ...]):
+    driver = RuntimeDriver()
+    first, second = driver.live(*topics, device="first"), driver.live(*topics, device="second")
+    for topic in topics:
+        driver.publish(topic, EVENTS)
+    assert len(seqs(driver.pull(first))) == EVENTS * len(topics)
+    driver.runtime.set_switches(Switches(defects={"duplicate_delivery"}))
+    assert len(seqs(driver.pull(second))) > EVENTS * len(topics)
