@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from tests.mutants.operators import Mutant, mutants_of
@@ -61,10 +61,11 @@ def run(root: Path, mutants: Sequence[Mutant], until: float) -> list[Trial]:
         left = []
         with closing(copy.quick(real)) as quick:
             for mutant, trial in zip(real, quick, strict=False):
-                if trial is not None and trial.outcome == "killed":
+                if trial is not None:
                     trials.append(shown(trial))
                 else:
                     left.append(mutant)
+                    print(f"{'later':10} {mutant.module}:{mutant.line} {mutant.operator}", flush=True)
                 if time.monotonic() >= until:
                     return trials
         for mutant in left:
@@ -102,8 +103,8 @@ def summary(trials: Sequence[Trial], wanted: int) -> tuple[str, int]:
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description="Try mutants of the code that decides.")
     parser.add_argument("paths", nargs="*", default=PATHS, metavar="PATH", help="modules or folders (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of the sample (default: %(default)s)")
-    parser.add_argument("--count", type=int, default=COUNT, help="how many mutants (default: %(default)s)")
+    parser.add_argument("--seed", type=int, nargs="+", default=[1], help="of the sample, or of each of several (default: 1)")
+    parser.add_argument("--count", type=int, default=COUNT, help="how many mutants of each seed (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="no new mutant after these (default: %(default)s)")
     parser.add_argument("--root", type=Path, default=ROOT, help="the tree to mutate a copy of (default: this one)")
     asked = parser.parse_args(arguments)
@@ -111,7 +112,8 @@ def main(arguments: Sequence[str]) -> int:
     if missing := [path for path in asked.paths if not modules(asked.root, [path]) or not (asked.root / path).exists()]:
         print(f"no modules at {', '.join(missing)}", file=sys.stderr)
         return USAGE
-    mutants = list(islice(sample(asked.root, modules(asked.root, asked.paths), asked.seed), asked.count))
+    samples = (sample(asked.root, modules(asked.root, asked.paths), seed) for seed in asked.seed)
+    mutants = list(dict.fromkeys(chain.from_iterable(islice(each, asked.count) for each in samples)))
     try:
         text, code = summary(run(asked.root, mutants, until), len(mutants))
     except UnchangedFailedError as error:

@@ -1,17 +1,19 @@
 """Tries mutants in one pytest session that has imported and collected all tests once: each in a process forked from it.
 
 There, the functions that the mutant changes get its code, and only the tests that call one of them run, the shortest first.
-What this cannot try is left to `trials`: changes outside functions, and of functions that no test calls in its own process. So
-is what survives, as something may have been computed before the fork.
+What this cannot try is left to `trials`: changes outside functions, and of functions that no test calls or that were called
+before the fork. Tests that take long do not count as fast, and are not run.
 """
 
 import gc
+import math
 import pickle
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from cProfile import Profile
 from pathlib import Path
-from types import CodeType, FrameType, FunctionType
+from types import CodeType, FunctionType
 from typing import Any, BinaryIO
 
 import pytest
@@ -21,6 +23,7 @@ from tests.mutants.operators import Mutant
 
 Key = tuple[str, str, int]  # of a function: its file, its qualified name, its first line
 
+FAST_S = 1.0  # [ours] of CPU time; a test that takes longer is not fast
 _OF_FUNCTIONS = 0x1  # CO_OPTIMIZED; the code of modules and classes is without it
 
 
@@ -56,14 +59,13 @@ def _key(code: CodeType) -> Key:
     return (code.co_filename, code.co_qualname, code.co_firstlineno)
 
 
-def _replace(changes: Sequence[tuple[CodeType, CodeType]]) -> bool:
+def _replace(functions: Sequence[FunctionType], changes: Sequence[tuple[CodeType, CodeType]]) -> bool:
     """Give every function its changed code. Returns whether there was one."""
     wanted = {(_key(old), _own(old)): new for old, new in changes}
-    keys = {key for key, _ in wanted}
     replaced = False
-    for function in gc.get_objects():
-        if type(function) is FunctionType and _key(code := function.__code__) in keys and (_key(code), _own(code)) in wanted:
-            new = wanted[_key(code), _own(code)]
+    for function in functions:
+        code = function.__code__
+        if new := wanted.get((_key(code), _own(code))):
             if len(new.co_freevars) != len(code.co_freevars):
                 return False  # Python allows no other number of variables of outer functions
             function.__code__ = new
@@ -71,11 +73,18 @@ def _replace(changes: Sequence[tuple[CodeType, CodeType]]) -> bool:
     return replaced
 
 
+def fast(items: Iterable[pytest.Item], seconds: Mapping[str, float], paths: Iterable[str]) -> list[pytest.Item]:
+    """The fast tests at `paths`, the shortest first, by the CPU seconds of each in an unchanged run."""
+    own = tuple(paths)
+    found = [item for item in items if item.nodeid.startswith(own) and seconds.get(item.nodeid, math.inf) <= FAST_S]
+    return sorted(found, key=lambda item: seconds[item.nodeid])
+
+
 class Collected:
     """A plugin of pytest that, instead of running the tests, tries the mutants, and sends what came of each.
 
-    It sends (failed test, CPU seconds) of an unchanged run of all tests, then for each mutant the test that killed it, "" if
-    none did, or None if it could not be tried.
+    It sends what an unchanged run of all tests says: the test that failed, and the CPU seconds of each. Then it sends for each
+    mutant the test that killed it, "" if none did, or None if it could not be tried.
     """
 
     def __init__(self, tree: Path, mutants: Sequence[Mutant], tests: dict[str, list[str]], answers: BinaryIO) -> None:
@@ -83,12 +92,22 @@ class Collected:
         self._tree, self._mutants, self._tests, self._answers = tree, mutants, tests, answers
         self._failed = ""
         self._calls: dict[str, tuple[float, set[Key]]] = {}  # of each test: CPU seconds, and the functions that it calls
-        self._files = {str(tree / mutant.module) for mutant in mutants}
+        self._called_before: set[Key] = set()
+        self._functions: dict[str, list[FunctionType]] = {str(tree / mutant.module): [] for mutant in mutants}  # by file
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_collection(self) -> Generator[None, object, object]:
+        with self._watched(self._called_before):
+            return (yield)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        for each in gc.get_objects():
+            if type(each) is FunctionType and each.__code__.co_filename in self._functions:
+                self._functions[each.__code__.co_filename].append(each)
+        gc.freeze()  # garbage collections after a fork would copy the memory of this process
         failed, self._calls = ("collection", {}) if session.testsfailed else self._unchanged(session)
-        self._send((failed, sum(seconds for seconds, _ in self._calls.values())))
+        self._send((failed, {name: seconds for name, (seconds, _) in self._calls.items()}))
         for mutant in [] if failed else self._mutants:
             self._send(self._tried(session, mutant))
         self._answers.close()
@@ -108,42 +127,41 @@ class Collected:
         def run() -> Any:
             for item in session.items:
                 called: set[Key] = set()
-                sys.settrace(self._tracer(called))
                 started = time.process_time()
-                self._run(session, [item])
-                sys.settrace(None)
+                with self._watched(called):
+                    self._run(session, [item])
                 calls[item.nodeid] = (time.process_time() - started, called)
             return self._failed, calls
 
         return (ENDED, {}) if (answer := answered(run)) == ENDED else answer
 
     def _tried(self, session: pytest.Session, mutant: Mutant) -> str | None:
-        changes = changed_functions(mutant, self._tree / mutant.module)
+        path = self._tree / mutant.module
+        changes = changed_functions(mutant, path)
         keys = {_key(old) for old, _ in changes or ()}
-        own = tuple(self._tests[mutant.module])
-        items = [item for item in session.items if item.nodeid.startswith(own) and keys & self._calls[item.nodeid][1]]
-        items.sort(key=lambda item: self._calls[item.nodeid][0])
-        seconds = sum(self._calls[item.nodeid][0] for item in items)
+        seconds = {name: seconds for name, (seconds, called) in self._calls.items() if called & keys}
+        items = [] if keys & self._called_before else fast(session.items, seconds, self._tests[mutant.module])
 
         def run() -> str | None:
-            limit_cpu(seconds)
-            return self._run(session, items) if _replace(changes or ()) else None
+            return self._run(session, items) if _replace(self._functions[str(path)], changes or ()) else None
 
         return answered(run) if items else None
 
     def _run(self, session: pytest.Session, items: Sequence[pytest.Item]) -> str:
         """Run tests until one fails, and return it."""
         for item, after in zip(items, [*items[1:], None], strict=True):
+            if item.nodeid in self._calls:
+                limit_cpu(self._calls[item.nodeid][0])
             session.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
             if self._failed:
                 break
+        limit_cpu(None)
         return self._failed
 
-    def _tracer(self, called: set[Key]) -> Callable[[FrameType, str, Any], None]:
-        files = self._files
-
-        def trace(frame: FrameType, _event: str, _argument: Any) -> None:
-            if (code := frame.f_code).co_filename in files:
-                called.add(_key(code))
-
-        return trace
+    @contextmanager
+    def _watched(self, called: set[Key]) -> Iterator[None]:
+        """Add the functions that are called meanwhile."""
+        with Profile(subcalls=False, builtins=False) as profile:  # a tracer in Python would take longer than the tests
+            yield
+        codes = (entry.code for entry in profile.getstats())
+        called |= {_key(code) for code in codes if isinstance(code, CodeType) and code.co_filename in self._functions}

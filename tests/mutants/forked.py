@@ -19,11 +19,9 @@ ENDED = "the process ended or took too long"
 _MEMORY = 4 << 30  # bytes
 
 
-def limit_cpu(seconds: float) -> None:
-    """End this process when it used much more CPU time than the unchanged tests, which take `seconds`."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    limit = round(used.ru_utime + used.ru_stime + _CPU_TIMES * seconds + _CPU_MORE_S)
-    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+def limit_cpu(seconds: float | None) -> None:
+    """End this process if it uses much more CPU time from now on than unchanged tests, which take `seconds`; None: never."""
+    signal.setitimer(signal.ITIMER_PROF, 0 if seconds is None else _CPU_TIMES * seconds + _CPU_MORE_S)
 
 
 def forked(work: Callable[[], int]) -> int:

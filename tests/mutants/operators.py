@@ -1,6 +1,6 @@
 """The changes that mutation testing makes to a line: those of cosmic-ray that rarely just crash, and some that it lacks.
 
-Type annotations, decorators, texts and docstrings stay as they are.
+Type annotations, decorators, keywords of classes, texts and docstrings stay as they are, and `strict` of zip(): it only guards.
 """
 
 import ast
@@ -160,9 +160,13 @@ def mutants_of(root: Path, module: str) -> list[Mutant]:
 
 
 def _left_alone(source: str) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Where type annotations and decorators start and end, as lines and columns."""
+    """Where type annotations, decorators, keywords of classes and `strict` of zip() start and end, as lines and columns."""
     for node in ast.walk(ast.parse(source)):
-        annotations = [getattr(node, "annotation", None), getattr(node, "returns", None)]
-        for expression in (*annotations, *getattr(node, "decorator_list", ())):
+        alone = [getattr(node, "annotation", None), getattr(node, "returns", None), *getattr(node, "decorator_list", ())]
+        if isinstance(node, ast.ClassDef):
+            alone += [keyword.value for keyword in node.keywords]
+        if isinstance(node, ast.Call):
+            alone += [keyword.value for keyword in node.keywords if keyword.arg == "strict"]
+        for expression in alone:
             if isinstance(expression, ast.expr) and expression.end_lineno and expression.end_col_offset:
                 yield (expression.lineno, expression.col_offset), (expression.end_lineno, expression.end_col_offset)

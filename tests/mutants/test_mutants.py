@@ -73,15 +73,18 @@ def test_the_same_seed_samples_the_same_mutants_of_every_module():
     assert {mutant.module for mutant in first} == set(names)
 
 
-def test_annotations_and_decorators_are_left_alone(tmp_path: Path):
+def test_declarations_and_guards_are_left_alone(tmp_path: Path):
     source = (
         "@cache(size=4)\ndef f(x: int | None = 1, *, y: 'A | B') -> list[int] | None:\n    z: int | str = x\n    return z\n"
+        "class C(B, frozen=True):\n    pass\n"
+        "for a, b in zip(c, d, strict=True):\n    pass\n"
     )
     (tmp_path / "m.py").write_text(source)
     assert {mutant.becomes for mutant in mutants_of(tmp_path, "m.py")} == {
         "def f(x: int | None = 2, *, y: 'A | B') -> list[int] | None:",
         "def f(x: int | None = 0, *, y: 'A | B') -> list[int] | None:",
         "return None",
+        "for a, b in []:",
     }
 
 

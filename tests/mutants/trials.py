@@ -1,7 +1,7 @@
 """Tries mutants in a copy of the tree, with the fast tests of their modules.
 
-Most are tried in one session of pytest that has collected these tests once (`collected`). What that cannot try, and what
-survives there, is tried in an interpreter that imports the mutant: forked from one that has imported the big libraries.
+Most are tried in one session of pytest that has collected these tests once (`collected`). What that cannot try is tried in an
+interpreter that imports the mutant: forked from one that has imported the big libraries.
 """
 
 import compileall
@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Literal
 
 import pytest
 
-from tests.mutants.collected import Collected
+from tests.mutants.collected import Collected, fast
 from tests.mutants.forked import ENDED, forked, limit_cpu, start
 from tests.mutants.operators import Mutant
 
@@ -72,7 +72,7 @@ class Copy:
         self.tree = folder / "tree"
         self._folder = folder
         self._log = folder / "log.txt"
-        self._cpu_s = 0.0
+        self._seconds: dict[str, float] = {}  # CPU time of each test
         shutil.copytree(root, self.tree, ignore=shutil.ignore_patterns(*_ELSEWHERE, ".*"), symlinks=True)
         for library in killers(root)["libraries"]:
             importlib.import_module(library)
@@ -88,7 +88,7 @@ class Copy:
         os.close(writer)
         with os.fdopen(reader, "rb") as answers:
             try:
-                failed, self._cpu_s = _next(answers) or (ENDED, 0.0)
+                failed, self._seconds = _next(answers) or (ENDED, {})
                 if failed:
                     raise UnchangedFailedError(f"{failed}\n{self._log.read_text(errors='replace')}")
                 for mutant in mutants:
@@ -122,8 +122,8 @@ class Copy:
 
     def _fresh(self, tests: Sequence[str]) -> int:
         self._enter(writes_bytecode=False)
-        limit_cpu(self._cpu_s)
-        return self._pytest(tests)
+        limit_cpu(sum(self._seconds.values()))
+        return self._pytest(dict.fromkeys(test.partition("::")[0] for test in tests), [Fast(self._seconds, tests)])
 
     def _pytest(self, tests: Iterable[str], plugins: Sequence[object] = ()) -> int:
         options = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=no", f"--basetemp={self._folder / 'tmp'}"]
@@ -142,6 +142,16 @@ class Copy:
         for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "sim", "drills", "locustfiles")]:
             del sys.modules[name]
         importlib.invalidate_caches()
+
+
+class Fast:
+    """A plugin of pytest that runs the fast tests only, the shortest first."""
+
+    def __init__(self, seconds: dict[str, float], tests: Sequence[str]) -> None:
+        self._seconds, self._tests = seconds, tests
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = fast(items, self._seconds, self._tests)
 
 
 def _next(answers: BinaryIO) -> Any:
