@@ -9,7 +9,7 @@ from sim.client.actions import ClientSettings, Connect, Mint, Send, Token
 from sim.client.negative.registry import NEGATIVE_CLIENTS, session_class, why_unasked
 from sim.client.negative.tokens import ExpiredToken
 from sim.client.session import Session
-from sim.protocols.events import Closed, DisconnectReason, Next, Opened, Step
+from sim.protocols.events import Closed, DisconnectReason, Next, Opened, Step, StreamEnded
 from sim.protocols.intents import Compatibility, Join, Raw
 from sim.protocols.nats_jetstream.adapter import CAPABILITIES as NATS
 from sim.protocols.spacetime.codec import decode_client
@@ -45,6 +45,19 @@ def test_mutation_answer_is_recorded_and_client_stays_live(ok, code, answer):
     driver.receive(batch(2))
     assert driver.session.is_live
     assert driver.seqs("applied") == [1, 2]
+    assert len(answers(driver)) == 1
+
+
+def test_channel_that_a_mutation_ends_is_joined_again_without_another_question():
+    driver, _ = live_client()
+    driver.session.received((StreamEnded(None, "phx_error", Next(Step.RESUBSCRIBE)),), driver.now)
+    assert answers(driver) == ["mutation_over_socket:refused:phx_error"]
+    assert not driver.session.is_live
+    driver.wait(10.0)
+    driver.replay(driver.join(), batch(2))
+    assert driver.session.is_live
+    assert driver.sent() == []
+    driver.session.received((StreamEnded(None, "phx_error", Next(Step.RESUBSCRIBE)),), driver.now)
     assert len(answers(driver)) == 1
 
 

@@ -215,6 +215,14 @@ def test_restored_log_accepts_rows_in_any_order():
     assert not log.append("key-2", b"{}", 1.0).duplicate
 
 
+def test_restored_keys_are_undone_in_the_order_of_the_log():
+    keys = {"a": (3, "sha256:22"), "z": (1, "sha256:33"), "m": (2, "sha256:11")}
+    log = StreamLog.restore(10, 10.0, [], keys, 3)
+    log.truncate(1)
+    assert log.append("z", b"{}", 1.0).duplicate
+    assert [log.append(key, b"{}", 1.0).duplicate for key in ("a", "m")] == [False, False]
+
+
 def test_snapshot_contains_head_and_history_digest():
     log = filled(3)
     snapshot = log.snapshot(12.5)
