@@ -1,13 +1,16 @@
 """A mutant that no test notices is reported, one that a test notices is counted, and the tree itself is never changed."""
 
+import math
 import subprocess
 import sys
+import time
 from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from tests.mutants.__main__ import ENOUGH, PATHS, RED, ROOT, TOO_FEW, USAGE, main, modules, sample
+from tests.mutants import forked
+from tests.mutants.__main__ import ENOUGH, PATHS, RED, ROOT, TOO_FEW, USAGE, main, modules, run, sample
 from tests.mutants.operators import mutants_of
 from tests.mutants.trials import EQUIVALENT, TESTS, equivalents, killers, killers_of
 
@@ -20,9 +23,9 @@ EQUIVALENTS = "\n".join(
 )
 
 
-def planted(root: Path, test: str = GOOD, equivalent: str = "") -> Path:
+def planted(root: Path, test: str = GOOD, equivalent: str = "", source: str = SOURCE) -> Path:
     files = {
-        JUDGE: SOURCE,
+        JUDGE: source,
         "tests/test_judge.py": test,
         EQUIVALENT: equivalent,
         TESTS: 'libraries = []\ntests.sim = ["tests/test_judge.py"]',
@@ -36,7 +39,7 @@ def planted(root: Path, test: str = GOOD, equivalent: str = "") -> Path:
 def tried(root: Path) -> tuple[int, str]:
     command = [sys.executable, "-m", "tests.mutants", "--root", str(root), "sim"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (root / JUDGE).read_text() == SOURCE
+    assert (root / JUDGE).read_text().endswith(SOURCE.splitlines()[-1] + "\n")
     return done.returncode, done.stdout + done.stderr
 
 
@@ -47,6 +50,42 @@ def test_survivors_are_shown_and_killed_mutants_are_counted(tmp_path: Path):
     assert {" ".join(line.split()) for line in changed} == set(SURVIVORS)
     assert shown.count("tests/test_judge.py::test_late") == 2  # `<= 5` and `return False`
     assert "2 of 5 real mutants were killed (40.0%)" in shown
+
+
+NAMED = "from functools import cache\n\nLIMIT = 5\n\n\n@cache\ndef limit() -> int:\n    return LIMIT\n\n\n" + SOURCE
+
+
+def test_constants_and_what_runs_before_the_tests_are_tried_in_a_fresh_interpreter(tmp_path: Path):
+    test = "from sim import judge\n\nEARLY = judge.limit()\n\n\ndef test_limit():\n    assert judge.limit() == EARLY == 5\n"
+    _, shown = tried(planted(tmp_path, test=test + GOOD, source=NAMED))
+    assert shown.count("tests/test_judge.py::test_limit") == 3  # `LIMIT = 6`, `LIMIT = 4` and `return 0`
+
+
+def test_mutants_that_loop_or_wait_for_ever_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(forked, "_CPU_MORE_S", 0.2)
+    monkeypatch.setattr(forked, "_IDLE_S", 0.5)
+
+    def loop() -> None:
+        forked.limit_cpu(0.0)
+        while True:
+            pass
+
+    assert forked.answered(lambda: 1) == 1
+    assert forked.answered(loop) == forked.ENDED
+    assert forked.answered(lambda: time.sleep(600)) == forked.ENDED
+
+
+def test_changed_lambdas_and_inner_functions_take_effect(tmp_path: Path):
+    source = "def adder(x: int):\n    def add(y: int) -> int:\n        return x + y\n    return lambda z: add(z) * 2\n"
+    test = "from sim.judge import adder\n\n\ndef test_add():\n    assert adder(1)(3) == 8\n"
+    (planted(tmp_path) / JUDGE).write_text(source)
+    (tmp_path / "tests/test_judge.py").write_text(test)
+    mutants = [mutant for mutant in mutants_of(tmp_path, JUDGE) if mutant.is_real()]
+    trials = run(tmp_path, mutants, math.inf)
+    assert {trial.mutant.becomes for trial in trials if trial.outcome == "killed"} >= {
+        "return x - y",
+        "return lambda z: add(z) / 2",
+    }
 
 
 def test_equivalent_mutants_do_not_count(tmp_path: Path):
