@@ -31,6 +31,12 @@ FILTERED = (
 @pytest.mark.parametrize(
     ("runner", "output", "n"),
     [
+        ("unittest", "-----\nRan 3 tests in 0.012s\n\nOK\n", 3),
+        ("unittest", "Ran 1 test in 0.012s\n\nFAILED (failures=1)\n", 1),
+        ("unittest", "Ran 4 tests in 0.012s\n\nOK (skipped=4)\n", 0),
+        ("unittest", "Ran 0 tests in 0.000s\n\nNO TESTS RAN\n", 0),
+        ("unittest", "Ran 3 tests in 0.012s\n", 0),
+        ("unittest", "Traceback (most recent call last):\nImportError: no module\n", 0),
         ("cargo", CARGO, 3),
         ("cargo", FILTERED, 0),
         ("cargo", "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out", 3),
@@ -63,6 +69,7 @@ SEVERAL = {  # a script that calls its runner five times
         for n in (9, 0, 0, 7, 1)
     ),
     "pytest": "9 passed in 0.1s\nno tests ran in 0.0s\n4 deselected in 0.0s\n7 passed in 1.0s\n=== 1 passed in 0.1s ===\n",
+    "unittest": "".join(f"{'-' * 70}\nRan {n} tests in 0.001s\n\nOK\n\n" for n in (9, 0, 0, 7, 1)),
     "node": "".join(f"ℹ tests {n}\nℹ pass {n}\nℹ fail 0\n" for n in (9, 0, 0, 7, 1)),
 }
 

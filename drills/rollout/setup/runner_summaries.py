@@ -1,4 +1,4 @@
-"""Count the tests in the output of test runners: cargo, pytest, go and node.
+"""Count the tests in the output of test runners: cargo, pytest, unittest, go and node.
 
 A command may call its runner several times. Each call counts by itself, because one of them may have run no test. `go test`
 does not mark where a call begins, so its output is one call.
@@ -15,6 +15,10 @@ _CARGO_CALL = re.compile(r"^ *Finished .*target\(s\) in ", re.MULTILINE)
 _CARGO = re.compile(r"^test result: \w+\. (?P<passed>\d+) passed; (?P<failed>\d+) failed;", re.MULTILINE)
 _PYTEST = re.compile(r"^=*\s*(?:(?=.*\bin [\d.]+s)(?P<counts>\d+ \w+(?:, \d+ \w+)*)|no tests ran) in [\d.]+s", re.MULTILINE)
 _PYTEST_COUNT = re.compile(r"(?P<n>\d+) (?P<what>passed|failed|errors?)\b")
+_UNITTEST = re.compile(
+    r"^Ran (?P<ran>\d+) tests? in [\d.]+s\s+^(?:OK|FAILED|NO TESTS RAN)(?: \((?P<counts>[\w =,]+)\))?$", re.MULTILINE
+)
+_UNITTEST_COUNT = re.compile(r"(?P<what>skipped|failures|errors|unexpected successes)=(?P<n>\d+)")
 _GO_TEST = re.compile(r"^\s*--- (?:PASS|FAIL): ", re.MULTILINE)
 _GO_PACKAGE = re.compile(r"^(?:ok|FAIL)\s+\S+\s+(?:\(cached\)|[\d.]+s)(?P<rest>.*)$", re.MULTILINE)
 _NODE_CALL = re.compile(r"^(?:#|ℹ) tests \d+\s*$", re.MULTILINE)
@@ -53,6 +57,16 @@ def _pytest_counts(text: str) -> Count:
     return Count(sum(n for n, _ in counts), sum(n for n, is_failure in counts if is_failure))
 
 
+def _unittest(output: str) -> list[Count]:
+    return [_unittest_counts(int(found["ran"]), found["counts"] or "") for found in _UNITTEST.finditer(output)]
+
+
+def _unittest_counts(ran: int, text: str) -> Count:
+    counts = {found["what"]: int(found["n"]) for found in _UNITTEST_COUNT.finditer(text)}
+    skipped = counts.pop("skipped", 0)
+    return Count(max(ran - skipped, 0), sum(counts.values()))
+
+
 def _go(output: str) -> list[Count]:
     """Count tests for `-v` or `-json`; else count the packages that have tests."""
     packages = list(_GO_PACKAGE.finditer(output))
@@ -88,4 +102,10 @@ def _parts(output: str, begin: re.Pattern[str]) -> list[str]:
     return [output[start:end] for start, end in zip(starts, [*starts[1:], len(output)], strict=True)]
 
 
-_COUNTERS: dict[str, Callable[[str], list[Count]]] = {"cargo": _cargo, "pytest": _pytest, "go": _go, "node": _node}
+_COUNTERS: dict[str, Callable[[str], list[Count]]] = {
+    "cargo": _cargo,
+    "pytest": _pytest,
+    "unittest": _unittest,
+    "go": _go,
+    "node": _node,
+}

@@ -48,7 +48,7 @@ MIN_BASELINE_S = 1800.0  # [ours] the baseline replaces the hour before a hold
 EVERYBODY_PERCENT = 100.0
 FULL_ROLLOUT_GATES_H = (0.0, 1.0, 6.0, 24.0)
 
-Runner = Literal["cargo", "pytest", "go", "node", ""]
+Runner = Literal["cargo", "pytest", "unittest", "go", "node", ""]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]*$")]
 VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 TimeOfDay = Annotated[str, msgspec.Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
