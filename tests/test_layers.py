@@ -40,6 +40,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("drills.exports",),
     ("drills.targets",),
     ("drills.third_party",),
+    ("drills.doctor",),
     ("drills.planning",),
     ("drills.rollout.setup",),
     ("drills.rollout.servers",),

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from drills.cli import output
 from drills.cli.drill import drill_app, judge
 from drills.cli.gates import gates_app
 from drills.cli.mock import mock_app
+from drills.cli.options import RESULTS, AsJson, Out
 from drills.cli.plan import plan_app
 from drills.cli.rollback import rollback_app
 from drills.cli.snapshot import snapshot
@@ -58,6 +60,24 @@ def _options(
     ] = False,
 ) -> None:
     pass
+
+
+@app.command()
+def doctor(out: Out = RESULTS, as_json: AsJson = False) -> None:
+    """Examine this machine: what is there, and what to do about what is not.
+
+    Exits with 0 if drills can run here, else with 1. Changes nothing.
+    """
+    from drills.doctor import examination
+
+    items = examination.examine(out)
+    is_able = examination.is_able(items)
+    if as_json:
+        output.json_object({"schema": 1, "is_able": is_able, "items": items})
+    else:
+        output.lines(*(item.line for item in items))
+        output.lines("drills can run here" if is_able else "drills cannot run here")
+    raise typer.Exit(ExitCode.GO if is_able else ExitCode.NO_GO)
 
 
 def main() -> None:

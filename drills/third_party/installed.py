@@ -1,7 +1,7 @@
 """Where the third-party servers are installed, and `make servers`, which installs them.
 
-Everything is in `.servers` of the checkout, which git ignores. Centrifugo's program takes minutes to build, so it is kept in
-the user's cache, too.
+Everything is in `.servers` of the checkout, which git ignores, or without a checkout in the user's cache. Centrifugo's program
+takes minutes to build, so it is in the cache in any case.
 """
 
 import json
@@ -16,7 +16,11 @@ from pathlib import Path
 from drills.third_party.recipe import Recipe
 from sim.base.errors import StormgateError, TargetError, UsageError
 
-FOLDER = Path(__file__).parents[2] / ".servers"
+CHECKOUT = Path(__file__).parents[2]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stormgate"
+_IS_CHECKOUT = (CHECKOUT / "Makefile").exists()
+FOLDER = CHECKOUT / ".servers" if _IS_CHECKOUT else CACHE / "servers"
+HOW = "make servers" if _IS_CHECKOUT else f"{sys.executable} -m drills.third_party.installed"  # installs the servers
 PROGRAMS = Path(__file__).parent / "programs"
 NATS_VERSION, CENTRIFUGO_VERSION = "2.15.1", "6.9.1"  # those of npm packages stand in programs/package.json
 _GO_PACKAGE = f"github.com/centrifugal/centrifugo/v6@v{CENTRIFUGO_VERSION}"
@@ -33,7 +37,7 @@ def require(recipe: Recipe) -> None:
     if not recipe.program:
         return
     if not _PROGRAMS[recipe.program].exists():
-        raise UsageError(f"{recipe.title} is not installed. Install the third-party servers with: make servers")
+        raise UsageError(f"{recipe.title} is not installed. Install the third-party servers with: {HOW}")
     if recipe.program == "node":
         _need("node", "Node.js 18 or newer")
 
@@ -98,7 +102,7 @@ def _install_nats() -> None:
 
 def _install_centrifugo() -> None:
     """Build the program, unless an earlier build is in the cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stormgate" / f"centrifugo-{CENTRIFUGO_VERSION}"
+    cache = CACHE / f"centrifugo-{CENTRIFUGO_VERSION}"
     wanted = _PROGRAMS["centrifugo"]
     if not (cache / "centrifugo").exists():
         _need("go", "Go 1.26 or newer")

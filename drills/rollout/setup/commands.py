@@ -155,7 +155,7 @@ def _judged(code: int | None, why: str, counts: Sequence[tuple[str, Count]], com
         return "fail", f"{by} {failed} of {tests} tests failed"
     if not counts:
         return "pass", "ended with exit code 0"
-    return "pass", f"{tests} tests ran" + (f" in {len(counts)} calls" if len(counts) > 1 else "")
+    return "pass", f"{tests} {'test' if tests == 1 else 'tests'} ran" + (f" in {len(counts)} calls" if len(counts) > 1 else "")
 
 
 def _folder(command: Command, environment: Mapping[str, str]) -> Path:

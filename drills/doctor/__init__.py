@@ -1,0 +1,1 @@
+"""What stormgate needs on this machine, and whether it is there: `stormgate doctor`."""
