@@ -21,7 +21,7 @@ from sim.mock.server import ADMIN_TOKEN_VARIABLE, ServeOptions
 from sim.server.closing import CloseOrder
 from sim.server.deployment import Deployment
 from sim.server.settings import RuntimeSettings, Switches
-from sim.service.paths import MOCK_PATH
+from sim.service.paths import MOCK_PATH, SIGN_IN_PATH
 
 NEW, GOOD = "mock-r2", "mock-r1"  # the deployed revision, and the last known good one
 _ANSWER_S = 5.0  # [ours]
@@ -42,8 +42,10 @@ control_url = "{url}"
 admin_token_env = "{admin_token_env}"
 caps = {{ clients = 400, connects_per_s = 400.0, events_per_s = 400.0 }}
 
-[targets.practice.token]         # each client has a session of its own
-headers = {{ Authorization = "Bearer session-{{account}}" }}
+[[targets.practice.sign_in]]
+path = "{sign_in}"
+body = {{ account = "{{account}}" }}
+values = {{ session = "/session" }}
 
 [targets.practice.revoke]
 
@@ -83,7 +85,7 @@ def _command(place: Place) -> list[str]:
 def _target(place: Place) -> str:
     hooks = {kind: place.hook("inject", "revert") for kind in _INJECTED_BY_HOOK}
     hooks |= {"kill_runtime": place.hook("kill", "start"), "expire_tokens": place.hook("inject")}
-    text = _TARGET.format(url=_url(place), admin_token_env=ADMIN_TOKEN_VARIABLE)
+    text = _TARGET.format(url=_url(place), admin_token_env=ADMIN_TOKEN_VARIABLE, sign_in=SIGN_IN_PATH)
     text += "\n".join(f"[targets.practice.hooks.{kind}]\n{keys}" for kind, keys in hooks.items())
     if not place.settings["has_both_revisions"]:
         return text

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from starlette.applications import Starlette
@@ -52,6 +52,10 @@ class _NewEvent(msgspec.Struct):
 
 class _Revocation(msgspec.Struct):
     session_ids: list[str]
+
+
+class _SignIn(msgspec.Struct):
+    account: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
 
 
 class _RoutingQuestion(msgspec.Struct):
@@ -115,6 +119,7 @@ class Mock:
         return [
             Route(paths.TOKEN_PATH, self._token, methods=["POST"]),
             Route("/api/sync/token", self._token, methods=["POST"]),
+            Route(paths.SIGN_IN_PATH, self._sign_in, methods=["POST"]),
             Route(paths.STATUS_PATH, self._status),
             Route(paths.ROUTING_PATH, self._evaluate, methods=["POST"]),
             *(WorkerRoutes(self).routes(paths.REVOKE_PATH) if self.has_workers else self._run_routes()),
@@ -153,6 +158,11 @@ class Mock:
             self.sockets.kick()
 
     # --- control service ----------------------------------------------------------------------------
+
+    async def _sign_in(self, request: Request) -> Response:
+        """Begin a new session of an account, which can be revoked without ending those that the account gets later."""
+        asked = await body(request, _SignIn)
+        return JSONResponse({"session": f"session-{asked.account}.{uuid.uuid4().hex}"})
 
     async def _token(self, request: Request) -> Response:
         try:

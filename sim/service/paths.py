@@ -12,6 +12,7 @@ EVENTS_PATH = RUNS_PATH + "/{run_id}/events"
 ROUTING_PATH = "/api/v1/control/runtime-routing/evaluate"
 REVOKE_PATH = "/internal/v1/sync/sessions/revoke"
 METRICS_PATH = "/internal/v1/spacetime/sync/metrics"
+SIGN_IN_PATH = "/api/auth/session"  # of stormgate's own mock only
 MOCK_PATH = "/_mock/{name}"  # of stormgate's own mock only
 # Retired routes of the runtime, where a target names no others. They must answer 404, because an old client would trust any
 # other answer.
