@@ -14,6 +14,7 @@ from sim.protocols.events import Message, Position, Whose
 from sim.protocols.intents import Compatibility, Intent, Raw
 
 MAX_HELD_BYTES = 8 * 2**20  # limit for data that an adapter cannot yet assign to a stream or a position
+HELD_ITEM_BYTES = 200  # [ours] what it costs to hold a message, besides its content
 
 
 class Positions(StrEnum):

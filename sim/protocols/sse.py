@@ -26,8 +26,7 @@ class SseParser:
         self._ends_with_cr = False  # the next piece may begin with its \n
         self._is_first = True
         self._kind, self._id = "", ""
-        self._data: list[str] = []
-        self._held_bytes = 0  # of `_data`
+        self._data = bytearray()  # of an unfinished event, each line with its end
         self.retry_ms: int | None = None  # the last delay before a reconnect that the server asked for
 
     def feed(self, data: bytes) -> list[SseEvent]:
@@ -41,7 +40,7 @@ class SseParser:
             *lines, rest = _LINE_END.split(bytes(self._rest))
             self._rest = bytearray(rest)
             events = [event for line in lines if (event := self._take(line)) is not None]
-        if len(self._rest) + self._held_bytes > MAX_EVENT_BYTES:
+        if len(self._rest) + len(self._data) > MAX_EVENT_BYTES:
             raise MalformedFrameError("sse_event_too_long", f"an event has more than {MAX_EVENT_BYTES} bytes")
         return events
 
@@ -50,13 +49,14 @@ class SseParser:
             self._is_first, line = False, line.removeprefix(_BOM)
         if not line:
             return self._dispatch()
-        name, _, value = line.decode("utf-8", "replace").partition(":")
-        value = value.removeprefix(" ")
+        field, _, content = line.partition(b":")
+        content = content.removeprefix(b" ")
+        if field == b"data":
+            self._data += content + b"\n"
+            return None
+        name, value = field.decode("utf-8", "replace"), content.decode("utf-8", "replace")
         if name == "event":
             self._kind = value
-        elif name == "data":
-            self._data.append(value)
-            self._held_bytes += len(line)
         elif name == "id" and "\0" not in value:
             self._id = value
         elif name == "retry" and value.isascii() and value.isdigit():
@@ -65,5 +65,5 @@ class SseParser:
 
     def _dispatch(self) -> SseEvent | None:
         kind, data = self._kind or "message", self._data
-        self._kind, self._data, self._held_bytes = "", [], 0
-        return SseEvent(kind, "\n".join(data), self._id) if data else None
+        self._kind, self._data = "", bytearray()
+        return SseEvent(kind, data[:-1].decode("utf-8", "replace"), self._id) if data else None

@@ -117,6 +117,17 @@ def test_frame_that_is_too_long_is_refused_by_its_header():
     assert peer.reports == ["open"]
 
 
+@pytest.mark.parametrize("payload", [b"", b"a"])
+def test_message_in_endless_fragments_breaks_the_connection(payload: bytes, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(web_socket, "MAX_FRAGMENTS", 100)
+    peer = Peer()
+    peer._take_bytes(peer.answer() + frame(0x01, payload) + frame(0x00, payload) * 99)
+    assert peer.reports == ["open"]
+    peer._take_bytes(frame(0x00, payload))
+    assert peer.reports == ["open", TransportEnd(is_broken=True)]
+    assert peer.is_cut
+
+
 def test_answer_whose_head_never_ends_is_a_failed_upgrade():
     peer = Peer()
     peer.answer()

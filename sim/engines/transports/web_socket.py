@@ -12,7 +12,7 @@ from websockets.protocol import State
 from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
-from sim.engines.transports.wire import MAX_BODY_BYTES, MAX_HEAD_BYTES, MAX_MESSAGE_BYTES, Owner, Wire
+from sim.engines.transports.wire import MAX_BODY_BYTES, MAX_FRAGMENTS, MAX_HEAD_BYTES, MAX_MESSAGE_BYTES, Owner, Wire
 from sim.protocols.adapter import Open, TransportEnd
 
 _HEAD_END = b"\r\n\r\n"
@@ -140,6 +140,10 @@ class WebSocket(Wire):
                 self._is_text = frame.opcode is Opcode.TEXT
             if not frame.fin or self._parts:
                 self._parts.append(bytes(frame.data))
+                if len(self._parts) > MAX_FRAGMENTS:
+                    self._end(TransportEnd(is_broken=True))
+                    self._cut()
+                    return
                 if not frame.fin:
                     return
                 data, self._parts = b"".join(self._parts), []

@@ -10,6 +10,7 @@ from sim.protocols.adapter import Open, TransportEnd
 MAX_BODY_BYTES = 65_536  # of an answer that refuses
 MAX_HEAD_BYTES = 65_536
 MAX_MESSAGE_BYTES = 16 * 2**20
+MAX_FRAGMENTS = 65_536  # [ours] of a message; they may be empty
 
 
 class Owner(Protocol):

@@ -13,6 +13,7 @@ import msgspec
 
 from sim.base.errors import MalformedFrameError
 from sim.protocols.adapter import (
+    HELD_ITEM_BYTES,
     MAX_HELD_BYTES,
     ActionQueue,
     Capabilities,
@@ -243,7 +244,7 @@ class DurableStreamsConnection(ActionQueue):
         """Hold data until its control event states the position after it."""
         if event.kind == "data":
             request.held.append(event.data)
-            request.held_bytes += len(event.data)
+            request.held_bytes += len(event.data) + HELD_ITEM_BYTES
             return self._give_up(id, request, "held_too_much") if request.held_bytes > MAX_HELD_BYTES else ()
         if event.kind != "control":
             return ()

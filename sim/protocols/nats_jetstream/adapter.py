@@ -354,10 +354,13 @@ class JetStreamConnection(ActionQueue):
         if subscription.is_assigned:
             return subscription.deliver(place, delivery.payload)
         subscription.hold(place, delivery.payload)
-        if sum(each.held_bytes for each in self._by_sid.values()) > MAX_HELD_BYTES:
-            self._is_broken = True
-            return (Problem("held_too_much", next=RETRY, message="the server does not say which log it reads"),)
-        return (Activity(subscription.stream),)
+        return self._held_too_much() or (Activity(subscription.stream),)
+
+    def _held_too_much(self) -> Message:
+        if sum(each.held_bytes for each in self._by_sid.values()) <= MAX_HELD_BYTES:
+            return ()
+        self._is_broken = True
+        return (Problem("held_too_much", next=RETRY, message="the server does not say which log it reads"),)
 
     def _take_status(self, subscription: Subscription, delivery: Delivery) -> Message:
         """Take a heartbeat, a request of the flow control, or the end of a consumer."""
@@ -370,7 +373,9 @@ class JetStreamConnection(ActionQueue):
         if to and subscription.is_assigned:
             self._write(codec.publish(to, "", b""))
         elif to:
-            subscription.stalled.append(to)  # so that the server does not send more than can be held
+            subscription.stall(to)
+            if too_much := self._held_too_much():
+                return too_much
         if delivery.reply:
             return (Activity(subscription.stream),)
         last = fields.get("Nats-Last-Consumer", "")

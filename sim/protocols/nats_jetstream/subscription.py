@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from sim.protocols.adapter import HELD_ITEM_BYTES
 from sim.protocols.events import Activity, Batch, CaughtUp, Event, Item, Message, Position, PositionUnknown, Resumed
 from sim.protocols.nats_jetstream.answers import ConsumerFound, StreamInfo
 from sim.protocols.nats_jetstream.codec import Place, publish
 from sim.protocols.shared_decoding import SharedDecoding
 
-_ITEM_BYTES = 200  # [ours] what it costs to hold a message, besides its payload
 _shared = SharedDecoding()  # single live events, which all clients get with envelopes of their own
 
 
@@ -25,13 +25,13 @@ class Subscription:
     consumer: str = ""  # its name, which the server chose
     is_assigned: bool = False  # its log is known
     held_bytes: int = 0
-    stalled: list[str] = field(default_factory=list)  # requests of the flow control that are not yet answered
     _start: int = 0
     _pending: int = 0
     _epoch: str = ""
     _last: int = 0  # consumer sequence of the last message
     _is_caught_up: bool = False
     _held: list[tuple[Place, bytes]] = field(default_factory=list)
+    _stalled: list[str] = field(default_factory=list)  # requests of the flow control that are not yet answered
 
     def created(self, found: ConsumerFound) -> None:
         """Take that the consumer exists, and where it starts."""
@@ -51,7 +51,12 @@ class Subscription:
     def hold(self, place: Place, payload: bytes) -> None:
         """Hold a message until its log is known."""
         self._held.append((place, payload))
-        self.held_bytes += len(payload) + _ITEM_BYTES
+        self.held_bytes += len(payload) + HELD_ITEM_BYTES
+
+    def stall(self, to: str) -> None:
+        """Hold the answer to a request of the flow control, so that the server does not send more than can be held."""
+        self._stalled.append(to)
+        self.held_bytes += len(to) + HELD_ITEM_BYTES
 
     def assign(self, info: StreamInfo) -> Message:
         """Take which log the consumer reads; returns all that follows from it."""
@@ -68,7 +73,7 @@ class Subscription:
 
     def flow_control(self) -> list[bytes]:
         """Return the answers to the flow control that were held back."""
-        stalled, self.stalled = self.stalled, []
+        stalled, self._stalled = self._stalled, []
         return [publish(to, "", b"") for to in stalled]
 
     def deliver(self, place: Place, payload: bytes) -> Message:
