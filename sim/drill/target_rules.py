@@ -92,7 +92,9 @@ class TrafficRollback(RollbackHook, frozen=True, kw_only=True, forbid_unknown_fi
 class ThrottleRollback(RollbackHook, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Tightens a throttle or guard, and defines how its effect is observed."""
 
-    refuses: Literal["publishes", "connects"] = "publishes"  # what the throttle refuses
+    refuses: Literal["publishes", "connects", "writes"] = (
+        "publishes"  # what the throttle refuses; writes: a read-only guard that refuses every publish, and new streams
+    )
     burst: Annotated[int, msgspec.Meta(ge=2, le=1000)] = (
         40  # [ours] requests sent at once: all accepted without the throttle, some refused with it
     )

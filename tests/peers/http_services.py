@@ -7,7 +7,7 @@ is the runtime's own, errors are `{"error", "message"}`, and no socket is served
 
 It prints the two ports. The file that `--log` names gets the control service's counters, which no route serves. The runtime
 keeps its events in the file of `--store`, and reads them when it starts. In the folder of `--levers`, a file `throttle` limits
-the appends of a second, and a file `cohort` routes every key to the control service.
+the appends of a second, a file `guard` freezes all writes, and a file `cohort` routes every key to the control service.
 """
 
 import argparse
@@ -83,7 +83,7 @@ class Services:
         parts = path.strip("/").split("/")
         if parts[:3] != ["internal", "v1", "runs"]:
             return 404, None
-        if method == "POST" and "read_only" in self.defects:
+        if method == "POST" and ("read_only" in self.defects or self.is_on("guard")):
             return 503, FROZEN
         if len(parts) == 3 and method == "POST":
             return self.create(body)

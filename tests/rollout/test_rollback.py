@@ -12,7 +12,6 @@ import pytest
 from drills.judging.checks.verdicts import State
 from drills.rollout.rollback import bursts, recovery
 from drills.rollout.rollback import rehearsal as rollback
-from drills.rollout.rollback.changes import CannotBeginError
 from drills.rollout.rollback.recovery import CanaryCheck
 from drills.rollout.rollback.rehearsal import ORDER, Rehearsal, rehearsal_steps
 from drills.rollout.setup.records import Rollback
@@ -300,9 +299,49 @@ def test_throttle_of_connects_needs_a_socket(mock: Served, tmp_path: Path) -> No
         rehearsal_steps.make(without, entry, tmp_path / "run", SteppedClock(START))
 
 
-def test_unknown_revisions_are_refused_before_any_change(mock: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_revisions_leave_the_traffic_alone(mock: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from drills.rollout.setup.records import Revisions
 
     monkeypatch.setattr(rehearsal_steps.revisions, "find", lambda *_: Revisions(control="r2"))
-    with pytest.raises(CannotBeginError, match="cannot be found out"):
-        rehearsal(mock, tmp_path).observe()
+    done = rehearsal(mock, tmp_path).run()
+    assert (done.state, states(done)) == ("not_run", ["not_run", "pass", "pass", "pass"])
+    assert "cannot be found out" in done.steps[0].reason
+    assert traffic_of(mock) == AS_IT_WAS
+
+
+FREEZE = '{"publish_fail_status": 503, "publish_fail_share": 1.0}'
+
+
+def guarded(mock: Served, folder: Path, apply: list[str], checks: ScriptedCanaryChecks | None = None) -> Rollback:
+    """A rehearsal whose throttle is a read-only guard."""
+    tables = rules(mock, throttle_apply=apply, throttle_restore=put(mock, "switches", "{}"))
+    tables["throttle"] |= {"refuses": "writes"}
+    entry = target(mock, folder, tables)
+    plan = rehearsal_steps.make(endpoints_of(entry), entry, folder / "run", SteppedClock(START))
+    return Rehearsal(replace(plan, check=checks or ScriptedCanaryChecks()), folder / "run", SteppedClock(START)).run()
+
+
+def test_read_only_guard_ends_before_clients_must_publish_again(mock: Served, tmp_path: Path) -> None:
+    switches: list[object] = []
+    checks = ScriptedCanaryChecks(meanwhile=lambda n: switches.append(mock.state()["switches"]["publish_fail_status"]))
+    done = guarded(mock, tmp_path, put(mock, "switches", FREEZE), checks)
+    assert (done.state, states(done)) == ("pass", ["pass"] * 4), done
+    assert "all were refused (40 by http_503)" in done.steps[1].verified_by
+    assert done.steps[1].restored is True
+    assert set(switches) == {0}, "no canary check ran under the guard"
+
+
+@pytest.mark.parametrize(
+    ("apply", "words"),
+    [
+        (FREEZE.replace("1.0", "0.5"), "writes were accepted: the guard let them through"),
+        (FREEZE.replace("503", "500"), "which is no guard's answer"),
+        ("{}", "40 of 40 writes were accepted"),
+    ],
+)
+def test_guard_that_lets_writes_through_or_breaks_the_service_fails(
+    mock: Served, tmp_path: Path, apply: str, words: str
+) -> None:
+    done = guarded(mock, tmp_path, put(mock, "switches", apply))
+    assert (done.state, done.steps[1].state) == ("fail", "fail")
+    assert words in done.reason

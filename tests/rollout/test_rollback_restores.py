@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from drills.rollout.rollback import rehearsal as rollback
+from drills.rollout.rollback.changes import CannotBeginError, Change, Cohort, Throttle, Traffic
 from drills.rollout.setup.records import Rollback
 from sim.base.clocks import SystemClock
 from sim.base.errors import UsageError
@@ -43,15 +44,29 @@ pytestmark = pytest.mark.usefixtures("quick_rehearsal")
         ("cohort", {"percent": 0}, "cohort: 0 of 100 keys are in the cohort"),
     ],
 )
-def test_nothing_is_changed_without_anything_to_roll_back(
+def test_change_that_cannot_be_observed_is_not_run_and_the_rest_goes_on(
     mock: Served, tmp_path: Path, name: str, body: dict[str, Any], words: str
 ) -> None:
     assert mock.http.put(f"/_mock/{name}", json=body).status_code == 200
     before = traffic_of(mock)
     done = rehearsal(mock, tmp_path).run()
-    assert (done.state, states(done)) == ("error", ["not_run"] * 4)
-    assert done.reason.startswith(words)
+    assert {step.name: step.state for step in done.steps} == {
+        **dict.fromkeys(("traffic", "throttle", "cohort", "recovery"), "pass"),
+        name: "not_run",
+    }
+    assert (done.state, words in done.reason) == ("not_run", True), done.reason
     assert traffic_of(mock) == before
+
+
+def test_nothing_is_changed_if_no_change_can_be_observed(mock: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def blind(change: Change) -> dict[str, str]:
+        raise CannotBeginError("nobody can see it.")
+
+    for kind in (Traffic, Throttle, Cohort):
+        monkeypatch.setattr(kind, "begin", blind)
+    done = rehearsal(mock, tmp_path).run()
+    assert (done.state, states(done), done.reason) == ("error", ["not_run"] * 4, "traffic: nobody can see it")
+    assert traffic_of(mock) == AS_IT_WAS
 
 
 def test_mock_with_one_revision_is_refused(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ from drills.judging.checks.thresholds import DEFAULT_PATH as THRESHOLDS
 from drills.judging.checks.verdicts import State
 from drills.rollout.hold import stage_run
 from drills.rollout.hold.stage_plan import Asked
-from drills.rollout.rollback import rehearsal_steps
+from drills.rollout.preflight import preconditions
+from drills.rollout.rollback import bursts, rehearsal_steps
 from drills.rollout.setup import evidence, records, stages
-from drills.rollout.setup.records import DrillDone, Precondition, Rollback, Snapshot
-from drills.runs import results
+from drills.rollout.setup.records import DrillDone, Precondition, Revisions, Rollback, Snapshot
+from drills.runs import results, targets
 from sim.base import atomic_files
 from sim.base.clocks import SystemClock
 from tests.targets.test_http_services import STAND_IN, described
@@ -127,3 +128,27 @@ def test_preflight_of_a_target_without_a_socket(services: Path, tmp_path: Path, 
     assert report.decision == "no_go"
     required = {each.name: each for each in report.requirements}
     assert required["preconditions"].state == required["drills"].state == required["rollback"].state == "not_run", required
+
+
+def test_guard_that_freezes_even_new_streams_is_observed(
+    services: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THEIR_SESSION", "their-session")
+    monkeypatch.setenv("THEIR_ADMIN", "unused")
+    endpoints = targets.resolve("http", services)
+    assert endpoints is not None
+    assert bursts.writes(endpoints, 10).codes == {}
+    (tmp_path / "levers" / "guard").touch()
+    assert bursts.writes(endpoints, 10).codes == {"http_503": 10}
+
+
+def test_token_that_nobody_takes_is_not_known_to_be_healthy(services: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THEIR_SESSION", "their-session")
+    monkeypatch.setenv("THEIR_ADMIN", "unused")
+    text = services.read_text()
+    assert "claim_types" in text
+    services.write_text("\n".join(line for line in text.splitlines() if not line.startswith("claim_types")))
+    endpoints = targets.resolve("http", services)
+    assert endpoints is not None
+    state, reason = preconditions.of_service(endpoints, ["b"], Revisions(), None)["token_issuance"]
+    assert (state, "nobody saw whether the runtime takes it" in reason) == ("not_run", True)

@@ -84,9 +84,13 @@ def mint(endpoints: Endpoints) -> tuple[Token | None, Answer]:
     took_ms, lives_s = (time.monotonic() - began) * 1000, token.expires_at - time.time()
     if lives_s <= 0:
         return None, ("fail", f"the control service issued a token that lives for {lives_s:.0f} s")
-    if wrong := wrong_claims(token.text, endpoints.forms.token.claim_types):
+    claims, issued = endpoints.forms.token.claim_types, f"a token for {lives_s:.0f} s was issued in {took_ms:.0f} ms"
+    if wrong := wrong_claims(token.text, claims):
         return None, ("fail", f"the runtime cannot use the token: {'; '.join(wrong)}")
-    return token, ("pass", f"a token for {lives_s:.0f} s was issued in {took_ms:.0f} ms")
+    if not endpoints.has_socket and not claims:
+        unseen = "target has no socket, so nobody saw whether the runtime takes it"
+        return token, ("not_run", f"{issued}, but the {unseen}; name the claims that it needs in [token] claim_types")
+    return token, ("pass", issued)
 
 
 def joins(endpoints: Endpoints, token: Token, builds: Sequence[str]) -> Answer:

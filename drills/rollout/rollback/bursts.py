@@ -4,14 +4,20 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from drills.targets import check
+from drills.targets.asking import NO_ANSWER, FailedError, ask
 from drills.targets.listener import Listener, known, run
+from sim.base.errors import TargetError
 from sim.engines.shared import service_api
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.service_api import PublishFailedError
 from sim.engines.sockets.http import ServiceHttp
+from sim.service.requests import Request
 
+T = TypeVar("T")
+GUARD_CODES = frozenset({"http_403", "http_405", "http_409", "http_423", "http_429", "http_503"})  # [ours] of a read-only guard
 RATE_CODES = frozenset({"spacetime_publish_rate_limited", "rate_limited", "http_429"})
 _RUNS = 3  # [ours] new streams that share a burst, so that the limit of a topic is not reached first
 _PAYLOAD = {"text": "a burst of stormgate's rollback rehearsal"}
@@ -22,7 +28,7 @@ _EVENT = "run.progress"
 class Burst:
     """The outcome of a burst. `codes`: number of refusals by code."""
 
-    what: str  # publishes or connects
+    what: str  # publishes, connects or writes
     n: int
     codes: dict[str, int]
 
@@ -63,6 +69,35 @@ def publishes(endpoints: Endpoints, n: int) -> Burst:
         return await asyncio.gather(*(one(runs[number % _RUNS], number) for number in range(n)))
 
     return _burst("publishes", endpoints, n, burst)
+
+
+def writes(endpoints: Endpoints, n: int) -> Burst:
+    """Create streams and publish `n` events at once; refusals count by status. Raises `TargetError` without an answer."""
+
+    async def burst(http: ServiceHttp) -> list[str]:
+        created = [
+            await _asked(http, service_api.create_run(endpoints, f"stormgate-burst-{number}"), "[create]")
+            for number in range(_RUNS)
+        ]
+        if refused := [code for code, _ in created if code]:
+            return refused[:1] * n
+        runs = [str(run_id) for _, run_id in created]
+        events = (
+            service_api.publish(endpoints, runs[number % _RUNS], _EVENT, _PAYLOAD, f"burst-{number}") for number in range(n)
+        )
+        return [code for code, _ in await asyncio.gather(*(_asked(http, event, "[publish]") for event in events))]
+
+    return _burst("writes", endpoints, n, burst)
+
+
+async def _asked(http: ServiceHttp, request: Request[T], table: str) -> tuple[str, object]:
+    """The status of a refusal, empty for none, and the result of a request. Raises `TargetError` without an answer."""
+    try:
+        return "", (await ask(http, request, table))[2]
+    except FailedError as error:
+        if error.answer.startswith(NO_ANSWER):
+            raise TargetError(f"a burst got {error.answer}.") from None
+        return f"http_{error.answer.split()[0]}", None
 
 
 def connects(endpoints: Endpoints, n: int) -> Burst:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from drills.judging.checks.verdicts import State
-from drills.rollout.rollback.bursts import Burst
+from drills.rollout.rollback.bursts import GUARD_CODES, Burst
 from drills.rollout.servers import routing_checks
 from drills.rollout.setup.commands import hook_environment
 from drills.rollout.setup.records import Revisions, RoutingCheck
@@ -123,6 +123,7 @@ class Change(ABC):
     """One change of the rollback, which is restored after the rehearsal."""
 
     name: Name
+    is_restored_at_once = False  # before the next step, because nothing can be observed while it is in effect
 
     def __init__(self, lever: Lever, observed_by: str) -> None:
         self.lever, self.observed_by = lever, observed_by  # `observed_by`: in words
@@ -184,7 +185,8 @@ class Throttle(Change):
     name: Name = "throttle"
 
     def __init__(self, lever: Lever, burst: Callable[[], Burst], in_words: str, clock: Clock) -> None:
-        super().__init__(lever, f"a burst of {in_words} at once: accepted whole before, refused in part with it")
+        part = "refused whole with it" if self.is_restored_at_once else "refused in part with it"
+        super().__init__(lever, f"a burst of {in_words} at once: accepted whole before, {part}")
         self._burst, self._clock = burst, clock
 
     def begin(self) -> dict[str, str]:
@@ -213,6 +215,21 @@ class Throttle(Change):
         burst = self._burst()
         self._clock.sleep_until(self._clock.now() + timedelta(seconds=_BURST_APART_S))
         return burst
+
+
+class Guard(Throttle):
+    """Step 2 with a read-only guard, which refuses every write. No canary check can publish under it, so it ends at once."""
+
+    is_restored_at_once = True
+
+    def rolled_back(self) -> Observation:
+        burst = self._send()
+        codes = ", ".join(f"{count} by {code}" for code, count in burst.codes.items())
+        missing = f"{burst.taken} of {burst.n} writes were accepted: the guard let them through" if burst.taken else ""
+        if not missing and not burst.codes.keys() <= GUARD_CODES:
+            missing = f"of {burst.n} writes, {codes} were refused, which is no guard's answer"
+        words = f"of a burst of {burst.n} writes all were refused ({codes}); then restored, as no client can publish under it"
+        return Observation(burst.facts, missing, words)
 
 
 class Cohort(Change):

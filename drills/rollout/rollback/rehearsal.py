@@ -63,6 +63,7 @@ class Rehearsal:
         self._plan, self._folder, self._clock, self._say = plan, folder, clock, say
         self._changes: dict[str, Change] = {change.name: change for change in plan.changes}
         self._before: dict[str, dict[str, str]] = {}
+        self._unobservable: dict[str, str] = {}  # changes that cannot be rehearsed, with the reason
         self._steps: list[RollbackStep] = []
         self._canary_checks: list[str] = []  # of the current step
         self._touched: list[Change] = []
@@ -78,7 +79,7 @@ class Rehearsal:
             try:
                 self.observe()
                 for name in ORDER:
-                    if self.take(name).state != "pass":
+                    if self.take(name).state not in ("pass", "not_run") or self._left:
                         break
             except StormgateError as error:
                 self._trouble = str(error)
@@ -104,12 +105,18 @@ class Rehearsal:
     # --- step by step -------------------------------------------------------------------------------
 
     def observe(self) -> None:
-        """Observe every state before the first change. Raises `CannotBeginError` if a change could not be observed."""
+        """Observe every state before the first change. A change that could not be observed will not be run.
+
+        Raises `CannotBeginError` if none could be observed.
+        """
         for change in self._plan.changes:
             try:
                 self._before[change.name] = change.begin()
             except StormgateError as error:
-                raise CannotBeginError(f"{change.name}: {error}") from None
+                self._before[change.name], self._unobservable[change.name] = {}, str(error).rstrip(".")
+        if len(self._unobservable) == len(self._plan.changes):
+            name, why = next(iter(self._unobservable.items()))
+            raise CannotBeginError(f"{name}: {why}")
 
     def take(self, name: StepName) -> RollbackStep:
         """Execute one step. Raises `UsageError` if it is out of order, and `KeyboardInterrupt` if it is interrupted."""
@@ -128,13 +135,15 @@ class Rehearsal:
             raise
         step = self._step(name, iso(began), state, reason, after, words)
         self._steps.append(step)
+        if state == "pass" and name in self._changes and self._changes[name].is_restored_at_once:
+            self.restore(only=name)
         return step
 
-    def restore(self) -> None:
-        """Restore everything in reverse order, and observe it; signals do not interrupt this."""
+    def restore(self, only: StepName | None = None) -> None:
+        """Restore everything in reverse order, or the latest change alone, and observe it; signals do not interrupt this."""
         busy = "what the rehearsal changed is being restored; wait until that is done."
         with signals_handled(lambda *_: self._say(busy)):
-            while self._touched:
+            while self._touched and only in (None, self._touched[-1].name):
                 change = self._touched.pop()
                 missing = self._restore(change)
                 self._enter(change, not missing)
@@ -167,10 +176,12 @@ class Rehearsal:
         wanted = ORDER[len(self._steps)] if len(self._steps) < len(ORDER) else "nothing more"
         if name != wanted:
             raise UsageError(f"step '{name}' of a rollback is out of order; the next one is {wanted}, of {', '.join(ORDER)}.")
-        if self._steps and self._steps[-1].state != "pass":
+        if self._steps and self._steps[-1].state != "pass" and self._steps[-1].name not in self._unobservable:
             raise UsageError(f"step '{name}' of a rollback is refused, as step '{self._steps[-1].name}' did not pass.")
 
     def _change(self, change: Change) -> StepResult:
+        if why := self._unobservable.get(change.name):
+            return "not_run", why, {}, ""
         if change.name == "cohort":
             health = self._check(None)
             if health.state is not State.PASS:

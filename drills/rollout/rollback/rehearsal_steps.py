@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from drills.rollout.rollback import bursts, recovery
-from drills.rollout.rollback.changes import Change, Cohort, HookLever, Lever, MockLever, Throttle, Traffic
+from drills.rollout.rollback.changes import Change, Cohort, Guard, HookLever, Lever, MockLever, Throttle, Traffic
 from drills.rollout.rollback.recovery import CanaryCheck
 from drills.rollout.servers import revisions
 from drills.rollout.setup import records
@@ -33,6 +33,11 @@ MOCK_STABLE_S = 10.0  # [ours] the same on a mock, where the record says so
 _MOCK_PUBLISHES_PER_S = 60.0
 _MOCK_BURST = 300
 _MOCK_PERCENT = 0
+_BURSTS = {  # what a throttle refuses -> its burst and its step
+    "publishes": (bursts.publishes, Throttle),
+    "connects": (bursts.connects, Throttle),
+    "writes": (bursts.writes, Guard),
+}
 
 
 @dataclass(frozen=True)
@@ -124,13 +129,13 @@ class _Changes:
                 f"target '{self._endpoints.name}' has no socket, so no burst of connects shows a throttle: set "
                 '[targets.NAME.rollback.throttle] refuses = "publishes".'
             )
-        send = bursts.publishes if what == "publishes" else bursts.connects
+        send, kind = _BURSTS[what]
         if rule is not None:
             lever: Lever = self._hook("throttle", rule, BURST=str(n))
         else:
             before = msgspec.to_builtins(self._of_mock[1].throttle)
             lever = MockLever(self._endpoints, "throttle", {"publishes_per_s": _MOCK_PUBLISHES_PER_S}, before)
-        return Throttle(lever, lambda: send(self._endpoints, n), f"{n} {what}", self._clock)
+        return kind(lever, lambda: send(self._endpoints, n), f"{n} {what}", self._clock)
 
     def _burst(self, rule: ThrottleRollback | None) -> int:
         """Size of a burst, within the target's caps."""
@@ -139,7 +144,7 @@ class _Changes:
         caps = self._endpoints.rules.caps
         if caps is None:
             return rule.burst
-        limit = caps.events_per_s if rule.refuses == "publishes" else min(caps.connects_per_s, caps.clients)
+        limit = caps.events_per_s if rule.refuses != "connects" else min(caps.connects_per_s, caps.clients)
         if limit < 2:
             raise UsageError(
                 f"the caps of target '{self._endpoints.name}' allow no burst of {rule.refuses} ({limit:g} per second), and "
