@@ -52,6 +52,26 @@ def test_extension_is_bounded_and_names_what_is_missing(tmp_path: Path):
     assert "replay.bootstrap_ms (inconclusive)" in events[-1].reason
 
 
+def test_each_evaluation_says_how_the_hold_stands(tmp_path: Path) -> None:
+    world = World(tmp_path, red=between(600, 660), short=between(0, 1800))
+    world.held()
+    first, late = (next(line for line in world.said if line.startswith(start)) for start in ("held 0:00:", "held 0:50:"))
+    assert "coverage " in first
+    assert "worst check: replay.bootstrap_ms inconclusive" in first
+    assert "next evaluation 15:0" in first
+    assert "restarted" not in first
+    assert "restarted 1 times, the last because " in late
+    assert "every check passes" in late
+
+
+def test_broken_hold_says_every_minute_what_it_waits_for(tmp_path: Path) -> None:
+    world = World(tmp_path, silent=between(600, 1200))
+    world.held()
+    waiting = [line for line in world.said if line.startswith("waiting to restart since")]
+    assert 5 <= len(waiting) <= 10
+    assert "a hole: no usable snapshot" in waiting[0]
+
+
 # --- what restarts it -------------------------------------------------------------------------------
 
 

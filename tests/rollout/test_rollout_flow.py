@@ -7,7 +7,7 @@ from drills.rollout.hold import status
 from drills.rollout.hold.hold import rollouts
 from drills.rollout.setup import evidence, records, stages
 from drills.rollout.setup.journal import NAME, read
-from drills.rollout.setup.records import Armed, HoldEvent, StageReport
+from drills.rollout.setup.records import Armed, HoldEvent, Rollback, StageReport
 from sim.base import atomic_files
 from sim.base.clocks import from_iso
 from sim.server.deployment import Deployment
@@ -54,6 +54,9 @@ def test_rollout_runs_from_preflight_to_final_report(rollout: RolloutWorld, tmp_
         "canary_vs_control": "pass",
     }
     assert len({check.check.split()[0] for check in report.splits if check.gate == "builds"}) == 2
+    first = rollouts.run_dir(rollout.rollout, runs[0].run_id)
+    rehearsed = atomic_files.read_struct(first / records.ROLLBACK, Rollback)
+    assert from_iso(holds["0"][0].at) >= from_iso(rehearsed.ended), "the baseline comes last"
     (fourth,) = (run for run in runs if run.stage == "4")
     looks = evidence.read_lines(rollouts.run_dir(rollout.rollout, fourth.run_id) / records.ARMED, Armed)
     assert [(look.gate_h, look.state) for look in looks] == [(0.0, "pass"), (1.0, "pass"), (6.0, "pass"), (24.0, "pass")]

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from drills.rollout.check import times
-from drills.rollout.hold import rollouts, status
+from drills.rollout.hold import rollouts, status, times
 from drills.rollout.hold.stage_plan import Asked
 from drills.rollout.hold.status import StageStatus
 from drills.rollout.preflight import drill_runs

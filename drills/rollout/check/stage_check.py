@@ -11,9 +11,9 @@ from datetime import timedelta
 from pathlib import Path
 
 from drills.judging.checks.thresholds import Thresholds
-from drills.rollout.check import limits, machine, service, times
+from drills.rollout.check import limits, machine, service
 from drills.rollout.check.findings import Finding, attempt, fails, note, ok
-from drills.rollout.hold import canary_checks, rollouts, stage_plan, unlock
+from drills.rollout.hold import canary_checks, rollouts, stage_plan, times, unlock
 from drills.rollout.hold.stage_plan import Asked
 from drills.rollout.preflight import drill_runs
 from drills.rollout.setup import commands, journal, stage_target

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from drills.judging.checks.verdicts import CheckResult, State
+from drills.judging.checks.verdicts import GRAVEST_FIRST, CheckResult, State
 from drills.rollout.hold import rollouts
 from drills.rollout.hold.canary_checks import CanaryCheckRunner
 from drills.rollout.hold.rollouts import StageRun
@@ -41,6 +41,15 @@ class Evaluation:
         return next((f"{check.name} {check.state}: {check.reason}" for check in self.checks if check.state in _RED), "")
 
     @property
+    def worst(self) -> str:
+        """The check with the most severe state; that every check passes if it does."""
+        late = [each for each in self.checks if each.state is not State.PASS]
+        if not late:
+            return "every check passes"
+        worst = min(late, key=lambda each: GRAVEST_FIRST.index(each.state))
+        return f"worst check: {worst.name} {worst.state} ({worst.reason})"
+
+    @property
     def missing(self) -> tuple[str, ...]:
         """The checks that do not pass yet, and the coverage if it does not pass."""
         late = [f"coverage ({self.coverage_reason})"] if self.coverage is not State.PASS else []
@@ -54,7 +63,7 @@ class Hold:
     """One hold, from its start or from where a killed one stopped.
 
     `check_routing` runs the routing checks. `find` returns the deployed revisions. `arm` returns why the rollback is not armed
-    at a gate, or an empty text.
+    at a gate, or an empty text. `show` gets the standing of the hold at each evaluation; without it, it is said.
     """
 
     def __init__(
@@ -68,6 +77,7 @@ class Hold:
         check_routing: Callable[[], object] | None = None,
         find: Callable[[], Revisions] | None = None,
         arm: Callable[[float], str] | None = None,
+        show: rollouts.Say | None = None,
     ) -> None:
         self._run, self._sampler, self._canary_checks, self._judge = run, sampler, canary_checks, judge
         self._calendar, self._check_routing, self._find, self._arm = calendar, check_routing, find, arm
@@ -81,10 +91,12 @@ class Hold:
         self._broken = ""
         self._broken_since: datetime | None = None
         self._restarts = 0
+        self._restarted_because = ""
+        self._show = show or run.say
         self._gates_passed: set[float] = set()
         self._latest = self._grid = self._last_ok = self._clock.now()
         self._never = datetime.min.replace(tzinfo=self._latest.tzinfo)
-        self._judged = self._routing_checked = self._never
+        self._judged = self._routing_checked = self._waited = self._never
         self._unarmed = ""
         self._changed: dict[str, str] = {}  # service -> a sentence, if its revision is not the plan's
         self._has_checked = False  # a canary check has ended since the hold began
@@ -133,6 +145,7 @@ class Hold:
                 self._began, self._gates_passed = None if event.waits else from_iso(event.at), set()
                 self._broken, self._broken_since = (event.reason, from_iso(event.at)) if event.waits else ("", None)
                 self._restarts += event.kind == "restarted"
+                self._restarted_because = event.reason or self._restarted_because
             elif event.kind == "gate" and event.gate_h is not None and event.state == State.PASS:
                 self._gates_passed.add(event.gate_h)
         good = [from_iso(each.at) for each in snapshots if self._is_usable(each)]
@@ -151,7 +164,7 @@ class Hold:
         hours = self._calendar.next_hours(now, self._rules.business_day)
         self._began, self._opens = None, hours.begin
         self._required = max(timedelta(seconds=self._run.plan.hold_required_s), hours.end - hours.begin)
-        self._run.say(f"waiting for the next whole business day, which begins on {self._calendar.local(hours.begin)}")
+        self._show(f"waiting for the next whole business day, which begins on {self._calendar.local(hours.begin)}")
 
     def _begin_at(self, now: datetime) -> None:
         self._began = self._last_ok = now
@@ -284,6 +297,7 @@ class Hold:
 
     def _count_restart(self, reason: str, waits: bool = False) -> None:
         self._restarts += 1
+        self._restarted_because = reason
         self._record("restarted", reason, waits=waits)
         self._run.say(f"the hold restarts: {reason}")
         if self._restarts > MAX_RESTARTS:
@@ -291,6 +305,11 @@ class Hold:
 
     def _give_up_if_hopeless(self, now: datetime) -> None:
         assert self._broken_since is not None
+        every = timedelta(seconds=self._run.stages.sampling.judge_every_s)
+        if now - self._waited >= every:
+            self._waited = now
+            gives_up = self._broken_since + self._extension
+            self._show(f"waiting to restart since {iso(self._broken_since)}, until {iso(gives_up)} at most: {self._broken}")
         if now - self._last_ok > DEAD_INTERVALS * self._interval:
             self._end("aborted", f"there has been no usable snapshot for too long; {self._broken}")
         elif now - self._broken_since > self._extension:
@@ -351,15 +370,29 @@ class Hold:
         late = [f"the gates at {hour:g} h" for hour in self._run.plan.gates_at_h if hour not in self._gates_passed]
         unarmed = [f"the rollback is not armed ({self._unarmed})"] if late and self._unarmed else []
         missing = (*found.missing, *late, *unarmed)
-        left = f"not yet: {', '.join(missing)}" if missing else "all gates pass"
-        held = f"held {_hms(now - self._began)} of {_hms(self._required)}"
-        self._run.say(f"{held}; earliest end {iso(max(end, now))}; {left}")
+        self._show(self._standing(now, end, found, missing))
         if now < end or self._canary_checks.is_running:
             return
         if not missing:
             self._end("ended", "held to its end, green throughout")
         elif now >= end + self._extension:
             self._end("ended", f"too few samples, in spite of the longest extension: {', '.join(missing)}")
+
+    def _standing(self, now: datetime, end: datetime, found: Evaluation, missing: Sequence[str]) -> str:
+        """The standing of the hold after an evaluation, in one line."""
+        assert self._began is not None
+        then = now + timedelta(seconds=self._run.stages.sampling.judge_every_s)
+        parts = [
+            f"held {_hms(now - self._began)} of {_hms(self._required)}",
+            f"earliest end {iso(max(end, now))}",
+            f"coverage {found.coverage}" + (f" ({found.coverage_reason})" if found.coverage_reason else ""),
+            found.worst,
+            f"not yet: {', '.join(missing)}" if missing else "all gates pass",
+            f"next evaluation {then:%H:%M:%S} UTC",
+        ]
+        if self._restarts:
+            parts.append(f"restarted {self._restarts} times, the last because {self._restarted_because}")
+        return "; ".join(parts)
 
     def _end(self, kind: HoldKind, reason: str) -> None:
         self._record(kind, reason)

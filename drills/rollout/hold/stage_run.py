@@ -8,8 +8,9 @@ from pathlib import Path
 
 from drills.judging import gates
 from drills.judging.checks.verdicts import State
-from drills.rollout.hold import canary_checks, rollouts, stage_plan, unlock
+from drills.rollout.hold import canary_checks, rollouts, stage_plan, times, unlock
 from drills.rollout.hold.hold import Evaluation, Hold, Judge
+from drills.rollout.hold.progress import Progress
 from drills.rollout.hold.rollouts import Say, StageRun
 from drills.rollout.hold.stage_plan import Asked, Prepared
 from drills.rollout.preflight import drill_runs, preconditions
@@ -26,6 +27,7 @@ from drills.rollout.setup.stages import PREFLIGHT
 from drills.rollout.verdict import armed, chain, judging, splits, window
 from sim.base.clocks import Clock, iso
 from sim.base.errors import StorageError, StormgateError, UsageError
+from sim.drill import model as drill_file
 
 
 def run(asked: Asked, clock: Clock, say: Say) -> tuple[Path, StageReport]:
@@ -101,17 +103,25 @@ def _adopt(run_dir: Path, plan: StagePlan, clock: Clock, journal: Journal, say: 
 
 
 def _preflight(run: StageRun, drills: dict[str, Path]) -> None:
-    """Run all of stage 0 in order. A failed requirement is recorded, and the rest still runs."""
+    """Run all of stage 0: what can say no first, the baseline last. A failed requirement is recorded, and the rest runs."""
+    expected = times.preflight(
+        run.stages, run.plan.target_kind, [drill_file.load(path) for path in drills.values()], run.target.is_embedded
+    )
     try:
-        _ask(run)
-        with contextlib.closing(_sampler(run)) as sampler:
-            _baseline(run, sampler)
-            if not run.target.is_embedded:
-                sampler.poll("drills", fault=True)
-            drill_runs.run_all(drills, run.run_dir, run.target, run.stages.stages[PREFLIGHT].side_by_side, run.say)
-            sampler.poll("rollback", fault=True)
-            _rehearse(run)
-            sampler.poll("other")
+        with Progress(f"stage {run.plan.stage}", expected.parts) as progress:
+            _ask(run)
+            with contextlib.closing(_sampler(run)) as sampler:
+                progress.begin("drills")
+                if not run.target.is_embedded:
+                    sampler.poll("drills", fault=True)
+                at_once = run.stages.stages[PREFLIGHT].side_by_side
+                drill_runs.run_all(drills, run.run_dir, run.target, at_once, run.say, progress.show)
+                progress.begin("rollback")
+                sampler.poll("rollback", fault=True)
+                _rehearse(run)
+                progress.begin("baseline")
+                _baseline(run, sampler)
+                sampler.poll("other")
     except KeyboardInterrupt:
         rollouts.conclude(run)
         raise
@@ -222,8 +232,19 @@ def _hold(run: StageRun, calendar: Calendar | None) -> None:
     routing: Callable[[], None] | None = check_routing if plan.cohort_percent is not None else None
     arm = armed.Monitor(target, plan, run.run_dir, run.clock).check if "armed" in plan.required else None
     judge = judge_of(run)
-    with contextlib.closing(_sampler(run)) as sampler:
-        Hold(run, sampler, _canary_checks(run), judge, calendar=calendar, check_routing=routing, find=find, arm=arm).run()
+    with contextlib.closing(_sampler(run)) as sampler, Progress(f"stage {plan.stage}", {}, is_silent=True) as progress:
+        hold = Hold(
+            run,
+            sampler,
+            _canary_checks(run),
+            judge,
+            calendar=calendar,
+            check_routing=routing,
+            find=find,
+            arm=arm,
+            show=progress.show if progress.is_live else None,
+        )
+        hold.run()
 
 
 def judge_of(run: StageRun) -> Judge:

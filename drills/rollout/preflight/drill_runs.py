@@ -49,6 +49,11 @@ class Child:
         except OSError as error:
             raise cannot_write(log, error) from None
 
+    @property
+    def name(self) -> str:
+        """The name of its file, without the ending."""
+        return Path(self._order.drill).stem
+
     def poll(self) -> DrillDone | None:
         """Return its result; None while it runs."""
         return None if self._process.poll() is None else self._result()
@@ -76,7 +81,7 @@ class Child:
             return msgspec.json.decode(self._answer.read(), type=DrillDone)
         except msgspec.DecodeError:
             why = f"its process ended with exit code {self._process.returncode} and without an answer"
-            done = one_drill.not_run(Path(self._order.drill).stem, self._order.seed, why)
+            done = one_drill.not_run(self.name, self._order.seed, why)
             return msgspec.structs.replace(done, status=State.ERROR)
 
 
@@ -115,31 +120,40 @@ def require_judged(drills: Iterable[Path], thresholds: Thresholds) -> None:
         gates.require_checks(drill_file.load(path), thresholds)
 
 
-def run_all(drills: dict[str, Path], folder: Path, target: StageTarget, side_by_side: int, say: Say) -> list[DrillDone]:
-    """Run the drills into a stage's folder, and record each as it ends.
+def run_all(
+    drills: dict[str, Path],
+    folder: Path,
+    target: StageTarget,
+    side_by_side: int,
+    say: Say,
+    show: Say = lambda text: None,
+) -> list[DrillDone]:
+    """Run the drills into a stage's folder, and record each as it ends; `show` gets how many have ended, and which run.
 
-    On the embedded mock, `side_by_side` drills run at once, each with its own runtime; elsewhere one at a time. Ctrl-C ends the
-    running drills; those that have not started are recorded as not run.
+    On the embedded mock, `side_by_side` drills run at once, each with its own runtime, the longest first; elsewhere one at a
+    time, the shortest first, so that a no-go shows early. Ctrl-C ends the running drills; those that have not started are
+    recorded as not run.
     """
     out, log = folder / records.DRILLS, folder / records.LOGS / "drills.txt"
     try:
         out.mkdir(exist_ok=True)
     except OSError as error:
         raise cannot_write(out, error) from None
-    orders = [_order(path, folder, target) for path in sorted(drills.values(), key=_length_s, reverse=True)]  # longest first
     at_once = side_by_side if target.is_embedded else 1
+    orders = [_order(path, folder, target) for path in sorted(drills.values(), key=_length_s, reverse=at_once > 1)]
     done: list[DrillDone] = []
     running: list[Child] = []
 
     def record(answer: DrillDone) -> None:
         done.append(answer)
         append(folder / records.DRILL_RESULTS, answer)
-        say(f"drill {answer.name}: {answer.status}" + (f" ({answer.reason})" if answer.reason else ""))
+        say(_line(answer, is_first_failure=[each.status != State.PASS for each in done].count(True) == 1))
 
     try:
         while orders or running:
             while orders and len(running) < at_once:
                 running.append(Child(orders.pop(0), log))
+            show(f"{len(done)} of {len(drills)} done, {', '.join(child.name for child in running)} running")
             ended = [(child, answer) for child in running if (answer := child.poll()) is not None]
             for child, answer in ended:
                 running.remove(child)
@@ -155,6 +169,14 @@ def run_all(drills: dict[str, Path], folder: Path, target: StageTarget, side_by_
     finally:
         _write_summary(folder, done)
     return done
+
+
+def _line(answer: DrillDone, is_first_failure: bool) -> str:
+    """The line about a drill that has ended."""
+    line = f"drill {answer.name}: {answer.status}" + (f" ({answer.reason})" if answer.reason else "")
+    if answer.status == State.PASS or not is_first_failure:
+        return line
+    return f"{line}; so this stage cannot be a go. The rest still runs, and Ctrl-C ends it with a report"
 
 
 def _length_s(path: Path) -> float:

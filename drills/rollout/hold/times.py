@@ -24,9 +24,19 @@ class PreflightTime:
     baseline_s: float
 
     @property
+    def parts(self) -> dict[str, float]:
+        """The parts by name."""
+        return {
+            "commands": self.commands_s,
+            "drills": self.drills_s,
+            "rollback": self.rehearsal_s,
+            "baseline": self.baseline_s,
+        }
+
+    @property
     def total_s(self) -> float:
         """The whole stage."""
-        return self.commands_s + self.drills_s + self.rehearsal_s + self.baseline_s
+        return sum(self.parts.values())
 
 
 def drill_s(drill: Drill) -> float:
