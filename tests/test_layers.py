@@ -52,6 +52,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("drills.rollout.report",),
     ("drills.rollout.hold",),
     ("drills.rollout.check",),
+    ("drills.comparison",),
     ("drills.cli",),
     ("drills.__main__",),
     ("locustfiles.load.clients",),

@@ -1,4 +1,4 @@
-"""`stormgate drill` and `stormgate judge`: list, show and run drills, and judge a run again."""
+"""`stormgate drill`, `judge` and `compare`: list, show and run drills, judge a run again, and compare runs."""
 
 import sys
 from pathlib import Path
@@ -225,6 +225,75 @@ def judge(
     from drills.runs import results
 
     finish(results.judge_run(run_dir, thresholds), run_dir, as_json, junit)
+
+
+# --- comparing --------------------------------------------------------------------------------------
+
+Baseline = Annotated[
+    Path, typer.Argument(metavar="BASELINE", help="Folder of a run, of a drill in it, of several runs, or of a stage.")
+]
+Others = Annotated[list[Path], typer.Argument(metavar="OTHER", help="The same, to compare with the baseline. Repeatable.")]
+FailIfWorse = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="METRIC=LIMIT",
+        help="Exit with 1 if this metric is worse by more: in percent of the baseline (p99_recovery=10%), or in its unit "
+        "(publish_to_apply_p95_ms=50). Exit with 2 if that cannot be told. Repeatable.",
+    ),
+]
+Accept = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CONDITION",
+        help="A difference that is intended: a key of the drill such as fleet.policy, or engine, machine, ... Repeatable.",
+    ),
+]
+
+
+def compare(
+    baseline: Baseline,
+    others: Others,
+    fail_if_worse: FailIfWorse = None,
+    accept: Accept = None,
+    minimum_effect: Annotated[
+        str, typer.Option(metavar="PERCENT", help="Smaller differences count as none, in percent of the baseline.")
+    ] = "5%",
+    drill: Annotated[str | None, typer.Option(metavar="NAME", help="Only this drill. Default: all.")] = None,
+    all_metrics: Annotated[bool, typer.Option("--all-metrics", help="Print every metric, not only what differs.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write an HTML page with overlaid curves.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare runs, sets of runs or stages with a baseline: what got worse or better, with intervals.
+
+    Conditions are checked first. Where they make the comparison meaningless, it exits with 2.
+    Without --fail-if-worse it only reports, and exits with 0.
+    """
+    from drills.comparison import comparing, limits, sides, words
+    from drills.reports.terminal import out
+
+    asked = limits.parse(fail_if_worse or [])
+    options = comparing.Options(_effect(minimum_effect), tuple(accept or ()), asked)
+    read = [sides.read(path, drill) for path in (baseline, *others)]
+    found = comparing.compare(read[0], read[1:], options)
+    if html is not None:
+        from drills.comparison import page
+
+        page.write(html, found, read)
+    if as_json:
+        output.json_object(found)
+    else:
+        words.show(found, out(), all_metrics)
+    raise typer.Exit(words.EXIT_CODES[found.result])
+
+
+def _effect(text: str) -> float:
+    try:
+        percent = float(text.removesuffix("%"))
+    except ValueError:
+        percent = -1.0
+    if not 0 <= percent < 100:
+        raise UsageError(f"--minimum-effect {text}: expected a share of the baseline from 0% to below 100%, such as 5%.")
+    return percent / 100
 
 
 def finish(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from drills.cli import output
-from drills.cli.drill import drill_app, judge
+from drills.cli.drill import compare, drill_app, judge
 from drills.cli.gates import gates_app
 from drills.cli.mock import mock_app
 from drills.cli.options import RESULTS, AsJson, Out
@@ -32,6 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich would read [brackets] in help texts as markup and remove them
 )
 app.command()(judge)
+app.command()(compare)
 app.command()(snapshot)
 for name, group in {
     "drill": drill_app,

@@ -20,6 +20,7 @@ from msgspec import NODEFAULT
 from msgspec import inspect as types
 
 from drills.cli.main import app
+from drills.comparison import records as comparison
 from drills.judging import gates
 from drills.judging.checks import thresholds
 from drills.rollout.report import explain_checks
@@ -56,6 +57,7 @@ def pages() -> dict[str, str]:
         "stages-file": ("Stages file", _about(stages), _tree(stages.Stages)),
         "plan-file": ("Sweep and search file", "What `plan sweep` and `plan find` read.", _file(Sweep)),
         "system-model": ("System model", _about(system_model), _file(system_model.SystemModel)),
+        "comparison": ("Comparison", _about(comparison), _file(comparison.Comparison)),
         "observations": ("Observations", _about(observations), _observations()),
         "real-servers": ("What stormgate finds on real servers", _FINDINGS, _real_servers()),
         "misbehaviours": ("Misbehaviours of the mock", "`--defect NAME` switches one on.", _misbehaviours()),

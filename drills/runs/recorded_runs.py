@@ -27,6 +27,11 @@ def runs_in(folder: Path, drill: str | None = None) -> Iterator[RecordedRun]:
 
     Raises `UsageError` if nothing was recorded there, and `EvidenceError` for evidence that is incomplete or changed.
     """
+    yield from (read(name, path) for name, path in folders_in(folder, drill))
+
+
+def folders_in(folder: Path, drill: str | None = None) -> list[tuple[str, Path]]:
+    """The name and the folder of each run, as `runs_in` reads them. Raises `UsageError` without any."""
     found = list(_folders(folder))
     chosen = [(name, path) for name, path in found if drill is None or drill in (name, name.split(":")[0])]
     if not found:
@@ -34,9 +39,17 @@ def runs_in(folder: Path, drill: str | None = None) -> Iterator[RecordedRun]:
     if not chosen:
         names = ", ".join(name for name, _ in found)
         raise UsageError(f"{folder}: has no drill {drill!r}. It has {names}.")
-    for name, path in chosen:
-        of_replication = path.parents[1] if path.parent.name == results.REPLICATIONS else path
-        yield RecordedRun(name, path, *recorded(path, of_replication))
+    return chosen
+
+
+def read(name: str, folder: Path) -> RecordedRun:
+    """Read one run of `folders_in`. Raises `EvidenceError` for evidence that is incomplete or changed."""
+    return RecordedRun(name, folder, *recorded(folder, folder.parents[1] if is_replication(folder) else folder))
+
+
+def is_replication(folder: Path) -> bool:
+    """Whether a run's folder is that of one of several replications."""
+    return folder.parent.name == results.REPLICATIONS
 
 
 def _folders(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -125,17 +125,27 @@ def bootstrap_ms(history: History, busy: Spans = NO_SPANS) -> Floats:
 
     Here and below, `busy` are times that are taken out of the samples.
     """
+    return busy.without_ms(bootstraps(history))
+
+
+def bootstraps(history: History) -> Rows:
+    """The rows of `bootstrap_ms`."""
     rows = history.fleet(Kind.REPLAY_COMPLETED)
     rows = rows.take(~np.isnan(rows.value))
     after = rows.take(rows.t >= history.first_fault_t)
-    return busy.without_ms(after if len(after) else rows)
+    return after if len(after) else rows
 
 
 def client_lag_events(history: History, busy: Spans = NO_SPANS) -> Floats:
     """Samples of head minus watermark, outside the fault phase."""
+    return client_lags(history, busy).value
+
+
+def client_lags(history: History, busy: Spans = NO_SPANS) -> Rows:
+    """The rows of `client_lag_events`."""
     rows = history.of(Kind.CLIENT_LAG)
     rows = rows.take((rows.client < history.header.clients) & ~busy.has(rows.t))
-    return rows.value[~history.in_fault_phase(rows.t)]
+    return rows.take(~history.in_fault_phase(rows.t))
 
 
 def generator_lag_ms(history: History) -> Floats:
@@ -149,12 +159,17 @@ def publish_to_apply_ms(history: History, ledger: Ledger, busy: Spans = NO_SPANS
     Without events due in the fault phase or before the client was first live, and without events that a client applied a
     second time after its process died.
     """
+    return publishes_to_apply(history, ledger, busy)[1]
+
+
+def publishes_to_apply(history: History, ledger: Ledger, busy: Spans = NO_SPANS) -> tuple[Floats, Floats]:
+    """When each event of `publish_to_apply_ms` was due, in seconds, and how long it took."""
     applied = _first_applied(history, ledger)
     index = ledger.published.find(applied)
     due_t = ledger.published.due_t[index] if len(ledger.published) else np.zeros(len(applied))
     live = (index >= 0) & ~history.in_fault_phase(due_t) & (due_t >= history.first_live_t[applied.client])
     t, due_t = applied.t[live], due_t[live]
-    return (t - due_t - busy.within_s(due_t, t)) * 1000.0
+    return due_t, (t - due_t - busy.within_s(due_t, t)) * 1000.0
 
 
 def _first_applied(history: History, ledger: Ledger) -> Rows:

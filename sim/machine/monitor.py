@@ -6,8 +6,10 @@ stopped. So is a target on this machine sampled, with all threads of its process
 What the operating system does not report is not recorded.
 """
 
+import contextlib
 import math
 import os
+import platform
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -136,6 +138,15 @@ class MachineMonitor:
 def _of_new(threads: Mapping[int, Wanted], unseen_s: float) -> dict[int, Wanted] | None:
     """Return where to count from in a new process of a target: from its start, if it started since the target was last seen."""
     return {} if all(sum(times) <= unseen_s for times in threads.values()) else None
+
+
+def this_machine() -> str:
+    """Processor, cores and operating system of this machine, without its name: runs on another one are slower or faster."""
+    model = platform.machine()
+    with contextlib.suppress(OSError):  # other systems than Linux do not have the file
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    return f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
 
 
 def _since(now: Wanted, then: Wanted) -> Wanted:

@@ -43,6 +43,7 @@ class RunHeader(msgspec.Struct, kw_only=True):
     capabilities: dict[str, object] = {}  # of the protocol; checks read these, and never the protocol's name
     marker_run: str = ""  # the run field of the markers in this run's payloads
     versions: dict[str, str]  # of Python, stormgate and dependencies
+    machine: str = ""  # processor, cores and operating system of the load generator; empty in runs of older versions
     calibration: str = "none"  # reserved; always none
     defects: list[str] = []  # misbehaviours of the mock that were switched on
     plan: list[dict[str, object]] = []  # the resolved fault schedule

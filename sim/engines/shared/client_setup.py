@@ -26,6 +26,7 @@ from sim.drill.fault_kinds import RestartClients
 from sim.drill.fault_schedule import PlannedFault
 from sim.drill.model import Drill
 from sim.engines.shared.endpoints import Endpoints
+from sim.machine.monitor import this_machine
 from sim.protocols import registry
 from sim.protocols.events import RETRY, EndedBy, Position
 from sim.protocols.intents import Compatibility
@@ -193,6 +194,7 @@ def new_header(
         capabilities=msgspec.to_builtins(spoken.able(protocol_options or {})),
         malformed_kinds=list(spoken.negative_forms.kinds) if spoken.negative_forms else [],
         versions={**versions, "python": platform.python_version()},
+        machine=this_machine(),
         plan=[fault.describe() for fault in faults],
     )
 
