@@ -135,7 +135,7 @@ def drill_run(
     )
     if dry_run:
         running.show_plan(request, as_json)
-        raise typer.Exit(ExitCode.INCONCLUSIVE)
+        raise typer.Exit(ExitCode.USAGE if _lacks_something(request) else ExitCode.INCONCLUSIVE)
     _run(request, (metrics_port, metrics_host, metrics_linger, otlp_endpoint), as_json, junit)
 
 
@@ -154,6 +154,22 @@ def _run(request: "Request", exports: tuple[int | None, str, float, str], as_jso
             live.concluded(verdict.exit_code, verdict.decision, verdict.decision_reason, worst_of(verdict))
         asked.trace_run(run_dir, verdict)
         finish(verdict, run_dir, as_json, junit, then=asked.linger)
+
+
+def _lacks_something(request: "Request") -> bool:
+    """Print on stderr what this machine lacks for a run."""
+    from drills.reports.terminal import err
+    from drills.rollout.check import findings, machine
+    from drills.runs import targets
+    from drills.runs.request import SIMULATED
+
+    found = [machine.disk(request.out, request.replications * sum(map(machine.run_bytes, request.drills)))]
+    if request.engine not in SIMULATED:
+        found += machine.sockets(request.drills, targets.resolve(request.target, request.targets))
+    failed = findings.failed(found)
+    if failed:
+        findings.show(failed, err())
+    return bool(failed)
 
 
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, such as results/<run id>, or of a drill in it.")]

@@ -10,9 +10,11 @@ import typer
 from drills.cli import output
 from drills.cli.options import RESULTS, AsJson, DryRun, Out, Target, Targets
 from sim.base.errors import StormgateError, TargetError, UsageError
+from sim.base.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from drills.rollout.setup.records import Rollback
+    from drills.rollout.setup.stage_target import StageTarget
     from sim.base.clocks import Clock
 
 rollback_app = typer.Typer(help="Rehearse the rollback.", no_args_is_help=True)
@@ -42,12 +44,14 @@ def rehearse(
     from drills.judging.checks.verdicts import State, exit_code
     from drills.rollout.rollback import rehearsal
     from drills.rollout.setup import stage_target
+    from drills.runs.targets import DEFAULT_FILE
     from sim.base.clocks import SystemClock
 
     clock = SystemClock()
     folder = _new_folder(out, rollout, clock)
     try:
         with stage_target.open_target(target, targets, folder / _LOG) as found:
+            will_fail = _will_fail(found, str(targets or DEFAULT_FILE), clock) if dry_run else False
             done = rehearsal.rehearse(found.endpoints, found.entry, folder, clock, dry_run=dry_run)
     except (UsageError, TargetError):  # nothing has started
         shutil.rmtree(folder, ignore_errors=True)
@@ -58,7 +62,18 @@ def rehearse(
         output.json_object(done)
     else:
         _print(done, folder)
-    raise typer.Exit(exit_code(State(done.state)))
+    raise typer.Exit(ExitCode.USAGE if will_fail else exit_code(State(done.state)))
+
+
+def _will_fail(target: "StageTarget", file: str, clock: "Clock") -> bool:
+    """Ask the services what a rehearsal needs of them, and print on stderr what will fail."""
+    from drills.reports.terminal import err
+    from drills.rollout.check import findings, service
+
+    failed = findings.failed(service.before_rollback(target, file, clock))
+    if failed:
+        findings.show(failed, err())
+    return bool(failed)
 
 
 def _new_folder(out: Path, rollout: str, clock: "Clock") -> Path:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from drills.judging.checks.thresholds import DEFAULT_PATH as THRESHOLDS
-from drills.rollout.check import stage_check
+from drills.rollout.check import machine, stage_check
 from drills.rollout.check.findings import Finding, failed
 from drills.rollout.hold.stage_plan import Asked
 from sim.base.clocks import SystemClock
@@ -233,3 +233,19 @@ def test_dry_run_shows_the_stage_and_that_nothing_will_fail(service: SteppedServ
     assert (shown.code, "1 drills: tiny_storm" in shown.out, "dry run" in shown.out) == (2, True, True)
     assert said(service, "stage", "check").code == 0
     assert not (service.folder / "out").exists()
+
+
+def test_dry_run_of_a_rehearsal_runs_the_check_of_the_rollback(service: SteppedService) -> None:
+    files = ("--target", service.name, "--targets", service.targets, "--out", service.folder / "out", "--dry-run")
+    assert stormgate_here("rollback", "rehearse", *files).code == 2
+    edit(service.targets, 'check = ["true"]', 'check = ["false"]')
+    shown = stormgate_here("rollback", "rehearse", *files)
+    assert (shown.code, "rollback check" in shown.err) == (3, True)
+
+
+def test_dry_run_of_a_drill_knows_what_the_machine_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("drill", "run", "reconnect_storm", "--dry-run", "--out", tmp_path / "out")
+    assert stormgate_here(*command).code == 2
+    monkeypatch.setattr(machine.resource, "getrlimit", lambda which: (256, 256))
+    shown = stormgate_here(*command)
+    assert (shown.code, "descriptors" in shown.err) == (3, True)

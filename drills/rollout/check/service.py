@@ -16,6 +16,7 @@ from drills.rollout.setup.stage_target import StageTarget
 from drills.rollout.setup.stages import RoutingChecks
 from drills.rollout.verdict import armed
 from sim.base.clocks import Clock
+from sim.drill.model import CLIENT_BUILD
 from sim.drill.target_rules import RollbackRules
 
 _KEYS = 100  # [ours] routing checks before a preflight, which only needs answers
@@ -113,3 +114,10 @@ def rollback_check(target: StageTarget, file: str) -> Iterator[Finding]:
         yield fails("rollback check", f"the command {why}" + (f": {said}" if said else ""), where)
     else:
         yield ok("rollback check", f"the command finds the last good revisions: {good}")
+
+
+def before_rollback(target: StageTarget, file: str, clock: Clock) -> Iterator[Finding]:
+    """What a rehearsal alone needs of the services."""
+    yield from accounts(target, (CLIENT_BUILD,), file)
+    yield from cohort(target, RoutingChecks(), None, file, clock)
+    yield from rollback_check(target, file)
