@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
-CHROMIUM = Path(__file__).parent / "peers" / "chromium.sh"
+PEERS = Path(__file__).parent / "peers"
+CHROMIUM, AXE = PEERS / "chromium.sh", PEERS / "node_modules" / "axe-core" / "axe.min.js"
 
 
 @contextmanager
@@ -19,3 +20,10 @@ def chromium() -> Iterator[Browser]:
         started = playwright.chromium.launch(executable_path=asked.stdout.strip(), args=["--no-sandbox"])
         yield started
         started.close()
+
+
+def serious_findings(page: Page) -> list[str]:
+    """What axe finds on a page that keeps people from using it: its rule, and the first element."""
+    page.add_script_tag(path=AXE)
+    found = page.evaluate("axe.run().then(result => result.violations)")
+    return [f"{each['id']}: {each['nodes'][0]['html']}" for each in found if each["impact"] in ("serious", "critical")]

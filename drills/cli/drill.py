@@ -316,7 +316,7 @@ def finish(
     verdict: "RunVerdict", run_dir: Path, as_json: bool, junit_file: Path | None, then: "Callable[[], None]" = lambda: None
 ) -> None:
     """Print a verdict, do what is left to do `then`, and exit with its code."""
-    from drills.reports import report
+    from drills.reports import page, report
     from drills.reports.terminal import out
 
     if junit_file is not None:
@@ -328,6 +328,8 @@ def finish(
     else:
         report.print_verdict(verdict, out())
         output.lines(f"evidence: {run_dir}")
+        if (path := run_dir / page.NAME).is_file():
+            output.lines(f"report: {path}")
     sys.stdout.flush()
     then()
     raise typer.Exit(verdict.exit_code)

@@ -296,6 +296,14 @@ def _blame_of_loss(own: Rows) -> tuple[str, str, str]:
 # --- words ------------------------------------------------------------------------------------------
 
 
+def where(event: Event) -> list[str]:
+    """Client, stream, position and marker of an event in words, as far as they apply."""
+    parts = [f"client {event.client}" if event.client >= 0 else "", event.stream]
+    parts += [f"position {event.position}" if event.position >= 0 else ""]
+    parts += [f"marker {event.marker}" if event.marker >= 0 else ""]
+    return [part for part in parts if part]
+
+
 def seen(history: History, row: Rows) -> str:
     """The first of these rows in words: its kind, value and detail."""
     kind = list(Kind)[int(row.kind[0])].value.replace("_", " ")

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from drills.judging.explanations import Event, Explanation
+from drills.judging.explanations import Event, Explanation, where
 
 WIDTH = 96
 _LABEL = 10
@@ -31,12 +31,7 @@ def lines(name: str, found: Sequence[Explanation], command: str) -> Iterator[str
 
 
 def _event(number: int, event: Event) -> Iterator[str]:
-    where = [f"client {event.client}" if event.client >= 0 else "", event.stream]
-    where += [
-        f"position {event.position}" if event.position >= 0 else "",
-        f"marker {event.marker}" if event.marker >= 0 else "",
-    ]
-    yield from _wrapped("  ", f"{number}. {event.t:.3f} s  {', '.join(part for part in where if part)}")
+    yield from _wrapped("  ", f"{number}. {event.t:.3f} s  {', '.join(where(event))}")
     yield from _labelled("seen", event.seen)
     if event.blamed:
         yield from _labelled("blamed", f"{event.blamed}: {event.why}")

@@ -5,7 +5,8 @@ that is not `Markup` itself, so no name or reason of a server becomes HTML. No p
 files beside the page.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote
@@ -20,6 +21,8 @@ HOW_DECIDED = (
 )
 Tone = Literal["good", "bad", "doubt", "plain"]
 Text = str | Markup
+_NUMBER = re.compile(r"$|never|[-+]?[\d.]|-$|[<>]=? ")  # begin of a cell with a number
+_SENTENCE = 60  # characters from which a cell needs a wide column
 _EMPTY = Markup()
 
 
@@ -120,21 +123,27 @@ def facts(pairs: Iterable[tuple[str, Text]]) -> Markup:
     return Markup("<dl>\n{}\n</dl>\n").format(Markup("\n").join(lines))
 
 
-def table(
-    heads: Sequence[str], rows: Iterable[Sequence[Text]], *, numbers: Collection[str] = (), long: Collection[str] = ()
-) -> Markup:
-    """A table; the first cell of a row is its heading. On a phone each row becomes a block. Empty without rows.
+def table(heads: Sequence[str], rows: Iterable[Sequence[Text]]) -> Markup:
+    """A table; the first cell of a row is its heading. Empty without rows.
 
-    `numbers` are the headings of columns with numbers, `long` those of columns with sentences.
+    Columns of numbers are aligned to the right, and columns with sentences are wide. On a phone each row becomes a block.
     """
-    kinds = ["number" if head in numbers else "long" if head in long else "" for head in heads]
-    body = Markup("\n").join(_row(heads, kinds, row) for row in rows)
-    if not body:
+    lines = list(rows)
+    if not lines:
         return _EMPTY
+    kinds = [_kind(column) for column in zip(*lines, strict=True)]
+    body = Markup("\n").join(_row(heads, kinds, row) for row in lines)
     head = _EMPTY.join(
         Markup('<th scope="col" class="{}">{}</th>').format(kind, name) for kind, name in zip(kinds, heads, strict=True)
     )
     return Markup("<table>\n<thead><tr>{}</tr></thead>\n<tbody>\n{}\n</tbody>\n</table>").format(head, body)
+
+
+def _kind(column: Sequence[Text]) -> str:
+    """The style of a column, by its cells."""
+    if all(not isinstance(cell, Markup) and _NUMBER.match(cell) for cell in column):
+        return "number"
+    return "long" if any(len(cell) >= _SENTENCE and " " in cell for cell in column) else ""
 
 
 def _row(heads: Sequence[str], kinds: Sequence[str], cells: Sequence[Text]) -> Markup:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from drills.judging.checks.verdicts import CheckResult, DrillVerdict, RunVerdict, ServerView, State
+from drills.judging.checks.verdicts import GRAVEST_FIRST, CheckResult, DrillVerdict, RunVerdict, ServerView, State
 from sim.analysis.invariants.evidence import Violation
 from sim.analysis.server_metrics import ServerMetric
 from sim.base.config import read_toml
@@ -72,10 +72,10 @@ def _drill_summary(drill: DrillVerdict) -> dict[str, Any]:
 def _prediction_summary(drill: DrillVerdict, prediction: Prediction) -> dict[str, Any]:
     """The predictions of a fitted model and the measured values."""
     about = _of(prediction, "model", "model_sha256", "engine", "replications", "made_at", "not_predicted")
-    compared = _compared(drill, prediction)
+    found = compared(drill, prediction)
     return {
         **about,
-        "metrics": {each.metric: _of(each, "unit", "predicted", "interval", "measured", "error") for each in compared},
+        "metrics": {each.metric: _of(each, "unit", "predicted", "interval", "measured", "error") for each in found},
     }
 
 
@@ -114,8 +114,8 @@ def summary_markdown(verdict: RunVerdict) -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> "jinja2.Environment":
-    of_drills: Filters = {"seen": users_saw, "check_seen": check_seen, "compared": _compared}
-    return environment({"why": why, "percent": _percent, **of_drills})
+    of_drills: Filters = {"seen": users_saw, "check_seen": check_seen, "compared": compared}
+    return environment({"why": why, "headline": headline, "percent": percent, **of_drills})
 
 
 def environment(filters: Filters, is_html: bool = False) -> "jinja2.Environment":
@@ -141,6 +141,28 @@ def number(value: float | None) -> str:
     return f"{value:.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.4g}"
 
 
+def headline(verdict: RunVerdict) -> str:
+    """The decision, the reason for a no-go, and what it cannot be a decision about."""
+    decision = verdict.decision.upper().replace("_", "-")
+    because = f": {verdict.decision_reason.replace('_', ' ')}" if verdict.decision_reason else ""
+    is_simulated = verdict.engine in ("virtual", "fleet")
+    about = " (in simulation)" if is_simulated else " (against the embedded mock)" if verdict.target_kind == "mock" else ""
+    return f"{decision}{because}{about}"
+
+
+def sentence(verdict: RunVerdict) -> str:
+    """The decision in one sentence, with its first reason."""
+    ran = len(verdict.drills) - verdict.not_run
+    if verdict.status is State.PASS:
+        return f"All {ran} drills passed all required checks." if ran > 1 else "The drill passed all required checks."
+    bad = [drill for drill in verdict.drills if not drill.not_run and drill.status is not State.PASS] or verdict.drills
+    first = min(bad, key=lambda drill: GRAVEST_FIRST.index(drill.status), default=None)
+    if first is None:
+        return "No drill was run."
+    which = f"{len(bad)} of {len(verdict.drills)} drills did not pass. " if len(verdict.drills) > 1 else ""
+    return f"{which}{first.name}: {next(iter(reasons(first)), first.status)}"
+
+
 def users_saw(violation: Violation) -> str:
     """The effect of a violation that users would have seen."""
     return USERS_SAW.get(violation.invariant, "a forbidden request was granted")
@@ -155,7 +177,10 @@ def reasons(drill: DrillVerdict) -> list[str]:
     """Why a drill did not pass, worst first: violations with their effect on users, then checks."""
     if drill.not_run:
         return [drill.not_run]
-    broken = [f"{each.invariant}: {each.count}, first {each.first}. {users_saw(each)}." for each in drill.violations]
+    broken = [
+        f"{each.invariant}: {each.count}, first {each.first}. Users would have seen: {users_saw(each)}."
+        for each in drill.violations
+    ]
     return broken + [f"{check.name} {check.state}: {check.reason}" for check in _not_passed(drill)]
 
 
@@ -186,11 +211,13 @@ def between(interval: Sequence[float | None] | None) -> str:
     return f"{number(interval[0])} .. {number(interval[1])}" if interval else "-"
 
 
-def _compared(drill: DrillVerdict, prediction: Prediction) -> Sequence[Compared]:
+def compared(drill: DrillVerdict, prediction: Prediction) -> Sequence[Compared]:
+    """The predicted and the measured values of a drill."""
     return predictions.compare(prediction, {metric.name: metric.value for metric in drill.metrics})
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A difference for people, with its sign."""
     return f"{share:+.0%}" if math.isfinite(share) else "-"
 
 
@@ -212,7 +239,7 @@ def print_verdict(verdict: RunVerdict, console: "Console") -> None:
     for drill in verdict.drills:
         colour = _COLOURS.get(drill.status, "yellow")
         count = [str(drill.replications)] if many else []
-        table.add_row(drill.name, f"[{colour}]{drill.status}[/]", str(drill.clients), *count, _recovery(drill))
+        table.add_row(drill.name, f"[{colour}]{drill.status}[/]", str(drill.clients), *count, recovery(drill))
     console.print(table)
     for drill in verdict.drills:
         if drill.status is not State.PASS:
@@ -248,13 +275,14 @@ def _predicted_table(drill: DrillVerdict, prediction: Prediction) -> "Table":
     from rich.table import Table
 
     table = Table("metric", "predicted", "95 % of runs", "measured", "error", title=f"{drill.name}, by {prediction.model}")
-    for each in _compared(drill, prediction):
+    for each in compared(drill, prediction):
         cells = (f"{number(each.predicted)} {each.unit}", between(each.interval), f"{number(each.measured)} {each.unit}")
-        table.add_row(each.metric, *cells, _percent(each.error))
+        table.add_row(each.metric, *cells, percent(each.error))
     return table
 
 
-def _recovery(drill: DrillVerdict) -> str:
+def recovery(drill: DrillVerdict) -> str:
+    """When 99 % of the clients were live again, with the interval over replications; `-` if no client was cut off."""
     found = [metric for metric in drill.metrics if metric.name == "live_again_99_s" and metric.n]
     if not found:
         return "-"

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from drills.runs import results, variants
-from drills.runs.run_files import DRILL_NAME, PLAN_NAME, read_drill, read_plan, recorded
+from drills.runs import results
+from drills.runs.run_files import DRILL_NAME, PLAN_NAME, read_plan, recorded
 from sim.base.errors import UsageError
 from sim.drill.model import Drill
 from sim.record.history import History
@@ -44,7 +44,7 @@ def folders_in(folder: Path, drill: str | None = None) -> list[tuple[str, Path]]
 
 def read(name: str, folder: Path) -> RecordedRun:
     """Read one run of `folders_in`. Raises `EvidenceError` for evidence that is incomplete or changed."""
-    return RecordedRun(name, folder, *recorded(folder, folder.parents[1] if is_replication(folder) else folder))
+    return RecordedRun(name, folder, *recorded(folder, results.folder_of_drill(folder)))
 
 
 def is_replication(folder: Path) -> bool:
@@ -61,14 +61,5 @@ def _folders(folder: Path) -> Iterator[tuple[str, Path]]:
         return
     plan = read_plan(folder)
     for planned in plan.drills:
-        top = results.drill_folder(folder, planned.name)
-        if planned.not_run or not top.is_dir():
-            continue
-        if plan.replications > 1:
-            seeds = results.seeds(plan.seed, plan.replications)
-            yield from ((f"{planned.name}:{seed}", results.replication_folder(folder, planned.name, seed)) for seed in seeds)
-        elif (drill := read_drill(top, planned)).variants:
-            each = variants.variants_of(drill)
-            yield from ((f"{planned.name}:{one.name}", results.variant_folder(folder, planned.name, one)) for one in each)
-        else:
-            yield planned.name, top
+        if not planned.not_run and results.drill_folder(folder, planned.name).is_dir():
+            yield from results.run_folders(folder, plan, planned)

@@ -6,7 +6,7 @@
         drills/<name>/       drill.json, run.json, observations.parquet, runtime.log, <name>.png
             replications/<seed>/    run.json and observations.parquet of each, if there are several
             variants/<name>/        the same, and drill.json as it ran there, for a drill with variants
-        summary.json, SUMMARY.md, gate-results.jsonl
+        summary.json, SUMMARY.md, gate-results.jsonl, report.html
     results/rollouts/<name>/
         journal.jsonl        the events of this rollout
         runs/<run id>/       a stage's gate execution; `drills.rollout.setup.records` lists its files
@@ -17,10 +17,11 @@ Judging reads and never writes. A planned drill whose folder is missing is an er
 
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -29,7 +30,7 @@ from drills.judging import gates
 from drills.judging import replications as combined
 from drills.judging.checks.thresholds import DEFAULT_PATH, Thresholds
 from drills.judging.checks.verdicts import DrillVerdict, RunVerdict, State
-from drills.reports import report
+from drills.reports import page, report, run_page
 from drills.runs import catalog, variants
 from drills.runs.request import SIMULATED
 from drills.runs.run_files import DRILL_NAME as DRILL_NAME
@@ -61,6 +62,7 @@ from sim.record.history import History
 
 REPLICATIONS = "replications"
 _VARIANTS = "variants"
+_MAX_EXPLAINED = 3  # [ours] failed runs of a drill that its page explains
 _REMEDY = "free some space or give another folder with --out"
 _ROLLOUTS, _STAGE_RUNS = "rollouts", "runs"
 
@@ -271,30 +273,68 @@ def write_reports(run_dir: Path, verdict: RunVerdict) -> None:
     _write(run_dir / "gate-results.jsonl", report.gate_lines(verdict))
 
 
-def write_figure(run_dir: Path, name: str) -> Path | None:
-    """Draw a drill, or its first replication; None if its observations cannot be read. Raises `StorageError`."""
-    from sim.plots import runs  # imported late: importing Matplotlib takes longer than judging a small run
-
-    plan = read_plan(run_dir)
-    planned = next(each for each in plan.drills if each.name == name)
-    folder, path = _drawn_folder(run_dir, plan, planned), figure_path(run_dir, name)
-    try:
-        history = History(run_header.read_header(folder), parquet.Recorded(folder))
-    except EvidenceError:
-        return None  # the verdict reports it
-    try:
-        runs.save(runs.drill_figure(history), path)
-    except OSError as error:
-        raise _cannot_write(path, error) from None
+def write_page(run_dir: Path, verdict: RunVerdict, of_drills: Sequence[run_page.Shown]) -> Path:
+    """Write report.html, with what `show` returned for each drill; returns its path. Raises `StorageError`."""
+    path = run_dir / page.NAME
+    _write(path, run_page.html(verdict, of_drills).encode())
     return path
 
 
-def _drawn_folder(run_dir: Path, plan: RunPlan, planned: PlannedDrill) -> Path:
-    """The run that a drill's figure shows: the only one, or the first of several."""
-    drill = _drill_with_variants(run_dir, planned)
-    if drill is not None and plan.replications == 1:
-        return variant_folder(run_dir, drill.name, variants.variants_of(drill)[0])
-    return _folder(run_dir, plan, planned.name, plan.seed)
+def show(run_dir: Path, verdict: DrillVerdict) -> run_page.Shown:
+    """Draw a drill, or its first run of several, also as PNG, and explain its failures. Raises `StorageError`.
+
+    Evidence that cannot be read is not shown, because the verdict reports it.
+    """
+    plan = read_plan(run_dir)
+    planned = next((each for each in plan.drills if each.name == verdict.name), None)
+    if planned is None or verdict.not_run:
+        return run_page.Shown()
+    folders = run_folders(run_dir, plan, planned)
+    (name, folder), is_only = folders[0], len(folders) == 1
+    try:
+        history = History(run_header.read_header(folder), parquet.Recorded(folder))
+    except EvidenceError:
+        return run_page.Shown()
+    path = figure_path(run_dir, verdict.name)
+    try:
+        drawn = run_page.shown(history, verdict, run_dir.name, "" if is_only else name, path)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+    if verdict.status is State.PASS:
+        return drawn
+    every = _explained(run_dir, verdict, folders)
+    return replace(drawn, explained=tuple(islice((each for each in every if each.failures), _MAX_EXPLAINED)))
+
+
+def _explained(run_dir: Path, verdict: DrillVerdict, folders: Sequence[tuple[str, Path]]) -> Iterator[run_page.Explained]:
+    """The failures of each run of a drill that can be read."""
+    limits = gates.load_thresholds(run_dir / THRESHOLDS_NAME, is_record=True)
+    for name, folder in folders:
+        try:
+            drill, history = recorded(folder, folder_of_drill(folder))
+        except EvidenceError:
+            continue
+        if len(folders) == 1:
+            yield run_page.explained("", str(folder), drill, history, verdict)
+        else:
+            own = gates.judge(drill, history, limits, str(folder / parquet.FILE_NAME))
+            yield run_page.explained(name, str(folder), drill, history, own)
+
+
+def run_folders(run_dir: Path, plan: RunPlan, planned: PlannedDrill) -> list[tuple[str, Path]]:
+    """The name and the folder of each run of a drill: its only run, its replications, or its variants."""
+    if plan.replications > 1:
+        wanted = seeds(plan.seed, plan.replications)
+        return [(f"{planned.name}:{seed}", replication_folder(run_dir, planned.name, seed)) for seed in wanted]
+    if (drill := _drill_with_variants(run_dir, planned)) is not None:
+        every = variants.variants_of(drill)
+        return [(f"{planned.name}:{one.name}", variant_folder(run_dir, planned.name, one)) for one in every]
+    return [(planned.name, drill_folder(run_dir, planned.name))]
+
+
+def folder_of_drill(folder: Path) -> Path:
+    """The folder that has the drill of a run's folder."""
+    return folder.parents[1] if folder.parent.name == REPLICATIONS else folder
 
 
 def drill_folders(run_dir: Path) -> list[Path]:

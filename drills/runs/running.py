@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drills.judging.checks.thresholds import DEFAULT_PATH
 from drills.judging.checks.verdicts import DrillVerdict, RunVerdict
+from drills.reports.run_page import Shown
 from drills.reports.terminal import Progress, Several, err, out
 from drills.runs import checking, dry_run, predictions, results, simulations, variants
 from drills.runs.checking import model_of, switches
@@ -216,33 +218,25 @@ def mock_settings(overrides: list[str], defects: tuple[str, ...]) -> tuple[Runti
 # --- judging ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Task:
-    """A task for a worker process: judge one drill of a run, or draw it."""
-
-    run_dir: Path
-    drill: str
-    is_to_judge: bool
-
-
 def conclude(run_dir: Path) -> RunVerdict:
     """Judge a run on all cores, and write its report and figures. Raises `StormgateError`."""
     names = [planned.name for planned in results.read_plan(run_dir).drills]
     observed = sum(path.stat().st_size for path in run_dir.rglob("*.parquet"))
     judged = _in_processes(run_dir, names) if observed >= _MANY_BYTES else {}
-    verdict = results.judge_run(run_dir, judged=judged)
+    verdict = results.judge_run(run_dir, judged={name: each for name, (each, _) in judged.items()})
     results.write_reports(run_dir, verdict)
-    if not judged:
-        for name in names:
-            results.write_figure(run_dir, name)
+    shown = [judged[each.name][1] if each.name in judged else results.show(run_dir, each) for each in verdict.drills]
+    results.write_page(run_dir, verdict, shown)
     return verdict
 
 
-def _in_processes(run_dir: Path, names: list[str]) -> dict[str, DrillVerdict]:
-    """Judge and draw all drills in processes; return the verdicts by drill."""
-    tasks = [_Task(run_dir, name, is_to_judge) for name in names for is_to_judge in (True, False)]
-    with Several("judging and drawing", [task.drill for task in tasks]) as progress:
-        outcome = process_pool.run(_carry_out, tasks, progress)
+_Judged = tuple[DrillVerdict, Shown]
+
+
+def _in_processes(run_dir: Path, names: list[str]) -> dict[str, _Judged]:
+    """Judge and draw all drills in processes; return the results by drill."""
+    with Several("judging and drawing", names) as progress:
+        outcome = process_pool.run(partial(_judge_and_show, run_dir), names, progress)
     if outcome.stopped_because == INTERRUPTED:
         raise KeyboardInterrupt
     if outcome.stopped_because:
@@ -250,12 +244,11 @@ def _in_processes(run_dir: Path, names: list[str]) -> dict[str, DrillVerdict]:
             f"{run_dir}: judging failed: {outcome.stopped_because}; "
             "`stormgate judge` reads one drill after the other, which needs less memory."
         )
-    return {tasks[place].drill: verdict for place, verdict in outcome.results.items() if verdict is not None}
+    return {names[place]: found for place, found in outcome.results.items()}
 
 
-def _carry_out(task: _Task, say: Say) -> DrillVerdict | None:
-    say("judging" if task.is_to_judge else "drawing", 0.0)
-    if task.is_to_judge:
-        return results.judge_drill(task.run_dir, task.drill)
-    results.write_figure(task.run_dir, task.drill)
-    return None
+def _judge_and_show(run_dir: Path, name: str, say: Say) -> _Judged:
+    say("judging", 0.0)
+    verdict = results.judge_drill(run_dir, name)
+    say("drawing", 0.0)
+    return verdict, results.show(run_dir, verdict)

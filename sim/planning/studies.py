@@ -20,7 +20,7 @@ from sim.planning.designs import Point
 from sim.planning.store import Row, Store
 from sim.planning.sweep_file import DesignName, EngineName, Parameter, Sweep, Value
 from sim.plots import planning
-from sim.plots.runs import clients_live
+from sim.plots.series import clients_live
 from sim.plots.style import ShownFigure
 from sim.record.history import Floats, History
 from sim.record.ledger import Ledger

@@ -49,11 +49,17 @@ class ShownFigure(Figure):
 
 
 def figure(title: str, width: float = 9.0, height: float = 5.0) -> ShownFigure:
-    """An empty figure with a title, wrapped as necessary; sizes in inches."""
+    """An empty figure with a title, each of whose lines is wrapped as necessary; sizes in inches."""
     made = ShownFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(made)
-    made.suptitle(textwrap.fill(title, max(int(9 * width), 24)), x=0.01, ha="left", fontsize=12, fontweight="bold")
+    lines = [textwrap.fill(line, max(int(9 * width), 24)) for line in title.splitlines()]
+    made.suptitle(literal("\n".join(lines)), x=0.01, ha="left", fontsize=12, fontweight="bold")
     return made
+
+
+def literal(text: str) -> str:
+    """Text of others for a figure, without Matplotlib's formulas in dollar signs."""
+    return text.replace("$", r"\$")
 
 
 def quiet(axes: Axes, grid: str = "y") -> None:

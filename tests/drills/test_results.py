@@ -273,9 +273,10 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_figures_are_drawn(run_dir: Path) -> None:
-    path = results.write_figure(run_dir, "storm")
-    assert path == results.figure_path(run_dir, "storm")
-    assert path.read_bytes().startswith(b"\x89PNG")
+    shown = results.show(run_dir, results.judge_run(run_dir).drills[0])
+    assert results.figure_path(run_dir, "storm").read_bytes().startswith(b"\x89PNG")
+    assert [each.title for each in shown.figures] == ["Over time", "Recovery", "Latencies"]
+    assert all(f"Run {run_dir.name}: pass." in each.says for each in shown.figures)
 
 
 # --- the files of a report --------------------------------------------------------------------------

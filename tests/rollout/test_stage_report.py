@@ -19,7 +19,7 @@ from drills.rollout.setup.records import Gate, Snapshot, StageReport
 from drills.rollout.verdict import blockers, chain, judging, stage_drills, window
 from drills.runs import catalog, results
 from sim.base.atomic_files import read_struct
-from tests.browsers import chromium
+from tests.browsers import chromium, serious_findings
 from tests.commands import stormgate_here
 from tests.rollout.test_judging import judge_once
 from tests.stage_folders import Folder, passing
@@ -272,6 +272,7 @@ def test_page_renders_in_light_and_dark(folder: Folder, browser: Browser) -> Non
         shown = page.eval_on_selector_all("figure svg", "all => all.map(e => e.getBoundingClientRect().height)")
         assert len(shown) == 3
         assert min(shown) > 60
+        assert serious_findings(page) == []
         assert problems == []
         page.close()
     assert papers["light"] == ["rgb(255, 255, 255)", "rgb(0, 114, 178)"]

@@ -19,8 +19,6 @@ from sim.base.errors import StormgateError
 
 _LAST_LINES, _LAST_CHARACTERS = 40, 6000  # [ours] of the output of each command; the page links to the whole
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours of a terminal
-_NUMBERS = ("value", "95 % bounds", "n", "limit", "value before", "value now", "change", "files", "size")
-_LONG = ("reason", "window and reason", "observed")
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ def _requirements(report: StageReport) -> Markup:
     rows = (
         (each.name.replace("_", " "), page.badge(each.state), each.reason, _file(each.evidence)) for each in report.requirements
     )
-    return page.table(("requirement", "state", "reason", "evidence"), rows, long=_LONG)
+    return page.table(("requirement", "state", "reason", "evidence"), rows)
 
 
 def _file(path: str) -> Text:
@@ -162,7 +160,7 @@ def _blockers(report: StageReport) -> Iterator[Markup]:
 def _checks(report: StageReport) -> Markup:
     heads = ("check", "state", "value", "95 % bounds", "n", "limit", "origin", "window and reason")
     rows = (_check(gate.name, check) for gate, *_, checks in stage_report.gates(report) for check in checks)
-    return page.table(heads, rows, numbers=_NUMBERS, long=_LONG)
+    return page.table(heads, rows)
 
 
 def _check(gate: str, check: GateCheck) -> Sequence[Text]:
@@ -188,7 +186,7 @@ def _splits(report: StageReport) -> Markup:
         )
         for each in report.splits
     )
-    return page.table(heads, rows, numbers=_NUMBERS, long=_LONG)
+    return page.table(heads, rows)
 
 
 def _changes(report: StageReport) -> Markup:
@@ -204,9 +202,7 @@ def _changes(report: StageReport) -> Markup:
         )
         for each in changed
     )
-    return page.together(
-        page.paragraph(f"{unchanged} checks did not change.", "note"), page.table(heads, rows, numbers=_NUMBERS)
-    )
+    return page.together(page.paragraph(f"{unchanged} checks did not change.", "note"), page.table(heads, rows))
 
 
 # --- the evidence, one by one -----------------------------------------------------------------------
@@ -217,7 +213,7 @@ def _preconditions(kept: Kept) -> Markup:
         (each.name.replace("_", " "), page.badge(each.state), each.reason, moment(each.at), _file(each.evidence))
         for each in kept.preconditions
     )
-    return page.table(("precondition", "state", "reason", "time", "evidence"), rows, long=_LONG)
+    return page.table(("precondition", "state", "reason", "time", "evidence"), rows)
 
 
 def _commands(kept: Kept) -> Iterator[Markup]:
@@ -242,7 +238,7 @@ def _drills(kept: Kept) -> Markup:
         )
         for each, path in kept.drills
     )
-    return page.table(("drill", "state", "seconds", "seed", "reason"), rows, numbers=("seconds", "seed"), long=_LONG)
+    return page.table(("drill", "state", "seconds", "seed", "reason"), rows)
 
 
 def _rollback(done: Rollback) -> Markup:
@@ -262,7 +258,7 @@ def _rollback(done: Rollback) -> Markup:
     said = Markup("{} {}: {}, limit {} s. {}").format(
         page.badge(done.state), "dry run" if done.dry_run else "rehearsal", took, number(done.limit_s), done.reason
     )
-    return page.together(page.paragraph(said), page.table(heads, rows, long=_LONG))
+    return page.together(page.paragraph(said), page.table(heads, rows))
 
 
 def _evidence(report: StageReport) -> Markup:
@@ -273,6 +269,4 @@ def _evidence(report: StageReport) -> Markup:
         (page.link(name), str(count), stage_report.size(size), page.code(digest[:16]))
         for name, count, size, digest in stage_report.folders(report.evidence)
     )
-    return page.together(
-        page.paragraph(said, "note"), page.table(("what", "files", "size", "SHA-256"), rows, numbers=("files", "size"))
-    )
+    return page.together(page.paragraph(said, "note"), page.table(("what", "files", "size", "SHA-256"), rows))

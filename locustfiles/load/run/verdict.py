@@ -43,8 +43,7 @@ def conclude(run: RunFolder) -> RunVerdict:
     run.mark.remove()
     verdict = results.judge_run(run.run_dir)
     results.write_reports(run.run_dir, verdict)
-    for drill in verdict.drills:
-        results.write_figure(run.run_dir, drill.name)
+    results.write_page(run.run_dir, verdict, [results.show(run.run_dir, drill) for drill in verdict.drills])
     return verdict
 
 
