@@ -47,7 +47,7 @@ def test_a_run_and_what_can_be_concluded_from_its_files(tmp_path: Path, capsys: 
     assert "Traceback" not in said.err
     (run_dir,) = out.iterdir()
     assert sorted(path.name for path in run_dir.iterdir()) == sorted(
-        ["SUMMARY.md", "drills", "gate-results.jsonl", "run-plan.json", "summary.json", "thresholds.toml"]
+        ["SUMMARY.md", "drills", "gate-results.jsonl", "report.html", "run-plan.json", "summary.json", "thresholds.toml"]
     )
     assert (run_dir / "drills" / "dropped_delivery" / "dropped_delivery.png").stat().st_size > 10_000
     assert (run_dir / "summary.json").read_text() == said.out
