@@ -20,9 +20,9 @@ from sim.record.ledger import Ledger
 from sim.record.observations import Kind
 from sim.record.tally import Recovery
 
-_MAX_ENDINGS, _MAX_NAME = 6, 40  # [ours] lanes of the timeline, and characters of their names
+_MAX_ENDINGS, _MAX_NAME = 6, 40  # [ours] rows of the timeline, and characters of their names
 _PERCENTS = (50, 95, 99)
-_WIDTH_IN, _PANEL_IN, _LANE_IN = 10.0, 1.9, 0.24
+_WIDTH_IN, _PANEL_IN, _ROW_IN = 10.0, 1.9, 0.24
 _FAR = 1.6  # [ours] a limit that is so many times beyond all values is named, not drawn
 Limits = Mapping[str, float]
 """The threshold of each check that was asked of the run, by its name."""
@@ -39,13 +39,13 @@ def title_of(history: History, said: str = "") -> str:
 
 def drill_figure(history: History, said: str = "", limits: Limits | None = None) -> ShownFigure:
     """Phases, faults and ends by code; live clients, connects, lag and backlog over time. `said`: the run and its verdict."""
-    lanes = _lanes(history)
+    rows = _rows(history)
     has_lag = len(history.of(Kind.CLIENT_LAG)) > 0
     drawers: list[Callable[[Axes, History, Limits], None]] = [_clients_live, _connects, *([_lag, _backlog] if has_lag else [])]
-    heights = [len(lanes) * _LANE_IN, *[_PANEL_IN] * len(drawers)]
+    heights = [len(rows) * _ROW_IN, *[_PANEL_IN] * len(drawers)]
     made = figure(title_of(history, said), width=_WIDTH_IN, height=sum(heights) + 1.2)
     top, *panels = made.subplots(len(heights), 1, sharex=True, height_ratios=heights)
-    _timeline(top, history, lanes)
+    _timeline(top, history, rows)
     for axes, draw in zip(panels, drawers, strict=True):
         draw(axes, history, limits or {})
         _shade(axes, history)
@@ -163,17 +163,17 @@ def save(made: ShownFigure, path: Path) -> None:
 
 # --- panels over time -------------------------------------------------------------------------------
 
-_Lane = tuple[str, Callable[[Axes, float], None]]
+_Row = tuple[str, Callable[[Axes, float], None]]
 
 
-def _lanes(history: History) -> list[_Lane]:
-    """The lanes of the timeline from the top: phases, faults by kind, ends by code. Each has a name and draws itself."""
+def _rows(history: History) -> list[_Row]:
+    """The rows of the timeline from the top: phases, faults by kind, ends by code. Each has a name and draws itself."""
     kinds = dict.fromkeys(fault.kind for fault in history.faults)
     ends = ((f"end: {_short(each.name)} ({len(each.t)})", each.t) for each in series.endings(history, _MAX_ENDINGS))
     return [
-        ("phases", partial(_phase_lane, history)),
-        *((f"fault {kind}", partial(_fault_lane, history, kind)) for kind in kinds),
-        *((name, partial(_ends_lane, history, t)) for name, t in ends),
+        ("phases", partial(_phase_row, history)),
+        *((f"fault {kind}", partial(_fault_row, history, kind)) for kind in kinds),
+        *((name, partial(_ends_row, history, t)) for name, t in ends),
     ]
 
 
@@ -181,16 +181,16 @@ def _short(name: str) -> str:
     return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…"
 
 
-def _timeline(axes: Axes, history: History, lanes: list[_Lane]) -> None:
-    for place, (_, draw) in enumerate(lanes):
+def _timeline(axes: Axes, history: History, rows: list[_Row]) -> None:
+    for place, (_, draw) in enumerate(rows):
         draw(axes, -float(place))
-    axes.set_yticks([-float(place) for place in range(len(lanes))], [literal(name) for name, _ in lanes], fontsize=8)
-    axes.set_ylim(0.6 - len(lanes), 0.6)
+    axes.set_yticks([-float(place) for place in range(len(rows))], [literal(name) for name, _ in rows], fontsize=8)
+    axes.set_ylim(0.6 - len(rows), 0.6)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
 
 
-def _phase_lane(history: History, axes: Axes, y: float) -> None:
+def _phase_row(history: History, axes: Axes, y: float) -> None:
     length = max(history.duration_s, 1e-3)
     for number, (name, begin, end) in enumerate(series.phases(history)):
         axes.barh(y, end - begin, left=begin, height=0.8, color=GREY, alpha=0.16 if number % 2 else 0.34, linewidth=0)
@@ -198,7 +198,7 @@ def _phase_lane(history: History, axes: Axes, y: float) -> None:
             axes.text((begin + end) / 2, y, name, fontsize=8, ha="center", va="center", color=BLACK)
 
 
-def _fault_lane(history: History, kind: str, axes: Axes, y: float) -> None:
+def _fault_row(history: History, kind: str, axes: Axes, y: float) -> None:
     least_s = history.duration_s / 200
     for fault in history.faults:
         if fault.kind == kind:
@@ -206,8 +206,8 @@ def _fault_lane(history: History, kind: str, axes: Axes, y: float) -> None:
             axes.barh(y, max(end - fault.start_t, least_s), left=fault.start_t, height=0.7, color=RED, linewidth=0)
 
 
-def _ends_lane(history: History, t: Floats, axes: Axes, y: float) -> None:
-    """The ends per bin, as bars from the lane's foot; the highest fills the lane."""
+def _ends_row(history: History, t: Floats, axes: Axes, y: float) -> None:
+    """The ends per bin, as bars from the row's foot; the highest fills the row."""
     counts, edges = np.histogram(t, series.BINS, (0.0, max(history.duration_s, 1e-3)))
     middle, height = (edges[:-1] + edges[1:]) / 2, 0.8 * counts / counts.max()
     axes.vlines(middle[counts > 0], y - 0.4, (y - 0.4 + height)[counts > 0], color=BLUE, linewidth=1.6)
