@@ -88,7 +88,7 @@ def _answers(other: Versus) -> Markup:
         for limit in other.limits
     )
     heads = ("asked", "drill", "state", "answer", "allowed", "reason")
-    return page.together(page.table(heads, rows, long=("reason",)), page.listed(words.remarks(other)))
+    return page.together(page.table(heads, rows), page.listed(words.remarks(other)))
 
 
 def _drill(drill: ComparedDrill, name: str) -> Iterator[page.Text]:
@@ -102,7 +102,7 @@ def _drill(drill: ComparedDrill, name: str) -> Iterator[page.Text]:
     yield page.table(("condition", "baseline", name, "makes it meaningless"), conditions)
     rows = ((*words.cells(each)[:-1], page.badge(each.finding), each.reason) for each in drill.metrics)
     heads = ("metric", *words.HEADS, "why unclear")
-    yield page.folded("All metrics", page.table(heads, rows, numbers=words.HEADS[:4], long=("why unclear",)), is_open=True)
+    yield page.folded("All metrics", page.table(heads, rows), is_open=True)
     for method in dict.fromkeys(each.method for each in drill.metrics if each.method != "none"):
         yield page.paragraph(f"Interval: {method}.", "note")
 
