@@ -131,8 +131,8 @@ class TokenForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     headers: dict[str, str] = msgspec.field(default_factory=lambda: dict(_BEARER))
     body: Any = msgspec.field(default_factory=lambda: {"topics": "{topics}", "device_id": "{device}", "ttl_seconds": "{ttl_s}"})
     token: Pointer = "/data/token"  # the token in the answer
-    expires_in_s: Pointer = "/data/expires_in"  # its lifetime, in seconds
-    refresh_in_s: Pointer = "/data/refresh_after_in"  # seconds until a client should renew it
+    expires_in_s: Pointer = "/data/expires_in"  # its lifetime in seconds, or its end since 1970 (s or ms) or in ISO 8601
+    refresh_in_s: Pointer = "/data/refresh_after_in"  # seconds until a client should renew it, or when, as above
     expires_at: Pointer = "/data/expires_at"  # its end by the service's clock, RFC 3339
     refresh_at: Pointer = "/data/refresh_after"  # when to renew it by the service's clock, RFC 3339
     key_id: Pointer = "/data/kid"  # id of the signing key

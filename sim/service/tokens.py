@@ -1,7 +1,9 @@
 """Tokens: read from answers, signed here with an operator's key, and the types of their claims."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import jwt
@@ -13,6 +15,7 @@ from sim.service.forms import ClaimType, TokenForm
 
 _REFRESH_MARGIN_S = 30.0  # before the end of a token whose answer states no time to refresh it
 _PEM = "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----"
+_FIRST_MOMENT_S = 1e9  # since 1970: a larger number of seconds is a moment, not a lifetime
 _FOR_EVER_S = 10 * 365 * 86_400.0  # the lifetime where there are no tokens
 
 _TYPES: dict[ClaimType, type | tuple[type, ...]] = {
@@ -46,10 +49,10 @@ def read_token(form: TokenForm, answer: Any, now: float) -> Issued | None:
     else:
         text = templates.find(answer, form.token)
     lifetime_s = _FOR_EVER_S if form.source == "none" else _lifetime_of(text, now) or form.lifetime_s
-    expires_in_s = _FOR_EVER_S if form.source == "none" else _seconds(answer, form.expires_in_s, lifetime_s)
+    expires_in_s = _FOR_EVER_S if form.source == "none" else _seconds(answer, form.expires_in_s, lifetime_s, now)
     if not isinstance(text, str) or not text or expires_in_s is None:
         return None
-    refresh_in_s = _seconds(answer, form.refresh_in_s, max(expires_in_s - _REFRESH_MARGIN_S, expires_in_s / 2))
+    refresh_in_s = _seconds(answer, form.refresh_in_s, max(expires_in_s - _REFRESH_MARGIN_S, expires_in_s / 2), now)
     if refresh_in_s is None:
         return None
     further = (form.key_id, form.session_id, form.refresh_at, form.expires_at)
@@ -64,12 +67,31 @@ def _lifetime_of(token: object, now: float) -> float | None:
     return float(end - begin) if are_numbers and end > begin else None
 
 
-def _seconds(answer: Any, pointer: str, default: float) -> float | None:
-    """Return the number at a pointer, `default` if there is nothing, and None if there is something else."""
+def _seconds(answer: Any, pointer: str, default: float, now: float) -> float | None:
+    """Return the seconds from now that a pointer finds, `default` if there is nothing, and None if there is something else.
+
+    A service may state them as a number, also in text, or as a moment: in seconds or milliseconds since 1970, or in ISO 8601.
+    """
     found = templates.find(answer, pointer)
     if found is None:
         return default
-    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+    try:
+        number = _moment(found) if isinstance(found, str) else None if isinstance(found, bool) else float(found)
+    except (ValueError, TypeError):
+        return None
+    if number is None or not math.isfinite(number):
+        return None
+    since_1970_s = number / 1000 if number >= 1000 * _FIRST_MOMENT_S else number
+    return since_1970_s - now if since_1970_s >= _FIRST_MOMENT_S else number
+
+
+def _moment(text: str) -> float:
+    """Return a number in text, or the seconds since 1970 of a moment in ISO 8601. Raises `ValueError` for other texts."""
+    try:
+        return float(text)
+    except ValueError:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def signed_token(form: TokenForm, values: Mapping[str, object], key: str) -> str:

@@ -60,6 +60,20 @@ def test_converged() -> None:
     assert "in backoff (1)" in result.reason
 
 
+@pytest.mark.parametrize(
+    ("detail", "seq", "expected"),
+    [("replaying", 9, INCONCLUSIVE), ("replaying", 8, FAIL), ("behind", 9, FAIL), ("replaying", -1, FAIL)],
+)
+@pytest.mark.parametrize(("client", "check"), [(2, "drill.converged"), (AUDITOR, "drill.audited")])
+def test_replay_whose_end_nobody_states_is_no_breach_if_all_events_came(
+    client: int, check: str, detail: str, seq: int, expected: State
+) -> None:
+    story = good_storm(3).tell(59.0, Kind.STILL_PENDING, client, STREAM, seq, value=9.0, detail=detail)
+    found = ask(check, story)
+    assert found.state is expected
+    assert ("caught_up" in found.reason) == (expected is INCONCLUSIVE)
+
+
 def test_generator_lag() -> None:
     def story(good: int, late: int, value: float = 251.0) -> Story:
         return many(late, Kind.GENERATOR_LAG, many(good, Kind.GENERATOR_LAG, value=250.0), value=value)

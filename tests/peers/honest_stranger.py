@@ -29,6 +29,9 @@ FORMS = {
     "one_by_one": "a replay is one message for each event",
     "second_form": "each event comes again, as an envelope",
     "only_envelopes": "each event comes as an envelope only",
+    "batch_twice": "each batch comes twice",
+    "no_end": "no message says that a replay is complete",
+    "times": "events state when they were sent in seconds, in milliseconds and in ISO 8601",
     "no_heads": "no message states a head",
     "extras": "messages have fields that nobody knows, and there are messages of kinds that nobody knows",
     "text_numbers": "positions are text",
@@ -48,6 +51,7 @@ FORMS = {
     "publish_without_position": "the answer has no position",
     "publish_without_hash": "the answer has no hash",
 }
+SENT_AT = (1_767_225_600, 1_767_225_600_000, "2026-01-01T00:00:00.000Z")
 chosen = set()
 
 
@@ -92,6 +96,10 @@ class Stranger(service.Reader):
                 super().push("server:time", {"at": "2026-01-01T00:00:00Z"})
             return
         updates = [other_hash(update) for update in payload.get("updates", ())]
+        if has("times"):
+            updates = [{**update, "sent_at": SENT_AT[update["watermark"] % 3]} for update in updates]
+        if has("no_end") and payload.get("replay_complete"):
+            payload = {**payload, "replay_complete": False}
         if has("only_envelopes") and updates:
             for update in updates:
                 super().push("sync:frame", envelope(update))
@@ -102,6 +110,8 @@ class Stranger(service.Reader):
             self.push_form(event, {**payload, "updates": updates})
         else:
             self.push_form(event, payload)
+        if has("batch_twice") and updates:
+            self.push_form(event, {**payload, "updates": updates})
         if has("second_form"):
             for update in updates:
                 super().push("sync:frame", envelope(update))

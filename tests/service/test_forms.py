@@ -72,7 +72,11 @@ def test_unknown_name_is_refused_with_the_known_ones():
     [
         ({"data": {"token": "t", "expires_in": 60, "refresh_after_in": 40}}, ("t", 40.0, 60.0)),
         ({"data": {"token": "t"}}, ("t", 270.0, 300.0)),
-        ({"data": {"token": "t", "expires_in": "60"}}, None),
+        ({"data": {"token": "t", "expires_in": "60"}}, ("t", 30.0, 60.0)),
+        ({"data": {"token": "t", "expires_in": "soon"}}, None),
+        ({"data": {"token": "t", "expires_in": True}}, None),
+        ({"data": {"token": "t", "expires_in": "inf"}}, None),
+        ({"data": {"token": "t", "expires_in": [60]}}, None),
         ({"data": {"token": 3}}, None),
         ("text", None),
         (b"printed by a command\n", ("printed", 270.0, 300.0)),
@@ -82,6 +86,17 @@ def test_unknown_name_is_refused_with_the_known_ones():
 def test_token_is_read(answer: Any, expected: tuple[str, float, float] | None):
     found = read_token(TokenForm(), answer, 1000.0)
     assert (found and (found.text, found.refresh_in_s, found.expires_in_s)) == expected
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [1_767_225_660, 1_767_225_660.0, 1_767_225_660_000, "1767225660", "2026-01-01T00:01:00Z", "2026-01-01T01:01:00+01:00"],
+)
+def test_end_of_a_token_may_be_a_moment(moment: object):
+    """In seconds or milliseconds since 1970, or in ISO 8601."""
+    found = read_token(TokenForm(), {"data": {"token": "t", "expires_in": moment}}, 1_767_225_600.0)
+    assert found is not None
+    assert (found.refresh_in_s, found.expires_in_s) == (30.0, 60.0)
 
 
 @pytest.mark.parametrize(

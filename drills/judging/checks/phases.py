@@ -17,6 +17,9 @@ from sim.record.observations import Kind
 _LATE_SHARE = 0.05  # share of late samples from which the load generator counts as saturated
 _LOAD_SHARE = 0.9  # [ours] share of the events that the drill requests
 _CLOCK_HOLE_S = 10.0  # the longest time between two comparisons of clocks
+_NOT_SAID = (
+    "had all acknowledged events, but the service did not say that the replay is complete; its protocol says so (caught_up)"
+)
 _HOLE_S = 1.0  # the longest gap between samples of the load generator's lateness
 
 
@@ -136,6 +139,8 @@ def _converged(case: Case, threshold: Threshold | None) -> Answer:
     if case.had_no_time("settle", "end"):
         return Answer(State.INCONCLUSIVE, len(pending), clients, "clients had too little time to converge")
     rows = history.fleet(Kind.STILL_PENDING)
+    if len(np.unique(rows.client)) == len(pending) and _have_all(history, rows):
+        return Answer(State.INCONCLUSIVE, len(pending), clients, f"{len(pending)} of {clients} clients {_NOT_SAID}")
     why = ", ".join(f"{text or 'no reason'} ({count})" for text, count in list(history.detail_counts(rows).items())[:3])
     return Answer(
         State.FAIL,
@@ -143,6 +148,11 @@ def _converged(case: Case, threshold: Threshold | None) -> Answer:
         clients,
         f"{len(pending)} of {clients} clients did not converge: {why or 'no reason recorded'}",
     )
+
+
+def _have_all(history: History, pending: Rows) -> bool:
+    """Whether all that these clients wait for is the service's word that their replay is complete: they had its events."""
+    return bool((history.detail_is(pending, ["replaying"]) & (pending.seq >= pending.value) & (pending.seq > 0)).all())
 
 
 def _wall_clocks(case: Case, threshold: Threshold | None) -> Answer:
@@ -235,6 +245,8 @@ def _audited(case: Case, threshold: Threshold | None) -> Answer:
     n = len(case.ledger.published)
     if len(pending) and case.had_no_time("settle", "end"):
         return Answer(State.INCONCLUSIVE, 0, n, "a fresh client had too little time to read up to the head")
+    if len(pending) and _have_all(history, pending):
+        return Answer(State.INCONCLUSIVE, 0, n, f"a fresh client {_NOT_SAID}")
     if len(pending):
         why = ", ".join(text or "no reason" for text in history.detail_counts(pending))
         return Answer(State.FAIL, 0, n, f"a fresh client could not read up to the head of {len(pending)} streams: {why}")
