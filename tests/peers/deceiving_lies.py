@@ -20,7 +20,7 @@ LIES = {
     "replay_nothing": "a client that resumes is told that it is caught up, and gets only later events",
     "echo_future": "a cursor above the head is answered with nothing, and every head that this client gets is its cursor",
     "ignore_future": "a cursor above the head is answered with nothing, and heads are never reported",
-    "drop_tail": "since the storm, live clients never get the last event of a stream, and no head reveals it",
+    "drop_tail": "since the storm, only new clients get the last event of a stream, and no head reveals it",
     # Snapshots for cursors that are no longer retained.
     "empty_snapshot": "a snapshot contains no event, and has the position of the head",
     "low_snapshot": "a snapshot ends before the first event that is retained",
