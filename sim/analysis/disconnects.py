@@ -69,6 +69,7 @@ _BY_NETWORK = (EndedBy.NETWORK, _NOT_SAID)
 _SILENCE = _Claim(times=_MANY, by=_BY_OTHERS, how=_How.SILENCE)
 _OWN_DOUBTS = _Claim(times=_MANY, by=(EndedBy.CLIENT,), how=_How.DOUBT)
 _TOKEN = _Claim(times=_MANY, by=_BY_OTHERS, how=_How.TOKEN)
+_OUTAGE_TIMES = 2  # [ours] an outage ends a client's connection, and one more that came while the service stopped or started
 # By kind of fault. A kind that is missing ends no connection. Those of `_claims` depend on their parameters.
 _CLAIMS: Mapping[str, tuple[_Claim, ...]] = {
     "drop_sockets": (_Claim(by=(EndedBy.FAULT, _NOT_SAID)),),
@@ -86,13 +87,13 @@ _CLAIMS: Mapping[str, tuple[_Claim, ...]] = {
     "cut_after_bytes": (_Claim(times=_MANY, by=(*_BY_NETWORK, EndedBy.CLIENT)),),
     "expire_tokens": (_Claim(by=_BY_OTHERS),),
     "revoke_sessions": (_Claim(times=_MANY, by=_BY_OTHERS),),
-    "stop_delivery": (_Claim(times=_MANY, by=_BY_OTHERS),),
+    "stop_delivery": (_Claim(times=_OUTAGE_TIMES, by=_BY_OTHERS),),
     "recreate_log": (
         _Claim(by=_BY_OTHERS),
         _Claim(by=_BY_OTHERS, how=_How.STALE, notice_s=np.inf),  # a quiet stream shows it late
         _OWN_DOUBTS,
     ),
-    "kill_runtime": (_Claim(times=_MANY, by=(*_BY_NETWORK, EndedBy.CLIENT)),),
+    "kill_runtime": (_Claim(times=_OUTAGE_TIMES, by=(*_BY_NETWORK, EndedBy.CLIENT)),),
     **dict.fromkeys(("skip_deliveries", "jumble_deliveries", "reorder_deliveries", "delay_deliveries"), (_OWN_DOUBTS,)),
     # In some protocols, a client ends the connection on which a frame was malformed, with the code of that.
     "malform_frames": (_Claim(times=_MANY, by=(EndedBy.CLIENT, EndedBy.SERVER), how=_How.MALFORMED), _OWN_DOUBTS),

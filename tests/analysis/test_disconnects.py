@@ -28,6 +28,7 @@ from sim.drill.fault_kinds import (
     SlowClose,
     SlowLinks,
     StallLinks,
+    StopDelivery,
     StopReading,
 )
 from sim.protocols.spacetime.adapter import CAPABILITIES
@@ -69,6 +70,23 @@ def owners(story: Story, case: Case) -> list[tuple[int, Owner, int]]:
         (client, Owner(owner), fault)
         for client, owner, fault in zip(found.rows.client.tolist(), found.owner.tolist(), found.fault.tolist(), strict=True)
     ]
+
+
+@pytest.mark.parametrize(
+    ("fault", "end"),
+    [
+        (KillRuntime(at_s=0.0, down_s=1.0), "network:1006:retry"),
+        (StopDelivery(at_s=0.0, for_s=1.0), "server:1012:retry"),
+    ],
+)
+@pytest.mark.parametrize(("times", "expected"), [(1, State.PASS), (2, State.PASS), (3, State.FAIL)])
+def test_outage_ends_a_connection_and_one_that_came_too_early(fault: Fault, end: str, times: int, expected: State) -> None:
+    story, case = broken_by(fault)
+    for number in range(times):
+        lose(story, 3, 20.1 + number * 0.3, end)
+    state, reason = judged(story, case)
+    assert state is expected
+    assert ("1 " in reason) == (expected is State.FAIL)
 
 
 HALF = DropSockets(at_s=0.0, share=0.5)
