@@ -157,7 +157,7 @@ def publish_to_apply_ms(history: History, ledger: Ledger, busy: Spans = NO_SPANS
     """Time from the moment an event was due to be published until a client applied it.
 
     Without events due in the fault phase or before the client was first live, and without events that a client applied a
-    second time after its process died.
+    second time after its process died. Without the times that are `busy`, and then without what the fault phase held up.
     """
     return publishes_to_apply(history, ledger, busy)[1]
 
@@ -168,6 +168,9 @@ def publishes_to_apply(history: History, ledger: Ledger, busy: Spans = NO_SPANS)
     index = ledger.published.find(applied)
     due_t = ledger.published.due_t[index] if len(ledger.published) else np.zeros(len(applied))
     live = (index >= 0) & ~history.in_fault_phase(due_t) & (due_t >= history.first_live_t[applied.client])
+    if len(busy):  # a busy machine brings it only after that phase
+        since, until = (history.phases.get(phase, history.duration_s) for phase in ("fault", "recovery"))
+        live &= (due_t >= until) | (applied.t < since)
     t, due_t = applied.t[live], due_t[live]
     return due_t, (t - due_t - busy.within_s(due_t, t)) * 1000.0
 

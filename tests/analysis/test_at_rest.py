@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 
+from drills.judging import gates
+from drills.judging.checks.base import Case
+from drills.judging.checks.verdicts import State
 from sim.record.observations import Kind
 from tests.analysis.test_invariants import broken, first, opaque, unlocated, whole
-from tests.histories import AUDITOR, STREAM, Story
+from tests.histories import AUDITOR, STREAM, Story, storm_drill
 
 END_S = 100.0
 
@@ -112,3 +115,22 @@ def test_client_that_is_still_under_way_does_not_rest(why: str, expected: dict[s
     story = whole().publish(6, t=2.0).apply(1, 6, t=2.1).apply(AUDITOR, 6, t=90.05)
     story.tell(99.0, Kind.STILL_PENDING, 0, STREAM, 5, value=6.0, detail=why)
     assert broken(story) == expected
+
+
+@pytest.mark.parametrize(
+    ("busy", "state"), [(None, State.FAIL), ((10.0, 60.0), State.FAIL), ((1.5, 98.0), State.FAIL), ((1.5, 100.0), State.ERROR)]
+)
+def test_nobody_was_at_rest_while_the_machine_was_too_busy(busy: tuple[float, float] | None, state: State) -> None:
+    story = unanswered(0, AUDITOR).marked()
+    case = Case(storm_drill(story.clients), (story.busy(*busy, "server") if busy else story).history())
+    violated, checked = gates._invariants(case, "observations.parquet")
+    assert checked.state is state
+    assert [each.invariant for each in violated] == (["partly_delivered"] if state is State.FAIL else [])
+    assert ("the machine was too busy from 1.5 s to 100.0 s" in checked.reason) == (state is State.ERROR)
+
+
+def test_what_a_later_event_shows_is_missing_on_any_machine() -> None:
+    story = ordered(unanswered(0, t=99.5, after=2).changed(lambda row: row.kind is Kind.PUBLISH_FAILED, t=99.5))
+    case = Case(storm_drill(story.clients), story.busy(1.5, 100.0).history())
+    violated, checked = gates._invariants(case, "observations.parquet")
+    assert (checked.state, [each.invariant for each in violated]) == (State.FAIL, ["partly_delivered"])

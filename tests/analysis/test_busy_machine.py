@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from drills.judging import gates
+from drills.judging.checks.base import Case
 from drills.judging.checks.verdicts import DrillVerdict, State
-from sim.analysis import machine
+from sim.analysis import machine, samples
 from sim.analysis.machine import Spans
 from sim.record.observations import Kind
 from tests.histories import AUDITOR, STREAM, Story, good_storm, storm_drill
@@ -88,6 +89,14 @@ def test_late_deliveries_are_ours_only_while_we_were_busy():
     assert found(late_events(1.5), "ux.publish_to_apply_ms")[0] is State.FAIL
     assert found(late_events(1.5).busy(0.0, 60.0), "ux.publish_to_apply_ms")[0] is State.ERROR
     assert found(late_events(1.5).busy(0.0, 6.0), "ux.publish_to_apply_ms")[0] is State.FAIL
+
+
+def test_what_a_fault_held_up_is_not_the_targets_because_a_busy_machine_brings_it_later():
+    story = good_storm().changed(lambda row: row.kind is Kind.APPLIED and 12.0 < row.t < 20.0, t=26.5)
+    quiet = story.busy(27.0, 60.0).history()
+    busy = Case(storm_drill(story.clients), quiet).excused
+    assert samples.publish_to_apply_ms(quiet, busy.ledger).max() > 6000.0
+    assert samples.publish_to_apply_ms(quiet, busy.ledger, busy.busy).max() < 100.0
 
 
 def test_a_recovery_that_never_comes_is_the_targets_on_any_machine():

@@ -8,6 +8,7 @@ import numpy as np
 
 from sim.analysis.endings import ConnectHistory
 from sim.analysis.invariants.watermarks import MOVES, Walk
+from sim.analysis.machine import NO_SPANS, Spans
 from sim.record.history import History, Mask, Rows, at
 from sim.record.ledger import Ledger
 
@@ -22,11 +23,12 @@ class Violation:
 
 
 class Evidence:
-    """The input of all invariants, with intermediate results computed once."""
+    """The input of all invariants, with intermediate results computed once. While `busy`, nobody was at rest."""
 
-    def __init__(self, history: History, ledger: Ledger) -> None:
+    def __init__(self, history: History, ledger: Ledger, busy: Spans = NO_SPANS) -> None:
         self.history = history
         self.ledger = ledger
+        self.busy = busy
 
     @cached_property
     def walk(self) -> Walk:

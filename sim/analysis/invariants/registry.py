@@ -10,6 +10,7 @@ from typing import NamedTuple
 from sim.analysis import live_gaps
 from sim.analysis.invariants import application, content, log, order, reactions, replays, rest, stored
 from sim.analysis.invariants.evidence import Evidence, Violation
+from sim.analysis.machine import NO_SPANS, Spans
 from sim.analysis.samples import stale_loops
 from sim.record.history import History, Rows
 from sim.record.ledger import Ledger
@@ -167,12 +168,13 @@ _NEED_THE_END = (
 )
 
 
-def violations(history: History, ledger: Ledger, complete: bool = True) -> list[Violation]:
+def violations(history: History, ledger: Ledger, complete: bool = True, busy: Spans = NO_SPANS) -> list[Violation]:
     """All violated invariants of a run. Takes seconds for millions of observations.
 
-    For an interrupted run (not `complete`), it checks only the invariants that do not need the end of the run.
+    For an interrupted run (not `complete`), it checks only the invariants that do not need the end of the run. What needs a
+    time of rest does without the times that are `busy`.
     """
-    evidence = Evidence(history, ledger)
+    evidence = Evidence(history, ledger, busy)
     names = [name for name in INVARIANTS if complete or name not in _NEED_THE_END]
     return [found for name in names for found in _violations(evidence, name) if found.count]
 

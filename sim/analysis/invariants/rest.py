@@ -34,7 +34,10 @@ def partly_delivered(evidence: Evidence) -> Iterator[Violation]:
     where = ledger.published.find(seen)
     seen_at = np.full(len(ledger.published), np.inf)
     seen_at[where] = seen_t
-    is_settled = seen_at + AT_REST_S <= history.duration_s
+    end_t = np.full(len(seen_at), history.duration_s)
+    rest_s = end_t - seen_at
+    rest_s[where] -= evidence.busy.within_s(seen_at[where], end_t[where])
+    is_settled = rest_s >= AT_REST_S
     event, client, is_passed = ledger.lacking(np.sort(where))
     is_due = is_passed | is_settled[event]
     settled = where[is_settled[where]]
