@@ -167,7 +167,8 @@ def _sockets(request: Request, endpoints: "Endpoints | None", observe: Observe |
     for drill in request.drills:
         sockets.check(drill, endpoints)
     if endpoints is not None:
-        sockets.check_service(endpoints)
+        breaks = any(drill.faults or drill.expect.negative_clients for drill in request.drills)
+        sockets.check_service(endpoints, with_refusal=breaks)  # what only observes causes no refusal of its own
     chosen = switches(request.defects, request.seed)
 
     def run_drill(drill: Drill, folder: Path, progress: Progress) -> RunHeader:

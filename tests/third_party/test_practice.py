@@ -19,7 +19,7 @@ from sim.drill.fault_kinds import AnyFault
 from sim.drill.fault_schedule import switches_during
 from sim.engines.shared import permission
 from sim.server.settings import Switches
-from tests.commands import started, stormgate
+from tests.commands import sets, started, stormgate
 
 SWITCHES = [
     {"kind": "slow_mint", "delay_ms": 40.0, "concurrency": 2, "for_s": 1.0},
@@ -136,3 +136,22 @@ def test_up_refuses_impossible_names_and_taken_ports(
     done = stormgate("target", "up", "practice", *words, "--targets", tmp_path / "t.toml", "--out", tmp_path)
     assert (done.code, says.format(taken=taken) in done.sentence) == (3, True), done
     assert not (tmp_path / "t.toml").exists()
+
+
+def test_observing_it_causes_no_refusal(server: Server, tmp_path: Path) -> None:
+    """The service's own counter of unauthorized requests gates a stage: canary checks must not raise it."""
+
+    def refused() -> int:
+        page = f"http://127.0.0.1:{server.place.ports[0]}/internal/v1/spacetime/sync/metrics"
+        said = httpx.get(page, headers={"Authorization": f"Bearer {practice.DEFAULT_ADMIN_TOKEN}"}).json()
+        return int(said["auth_failures"]["unauthorized_total"])
+
+    short = sets("fleet.clients=5", "phases.steady_s=0.5", "phases.fault_s=1", "phases.settle_s=5")
+    target = ("--target", "staging", "--targets", server.targets_file, "--out", tmp_path, *short)
+    before = refused()
+    done = stormgate("drill", "run", "observation", *target)
+    assert "evidence:" in done.out, done
+    assert refused() == before
+    done = stormgate("drill", "run", "concurrent_appends", *target, "--set", "faults.0.for_s=0.5")
+    assert "evidence:" in done.out, done
+    assert refused() == before + 1, "a drill that breaks something asks once for an upgrade without a token"

@@ -356,11 +356,14 @@ def ready(endpoints: Endpoints) -> Request[None]:
     return request(endpoints, form, _expect(url, form.statuses, says))
 
 
-def checks(endpoints: Endpoints) -> tuple[Request[Any], ...]:
-    """Check that both services answer and use the expected protocol. Each request raises `TargetError` otherwise."""
+def checks(endpoints: Endpoints, *, with_refusal: bool = True) -> tuple[Request[Any], ...]:
+    """Check that both services answer and use the expected protocol. Each request raises `TargetError` otherwise.
+
+    `with_refusal`: also ask for an upgrade that must be refused. The service counts it among its refusals.
+    """
     form = endpoints.forms.ready
     asked: list[Request[Any]] = [ready(endpoints), any_token(endpoints)]
-    if form.without_token and endpoints.has_socket:
+    if with_refusal and form.without_token and endpoints.has_socket:
         socket = endpoints.socket_url.replace("ws", "http", 1)
         refuses = _expect(
             socket,

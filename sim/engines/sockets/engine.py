@@ -97,12 +97,12 @@ def _signals_given_back() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def check_service(endpoints: Endpoints) -> None:
-    """Raise `TargetError` unless a service answers there and uses the expected protocol."""
+def check_service(endpoints: Endpoints, *, with_refusal: bool = True) -> None:
+    """Raise `TargetError` unless a service answers there and uses the expected protocol; see `service_api.checks`."""
 
     async def look() -> None:
         async with ServiceHttp(endpoints) as http:
-            await http.check()
+            await http.check(with_refusal=with_refusal)
 
     asyncio.run(look())
 
@@ -196,7 +196,7 @@ class _SocketsRun:
         self._watch = TargetMonitor(endpoints, self._options.folder, self._clock, self._recorder, self._header)
         try:
             self._options.progress("start", f"checking {endpoints.runtime_url}")
-            await http.check()
+            await http.check(with_refusal=False)  # of a target, it was asked before anything started
             await self._watch.before()
             healthy = await self._as_found(http, endpoints)
             load = self._drill.load

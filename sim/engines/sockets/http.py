@@ -51,9 +51,9 @@ class ServiceHttp:
         """Carry out an operation of `service_api`; raise the errors that it documents."""
         return await self.send(operation(self.endpoints, *args, **kwargs))
 
-    async def check(self) -> None:
-        """Raise `TargetError` unless both services answer and use the expected protocol."""
-        for request in service_api.checks(self.endpoints):
+    async def check(self, *, with_refusal: bool = True) -> None:
+        """Raise `TargetError` unless both services answer and use the expected protocol; see `service_api.checks`."""
+        for request in service_api.checks(self.endpoints, with_refusal=with_refusal):
             await self.send(request)
 
     async def send(self, request: Request[T]) -> T:
