@@ -16,7 +16,7 @@ from drills.runs.checking import model_of, switches
 from drills.runs.request import SIMULATED, Request
 from sim.base import process_pool
 from sim.base.config import set_key, to_struct
-from sim.base.errors import EvidenceError
+from sim.base.errors import EvidenceError, HookError
 from sim.base.process_pool import INTERRUPTED, Say
 from sim.drill.model import Drill, expected_duration_s
 from sim.record.run_header import RunHeader
@@ -64,6 +64,9 @@ def run(request: Request, observe: Observe | None = None) -> Path:
         stopped_because = _simulate_all(request, run_dir) if run_drill is None else _run_all(request, run_dir, run_drill)
         if stopped_because:
             print(f"stormgate: {stopped_because.rstrip('.')}; the observations until then are in {run_dir}.", file=sys.stderr)
+    except HookError:
+        results.write_reports(run_dir, results.judge_run(run_dir))  # its summary says what may be left behind
+        raise
     finally:
         mark.remove()
     return run_dir

@@ -306,6 +306,9 @@ def test_a_failed_revert_is_reported_as_a_broken_target(tmp_path: Path) -> None:
     assert said.code == BROKEN
     assert "The target may still be broken." in said.sentence
     assert hooks_run(live).count("revert kill_runtime 1.0") == 2, "it was tried once more"
+    summary = (folder(live).parents[1] / "SUMMARY.md").read_text()
+    assert "the hook to revert kill_runtime ended with exit code 3" in summary
+    assert "The target may still be broken" in summary
 
 
 def test_a_hooks_changed_output_is_not_evidence(tmp_path: Path) -> None:
