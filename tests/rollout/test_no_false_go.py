@@ -120,7 +120,7 @@ def test_hour_sampled_only_in_its_first_minute_does_not_pass() -> None:
     first = replace(hour, snapshots=tuple(snapshots), canary_checks=checks, control=replace(hour.control, canary_checks=checks))
     found = {result.name: result for result in window.judge(first, THRESHOLDS)}
     assert [name for name, result in found.items() if result.state is State.PASS] == []
-    assert "61 of 60 snapshots, with a hole of 3540 s" in found["window.coverage"].reason
+    assert "61 snapshots, 60 expected, with a hole of 3540 s" in found["window.coverage"].reason
     assert "no canary check started for 3545 s" in found["ux.integrity"].reason
     plan = Folder(Path("runs"), "2").plan(previous_run="", client_builds=(CLIENT_BUILD,))
     parts = splits.of(first, THRESHOLDS, plan)

@@ -85,7 +85,11 @@ def _facts(report: StageReport) -> Markup:
     plan, covered = report.plan, report.coverage
     percent = "" if plan.cohort_percent is None else f", {number(plan.cohort_percent)} %"
     held = f"{minutes(report.hold_observed_s)} of {minutes(plan.hold_required_s)}" if plan.hold_required_s else ""
-    hole = f"{covered.got} of {covered.expected} snapshots, longest hole {minutes(covered.longest_hole_s)}" if covered else ""
+    hole = (
+        f"{covered.got} snapshots, {covered.expected} expected, longest hole {minutes(covered.longest_hole_s)}"
+        if covered
+        else ""
+    )
     return page.facts(
         (
             ("Cohort", f"{plan.cohort}{percent}"),

@@ -308,5 +308,5 @@ def covered(window: StageWindow, seen: Floats) -> Coverage:
         state, reason = State.INCONCLUSIVE, f"; at least {MIN_SNAPSHOTS} are needed"
     if n == 0:
         state, reason = State.NO_DATA, ""
-    said = f"{n} of {expected} snapshots{reason}"
+    said = f"{n} snapshots, {expected} expected{reason}"
     return Coverage(expected=expected, got=n, longest_hole_s=hole_s, interval_s=window.interval_s, state=state, reason=said)
