@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -13,6 +13,7 @@ from drills.cli.options import (
     AsJson,
     Defect,
     DryRun,
+    ExportOperators,
     Junit,
     MetricsHost,
     MetricsLinger,
@@ -107,6 +108,7 @@ def drill_run(
     out: Out = RESULTS,
     as_json: AsJson = False,
     junit: Junit = None,
+    export_operators: ExportOperators = None,
     dry_run: DryRun = False,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = LOOPBACK,
@@ -116,16 +118,15 @@ def drill_run(
     """Run drills, judge them, and decide go or no-go."""
     from drills.runs import running
     from drills.runs.request import ENGINES, Request
-    from sim.protocols import registry
 
-    chosen = load(names or [], every, quick, all_overrides(overrides, clients, policy))
+    chosen = _fit(load(names or [], every, quick, all_overrides(overrides, clients, policy)), engine, replications, bool(names))
     request = Request(
-        drills=_fit(chosen, engine, replications, by_name=bool(names)),
+        drills=chosen,
         engine=engine or ENGINES[0],
         target=target,
         seed=seed,
         defects=tuple(defect or ()),
-        protocol=protocol or registry.DEFAULT,
+        protocol=protocol or Request.protocol,
         thresholds=thresholds,
         out=out,
         model=model,
@@ -136,16 +137,24 @@ def drill_run(
     if dry_run:
         running.show_plan(request, as_json)
         raise typer.Exit(ExitCode.USAGE if _lacks_something(request) else ExitCode.INCONCLUSIVE)
-    _run(request, (metrics_port, metrics_host, metrics_linger, otlp_endpoint), as_json, junit)
+    _run(request, (metrics_port, metrics_host, metrics_linger, otlp_endpoint), as_json, Files(junit, export_operators))
 
 
-def _run(request: "Request", exports: tuple[int | None, str, float, str], as_json: bool, junit: Path | None) -> None:
+class Files(NamedTuple):
+    """Further files of a verdict; None: not asked for."""
+
+    junit: Path | None = None
+    operators: Path | None = None  # a folder
+
+
+def _run(request: "Request", exports: tuple[int | None, str, float, str], as_json: bool, files: Files) -> None:
     """Run drills, show them to other tools meanwhile, and exit with the verdict's code."""
     from drills.exports.asked import Exports, worst_of
     from drills.runs import running
 
     asked = Exports(*exports)
     asked.check(request.engine)
+    output.prepare_operators(files.operators)
     with asked.serving("drill run", target=request.target) as live:
         run_dir = running.run(request, live.observe if live else None)
         verdict = running.conclude(run_dir)
@@ -153,7 +162,7 @@ def _run(request: "Request", exports: tuple[int | None, str, float, str], as_jso
             live.changed(run_id=verdict.run_id)
             live.concluded(verdict.exit_code, verdict.decision, verdict.decision_reason, worst_of(verdict))
         asked.trace_run(run_dir, verdict)
-        finish(verdict, run_dir, as_json, junit, then=asked.linger)
+        finish(verdict, run_dir, as_json, files, then=asked.linger)
 
 
 def _lacks_something(request: "Request") -> bool:
@@ -236,11 +245,14 @@ def judge(
     ] = None,
     as_json: AsJson = False,
     junit: Junit = None,
+    export_operators: ExportOperators = None,
 ) -> None:
     """Judge a run again from its files. Runs nothing and changes nothing."""
     from drills.runs import results
 
-    finish(results.judge_run(run_dir, thresholds), run_dir, as_json, junit)
+    verdict = results.judge_run(run_dir, thresholds)
+    output.prepare_operators(export_operators)
+    finish(verdict, run_dir, as_json, Files(junit, export_operators))
 
 
 # --- comparing --------------------------------------------------------------------------------------
@@ -313,16 +325,20 @@ def _effect(text: str) -> float:
 
 
 def finish(
-    verdict: "RunVerdict", run_dir: Path, as_json: bool, junit_file: Path | None, then: "Callable[[], None]" = lambda: None
+    verdict: "RunVerdict", run_dir: Path, as_json: bool, files: Files, then: "Callable[[], None]" = lambda: None
 ) -> None:
     """Print a verdict, do what is left to do `then`, and exit with its code."""
     from drills.reports import page, report
     from drills.reports.terminal import out
 
-    if junit_file is not None:
+    if files.junit is not None:
         from drills.rollout.report import junit
 
-        junit.write(verdict, junit_file)
+        junit.write(verdict, files.junit)
+    if files.operators is not None:
+        from drills.rollout.report import operators
+
+        operators.of_run(verdict, run_dir, files.operators)
     if as_json:
         sys.stdout.write(report.summary_json(verdict).decode())
     else:

@@ -36,4 +36,10 @@ OtlpEndpoint = Annotated[
     str, typer.Option(metavar="URL", help="Send traces to this OTLP collector (HTTP), such as http://127.0.0.1:4318.")
 ]
 LOOPBACK = "127.0.0.1"
+ExportOperators = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Also write the verdict in the forms of the operators' scripts, into a new or empty folder."
+    ),
+]
 RESULTS = Path("results")

@@ -54,6 +54,14 @@ def table(heads: Iterable[Any], rows: Iterable[Iterable[str]], **style: Any) -> 
     out().print(printed)
 
 
+def prepare_operators(folder: Path | None) -> None:
+    """Create the folder of the operators' forms before anything runs; None: not asked for. Raises as `operators.prepare`."""
+    if folder is not None:
+        from drills.rollout.report import operators
+
+        operators.prepare(folder)
+
+
 def new_folder(folder: Path) -> Path:
     """Create a folder for results. Raises `StorageError`."""
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from drills.cli import output
-from drills.cli.options import RESULTS, AsJson, DryRun, Out, Rollout, Targets, Thresholds
+from drills.cli.options import RESULTS, AsJson, DryRun, ExportOperators, Out, Rollout, Targets, Thresholds
 from sim.base.errors import StormgateError, UsageError
 from sim.base.exit_codes import ExitCode
 
@@ -54,6 +54,7 @@ def run(
     out: Out = RESULTS,
     anyway: Anyway = False,
     as_json: AsJson = False,
+    export_operators: ExportOperators = None,
     dry_run: DryRun = False,
 ) -> None:
     """Run the preflight, stage 0, and report.
@@ -66,7 +67,7 @@ def run(
     asked = _asked(stage, target, targets, rollout, stages, thresholds, out)
     if not dry_run and not anyway:
         _require_checked(asked)
-    _execute(asked, as_json, dry_run)
+    _execute(asked, as_json, dry_run, export_operators)
 
 
 @stage_app.command("hold")
@@ -79,6 +80,7 @@ def hold(
     thresholds: Thresholds = None,
     out: Out = RESULTS,
     as_json: AsJson = False,
+    export_operators: ExportOperators = None,
     dry_run: DryRun = False,
 ) -> None:
     """Hold a stage for its whole time, and report. Resumes an interrupted hold.
@@ -87,7 +89,7 @@ def hold(
     """
     if stage == "0":
         raise UsageError("stage 0 is run, not held: stormgate stage run 0.")
-    _execute(_asked(stage, target, targets, rollout, stages, thresholds, out), as_json, dry_run)
+    _execute(_asked(stage, target, targets, rollout, stages, thresholds, out), as_json, dry_run, export_operators)
 
 
 @stage_app.command("check")
@@ -234,14 +236,16 @@ def status(rollout: Named, stages: StagesFile = None, out: Out = RESULTS, as_jso
 
 
 @stage_app.command("judge")
-def judge(run_dir: Dir, as_json: AsJson = False) -> None:
-    """Judge a stage again from its files. Writes nothing."""
+def judge(run_dir: Dir, as_json: AsJson = False, export_operators: ExportOperators = None) -> None:
+    """Judge a stage again from its files. Writes nothing there."""
     from drills.reports.terminal import out
     from drills.rollout.report import stage_report
     from drills.rollout.setup import evidence
     from drills.rollout.verdict.judging import judge_stage
 
     report = judge_stage(run_dir)
+    output.prepare_operators(export_operators)
+    _export(report, run_dir, export_operators)
     if as_json:
         sys.stdout.write(evidence.encoded(report).decode())
     else:
@@ -342,7 +346,7 @@ def _require_checked(asked: "Asked") -> None:
         )
 
 
-def _execute(asked: "Asked", as_json: bool, dry_run: bool) -> None:
+def _execute(asked: "Asked", as_json: bool, dry_run: bool, export_operators: Path | None) -> None:
     """Run or hold a stage, print its report, and exit with its code."""
     from drills.reports.terminal import err
     from drills.rollout.hold import stage_run
@@ -351,6 +355,7 @@ def _execute(asked: "Asked", as_json: bool, dry_run: bool) -> None:
 
     if dry_run:
         _show_dry_run(asked)
+    output.prepare_operators(export_operators)
     try:
         run_dir, report = stage_run.run(asked, SystemClock(), lambda text: err().print(text, markup=False, soft_wrap=True))
     except KeyboardInterrupt:
@@ -360,11 +365,20 @@ def _execute(asked: "Asked", as_json: bool, dry_run: bool) -> None:
         again += "" if asked.out == RESULTS else f" --out {shlex.quote(str(asked.out))}"
         how = "run it again with" if asked.stage == "0" else "resume it with"
         raise StormgateError(f"stage {asked.stage} was interrupted; {how} `{again}`.") from None
+    _export(report, run_dir, export_operators)
     if as_json:
         output.json_object(report)
     else:
         _print(report, run_dir)
     raise typer.Exit(stage_report.exit_code(report))
+
+
+def _export(report: "StageReport", run_dir: Path, folder: Path | None) -> None:
+    """Write the operators' forms of a report, if they are asked for."""
+    if folder is not None:
+        from drills.rollout.report import operators
+
+        operators.of_stage(report, run_dir, folder)
 
 
 def _show_dry_run(asked: "Asked") -> None:

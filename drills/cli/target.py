@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drills.cli import output
-from drills.cli.drill import Clients, Seed, all_overrides, finish, load
+from drills.cli.drill import Clients, Files, Seed, all_overrides, finish, load
 from drills.cli.options import RESULTS, AsJson, Junit, Out, Set, Targets
 from sim.base.errors import UsageError
 from sim.base.exit_codes import ExitCode
@@ -153,7 +153,7 @@ def target_up(
             _wait(server, targets or server.targets_file)
             return
         run_dir = runs.run(_request(server, chosen, seed, out))
-        finish(runs.conclude(run_dir), run_dir, as_json, junit)
+        finish(runs.conclude(run_dir), run_dir, as_json, Files(junit))
 
 
 def _request(server: "Server", drills: "tuple[Drill, ...]", seed: int, out: Path) -> "Request":

@@ -177,3 +177,43 @@ def test_precondition_is_the_worst_of_its_commands(tmp_path: Path):
     lines["b"] = done(tmp_path, command("exit 3", name="b"))
     assert commands.precondition(rules, lines, "observability_tests") == ("fail", "b: ended with exit code 3")
     assert commands.precondition(rules, {}, "observability_tests")[0] == "not_run"
+
+
+def _step(name: str, status: str, log: str = "") -> str:
+    return json.dumps({"scenario": name, "status": status, "duration_seconds": 1, **({"log_file": log} if log else {})})
+
+
+_RAN, _EMPTY = "echo '7 passed in 1s' > out/a.log; ", "echo 'no tests ran in 1s' > out/b.log; "
+
+
+@pytest.mark.parametrize(
+    ("lines", "state", "words"),
+    [
+        ([_step("a", "passed", "out/a.log")], "pass", "7 tests ran"),
+        ([_step("a", "passed", "out/a.log"), _step("b", "passed", "out/b.log")], "fail", "b ran no test"),
+        ([_step("a", "passed", "out/a.log"), _step("c", "failed", "out/a.log")], "fail", "c failed"),
+        ([json.dumps({"gate": "all", "status": "skipped", "reason": "--skip-gates"})], "fail", "all skipped"),
+        ([_step("a", "passed")], "fail", "a has no log file"),
+        ([_step("a", "passed", "out/missing.log")], "fail", "a has no log file"),
+        (["{not json"], "fail", "line 1 of results.jsonl is not an object"),
+        (["[1]"], "fail", "line 1 of results.jsonl is not an object"),
+        ([], "fail", "has no step"),
+    ],
+)
+def test_each_step_of_a_script_must_pass_and_its_tests_count_by_themselves(
+    tmp_path: Path, lines: list[str], state: str, words: str
+):
+    (tmp_path / "there").mkdir()
+    written = "\n".join(lines)
+    script = f"mkdir out; {_RAN}{_EMPTY}cat > out/results.jsonl <<'X'\n{written}\nX\n"
+    found = done(tmp_path, command(script, runner="pytest", results=("out/*.jsonl",), cwd=str(tmp_path / "there")))
+    assert (found.state, words in found.reason) == (state, True), found.reason
+
+
+def test_a_results_file_that_the_script_did_not_write_is_no_evidence(tmp_path: Path):
+    (tmp_path / "there").mkdir()
+    old = tmp_path / "there" / "results.jsonl"
+    old.write_text(_step("a", "passed") + "\n")
+    os.utime(old, (0, 0))
+    found = done(tmp_path, command("true", results=("*.jsonl",), cwd=str(tmp_path / "there")))
+    assert (found.state, "no file *.jsonl was written" in found.reason) == ("fail", True)

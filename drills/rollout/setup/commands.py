@@ -15,10 +15,11 @@ from pathlib import Path
 
 import msgspec
 
-from drills.rollout.setup import records, runner_summaries
+from drills.rollout.setup import records, runner_summaries, script_results
 from drills.rollout.setup.evidence import append, cannot_write
 from drills.rollout.setup.records import CommandDone, Outcome
 from drills.rollout.setup.runner_summaries import Count
+from drills.rollout.setup.script_results import Step, UnreadableError
 from drills.rollout.setup.stages import Command
 from sim.base import operator_command
 from sim.base.clocks import Clock, iso
@@ -106,8 +107,9 @@ def _run(command: Command, folder: Path, setting: Setting, redact: Redactor, pla
         (folder / log).write_bytes(said)
     except OSError as error:
         raise cannot_write(folder / log, error) from None
-    counts = _counts(command, cwd, said.decode("utf-8", "replace"), started)
-    state, reason = _judged(code, why, counts, command)
+    steps, trouble = _steps(command, cwd, started)
+    counts = _counts(command, cwd, said.decode("utf-8", "replace"), started, steps)
+    state, reason = _judged(code, why or trouble, counts, command)
     return msgspec.structs.replace(
         plain,
         argv=tuple(redact.text(part) for part in argv),
@@ -122,22 +124,56 @@ def _run(command: Command, folder: Path, setting: Setting, redact: Redactor, pla
     )
 
 
-def _counts(command: Command, cwd: Path, said: str, started: float) -> list[tuple[str, Count]]:
+def _new(cwd: Path, pattern: str, started: float) -> list[Path]:
+    """The files of a pattern that the command wrote."""
+    found = (path for path in sorted(cwd.glob(pattern)) if path.is_file())
+    return [path for path in found if path.stat().st_mtime >= started - _FILE_TIME_S]
+
+
+def _steps(command: Command, cwd: Path, started: float) -> tuple[list[Step], str]:
+    """The steps in the results files that the command wrote, and why they are no pass; empty without a reason."""
+    found: list[Step] = []
+    for pattern in command.results:
+        new = _new(cwd, pattern, started)
+        if not new:
+            return [], f"no file {pattern} was written, so nothing shows what it ran"
+        for path in new:
+            try:
+                found += script_results.read(path, cwd)
+            except UnreadableError as error:
+                return [], str(error)
+    return found, f"by its own results: {', '.join(wrong)}" if (wrong := list(script_results.not_passed(found))) else ""
+
+
+def _counts(command: Command, cwd: Path, said: str, started: float, steps: Sequence[Step]) -> list[tuple[str, Count]]:
     """Where each call of the test runner is read from, and its count; empty without a runner."""
     if not command.runner:
         return []
+    if command.results:
+        return [found for step in steps for found in _counts_of(step, command.runner)]
     if not command.logs:
         found = runner_summaries.calls(command.runner, said)
         return [(f"call {n} of {len(found)}" if len(found) > 1 else "it", count) for n, count in enumerate(found, 1)]
     counts = []
     for pattern in command.logs:
-        new = [path for path in sorted(cwd.glob(pattern)) if path.is_file() and path.stat().st_mtime >= started - _FILE_TIME_S]
+        new = _new(cwd, pattern, started)
         if not new:
             counts.append((f"no file {pattern} was written, so it", Count(0, 0)))
         for path in new:
             text = path.read_bytes()[-_MAX_OUTPUT_BYTES:].decode("utf-8", "replace")
             counts += [(str(path.relative_to(cwd)), count) for count in runner_summaries.calls(command.runner, text)]
     return counts
+
+
+def _counts_of(step: Step, runner: str) -> list[tuple[str, Count]]:
+    """The calls of the runner in the log of one step of a script."""
+    if step.log is None or not step.log.is_file():
+        return [(f"{step.name} has no log file, so it", Count(0, 0))]
+    text = step.log.read_bytes()[-_MAX_OUTPUT_BYTES:].decode("utf-8", "replace")
+    found = runner_summaries.calls(runner, text)
+    return [
+        (f"{step.name}, call {n} of {len(found)}" if len(found) > 1 else step.name, count) for n, count in enumerate(found, 1)
+    ]
 
 
 def _judged(code: int | None, why: str, counts: Sequence[tuple[str, Count]], command: Command) -> tuple[Outcome, str]:

@@ -181,6 +181,9 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     environment: tuple[VariableName, ...] = ()  # variables that it gets in addition to the few that every program needs
     runner: Runner = ""  # test runner whose output reports the number of tests; empty: it runs no tests
     logs: tuple[Words, ...] = ()  # patterns of files in its folder with the runner's output; default: its own output
+    # Patterns of results files that it writes in its folder, as JSON lines with `status` and `log_file`: each step must be
+    # `passed`, and the tests in its log file are counted, if there is a runner.
+    results: tuple[Words, ...] = ()
     timeout_s: Positive = 600.0  # [ours] time limit
     precondition: Literal["", "observability_tests", "retired_route_guard"] = ""  # the precondition that its tests decide
     stands_for: str = ""  # the operators' command that this command of stormgate accompanies
