@@ -1,26 +1,31 @@
-"""The report of a sweep or a search: SUMMARY.md with figures, written from the stored rows alone.
+"""The report of a sweep or a search: SUMMARY.md and report.html with figures, written from the stored rows alone.
 
 `plan sweep` and `plan find` write it at their end; `plan report` writes it again.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from drills.planning import figures as plan_figures
 from drills.planning import search, sweeps
 from drills.planning.search import Searched
 from drills.planning.sweeps import Swept
+from drills.reports import page
 from drills.reports.report import cell, number
 from drills.runs.request import SIMULATED as ENGINES_SAY
 from sim.base.atomic_files import write_whole
 from sim.planning.sweep_file import Sweep
+from sim.plots.svg import svg
 
 SUMMARY_NAME = "SUMMARY.md"
+_TONES: Mapping[str, page.Tone] = {"": "plain", "green": "good", "red": "bad", "inconclusive": "doubt"}
+_FILES = (".json", ".jsonl", ".md", ".parquet", ".png", ".toml")
 _INTERVALS = "Each mean has its 95 % interval over replications (Student's t)."
 
 
@@ -44,7 +49,7 @@ def again(folder: Path) -> Swept | Searched:
 
 
 def write(done: Swept | Searched) -> list[Path]:
-    """Write `SUMMARY.md` and the figures, and remove old figures; returns the paths. Raises `StorageError`."""
+    """Write `SUMMARY.md`, `report.html` and the figures, and remove old figures; returns the paths. Raises `StorageError`."""
     figures = plan_figures.of_sweep(done) if isinstance(done, Swept) else plan_figures.of_search(done)
     paths = {done.folder / f"{plan_figures.PREFIX}{name}.png": figure for name, figure in figures.items()}
     for stale in set(done.folder.glob(f"{plan_figures.PREFIX}*.png")) - set(paths):
@@ -53,9 +58,50 @@ def write(done: Swept | Searched) -> list[Path]:
         sweeps.write(path, partial(figure.savefig, format="png", dpi=120))
     paragraphs = sweep_paragraphs(done) if isinstance(done, Swept) else search_paragraphs(done)
     text = "\n\n".join([*paragraphs, *(f"![{path.stem}]({path.name})" for path in paths)]) + "\n"
-    summary = done.folder / SUMMARY_NAME
+    summary, shown = done.folder / SUMMARY_NAME, done.folder / page.NAME
     write_whole(summary, text.encode())
-    return [summary, *paths]
+    write_whole(shown, html(done, figures).encode())
+    return [summary, shown, *paths]
+
+
+def html(done: Swept | Searched, figures: Mapping[str, Figure]) -> str:
+    """`report.html`: the answer, the figures and the table of a sweep or a search, in one file."""
+    sweep = done.plan.sweep
+    if isinstance(done, Swept):
+        tone = _TONES[""]
+        answer, what = f"{len(done.points)} points ({sweep.design}).", "Points"
+        heads, body = lines(done)
+    else:
+        tone = _TONES.get(done.found.outcome, _TONES["inconclusive"])
+        answer, what = f"{done.sentence} {done.confidence}", "Tried values"
+        heads, body = _searched_table(done)
+    place = heads.index("gates")
+    rows = [[*line[:place], page.badge(line[place]), *line[place + 1 :]] for line in body]
+    drawn = (
+        page.Drawn(name.replace("-", " "), f"{name.replace('-', ' ')} of {sweep.name}. {sweep.question}", svg(figure, name))
+        for name, figure in figures.items()
+    )
+    about = (
+        *(("Drill", sweep.drill), ("Engine", sweep.engine), ("Replications", str(sweep.replications))),
+        ("First seed", str(sweep.seed)),
+    )
+    files = [page.link(path.name) for path in sorted(done.folder.iterdir()) if path.suffix in _FILES]
+    errors = [page.paragraph(error, "note") for error in (_errors(done) if isinstance(done, Swept) else ())]
+    return page.html(
+        page.Page(
+            title=f"{sweep.name}: {sweep.question}",
+            headline=sweep.name,
+            tone=tone,
+            lines=(sweep.question, answer),
+            facts=page.together(page.facts(about), page.paragraph(ENGINES_SAY[sweep.engine], "note")),
+            sections=(
+                page.Section("Figures", page.together(*map(page.figure, drawn))),
+                page.Section(what, page.together(page.table(heads, rows), *errors)),
+                page.Section("Files", page.listed(files)),
+            ),
+            footer=f"{_INTERVALS} To write this report again, run stormgate plan report with its folder.",
+        )
+    )
 
 
 def sweep_paragraphs(swept: Swept) -> list[str]:
@@ -112,17 +158,22 @@ def _errors(swept: Swept) -> list[str]:
 
 def search_paragraphs(searched: Searched) -> list[str]:
     """The paragraphs of a search's summary."""
-    sweep, words = searched.plan.sweep, plan_figures.headlines(searched.table)
-    names = list(words)
-    cells = _cells(searched.table, names, _estimate)
-    body = [[*line, *(cells.get((number, name), "-") for name in names)] for number, line in enumerate(search.lines(searched))]
+    sweep = searched.plan.sweep
     return [
         *_head(sweep),
         f"**{searched.sentence}**",
         f"{searched.confidence} Drill `{sweep.drill}` on the {sweep.engine} engine, first seed {sweep.seed}. "
         f"{ENGINES_SAY[sweep.engine]} {_INTERVALS}",
-        _table([searched.find.key, "gates", "replications", "why", *words.values()], body),
+        _table(*_searched_table(searched)),
     ]
+
+
+def _searched_table(searched: Searched) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a line per tried value."""
+    words = plan_figures.headlines(searched.table)
+    cells = _cells(searched.table, list(words), _estimate)
+    body = [[*line, *(cells.get((number, name), "-") for name in words)] for number, line in enumerate(search.lines(searched))]
+    return [searched.find.key, "gates", "replications", "why", *words.values()], body
 
 
 def _head(sweep: Sweep) -> list[str]:

@@ -174,7 +174,7 @@ def heat_map(
         shade = image.cmap(image.norm(value))[:3] if np.isfinite(value) else (1.0, 1.0, 1.0)
         bright = float(np.dot(shade, (0.299, 0.587, 0.114))) > 0.5
         text = _short(value) if np.isfinite(value) else "never" if np.isinf(value) else "-"
-        label = axes.text(column, row, text, ha="center", va="center", fontsize=9, color=BLACK if bright else "white")
+        label = axes.text(column, row, text, ha="center", va="center", fontsize=9, color="#010101" if bright else "#fefefe")
         label.set_path_effects([withStroke(linewidth=3, foreground=shade)])  # keep it readable over a hatch
     if "gates" in rows:
         _corner_states(axes, rows.pivot(index=y, columns=x, values="gates").reindex_like(grid))

@@ -1,7 +1,9 @@
 """Reports of sweeps and searches: reproducible from the stored rows, and never from damaged ones."""
 
 import math
+import re
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 
 import msgspec
@@ -38,8 +40,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_report_is_reproduced_without_simulation(swept: Swept, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(runs, "perform", lambda job, say: pytest.fail("a report simulates nothing"))
     before = contents(swept.folder)
-    assert {"SUMMARY.md", "figure-curves.png", "figure-gates.png"} <= set(before)
-    for name in ("SUMMARY.md", "figure-curves.png", "sweep.parquet"):
+    assert {"SUMMARY.md", "report.html", "figure-curves.png", "figure-gates.png"} <= set(before)
+    for name in ("SUMMARY.md", "report.html", "figure-curves.png", "sweep.parquet"):
         (swept.folder / name).unlink()
     (swept.folder / "figure-of-another-design.png").write_bytes(b"stale")
     said = stormgate_here("plan", "report", swept.folder, "--json")
@@ -47,6 +49,10 @@ def test_report_is_reproduced_without_simulation(swept: Swept, monkeypatch: pyte
     assert msgspec.json.decode(said.out)["folder"] == str(swept.folder)
     assert contents(swept.folder) == before
     assert "| 8 | inconclusive |" in before["SUMMARY.md"].decode()
+    shown = before["report.html"].decode()
+    assert shown.count("<figure>") == shown.count("<svg ") == 2
+    assert '<span class="state inconclusive">inconclusive</span>' in shown
+    assert all((swept.folder / name).is_file() for name in re.findall(r'href="(?!#)([^"]+)"', shown))
 
 
 def test_report_needs_only_its_folder(swept: Swept):
@@ -119,6 +125,9 @@ def test_search_is_read_back_with_its_trials(tmp_path: Path, monkeypatch: pytest
     summary = (searched.folder / "SUMMARY.md").read_text()
     assert "| 8 | green | 3 |" in summary
     assert "figure-trials.png" in summary
+    shown = (searched.folder / "report.html").read_text()
+    assert searched.sentence in unescape(shown)
+    assert '<div class="head good">' in shown
 
 
 def test_values_of_a_best_are_simulated_at_once_and_ranked(tmp_path: Path):
