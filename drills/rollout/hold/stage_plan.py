@@ -204,9 +204,9 @@ def _lines(prepared: Prepared) -> Iterator[str]:
     for command in stages.commands:
         beside = f" (beside {command.stands_for})" if command.is_ours else ""
         yield f"command {command.name}{beside}: {shlex.join(command.argv)}"
-    yield f"baseline: {stages.baseline_s(kind):g} s"
     yield f"{len(prepared.drills)} drills: {', '.join(prepared.drills)}"
     yield f"rollback rehearsal: at most {rules.rehearsal_limit_s:g} s to recover"
+    yield f"baseline: {stages.baseline_s(kind):g} s"
 
 
 def _where(target: StageTarget | None, kind: str = "") -> str:
