@@ -109,7 +109,7 @@ def _preflight(run: StageRun, drills: dict[str, Path]) -> None:
     )
     try:
         with Progress(f"stage {run.plan.stage}", expected.parts) as progress:
-            _ask(run)
+            _ask(run, progress.show)
             with contextlib.closing(_sampler(run)) as sampler:
                 progress.begin("drills")
                 if not run.target.is_embedded:
@@ -127,7 +127,7 @@ def _preflight(run: StageRun, drills: dict[str, Path]) -> None:
         raise
 
 
-def _ask(run: StageRun) -> None:
+def _ask(run: StageRun, show: Say) -> None:
     """Run the verification commands, then check the preconditions, two of which depend on the commands."""
     target, rules = run.target, run.stages
     setting = commands.Setting(
@@ -138,6 +138,7 @@ def _ask(run: StageRun) -> None:
     )
     done: dict[str, CommandDone] = {}
     for command in rules.commands:
+        show(command.name)
         run.say(f"command {command.name}")
         done[command.name] = found = commands.run(command, run.run_dir, run.clock, setting)
         run.say(f"command {command.name}: {found.state} ({found.reason})")

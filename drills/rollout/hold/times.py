@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from drills.rollout.rollback import rehearsal_steps
+from drills.rollout.setup import commands
 from drills.rollout.setup.stages import PREFLIGHT, Stages
 from drills.runs import variants
 from sim.drill.model import Drill, expected_duration_s
@@ -49,7 +50,7 @@ def preflight(stages: Stages, kind: TargetKind, drills: Iterable[Drill], is_embe
     at_once = stages.stages[PREFLIGHT].side_by_side if is_embedded else 1
     stable_s = rehearsal_steps.MOCK_STABLE_S if kind == "mock" else rehearsal_steps.STABLE_S
     return PreflightTime(
-        commands_s=sum(min(_COMMAND_S, command.timeout_s) for command in stages.commands),
+        commands_s=sum(min(_COMMAND_S, each.timeout_s) for each in stages.commands if not commands.missing(each)),
         drills_s=sum(map(drill_s, drills)) / at_once,
         rehearsal_s=3 * _CHANGE_S + stable_s,
         baseline_s=stages.baseline_s(kind),

@@ -80,8 +80,9 @@ def run(command: Command, folder: Path, clock: Clock, setting: Setting | None = 
     return done
 
 
-def missing(command: Command, setting: Setting) -> str:
+def missing(command: Command, setting: Setting | None = None) -> str:
     """What a command lacks to be run; empty if it can be run."""
+    setting = setting or Setting()
     try:
         _argv(command, _folder(command, setting.environment), Path(), setting)
         _environment(command, setting)
