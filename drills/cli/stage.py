@@ -1,6 +1,5 @@
 """`stormgate stage`: run the stages of a rollout, sign their reports, and judge or verify them again."""
 
-import contextlib
 import shlex
 import sys
 from pathlib import Path
@@ -390,11 +389,13 @@ def _show_dry_run(asked: "Asked") -> None:
 
     found = stage_check.check(asked, SystemClock())
     failed = findings.failed(found)
-    with contextlib.suppress(UsageError):  # which is among the findings
+    try:
         stage_plan.show(asked, out())
-    findings.show(found, out())
+    finally:
+        findings.show(found, out())
+    output.lines(f"{len(failed)} of {len(found)} items will fail" if failed else "nothing will fail")
     output.lines("dry run: nothing was executed")
-    raise typer.Exit(ExitCode.USAGE if failed else ExitCode.INCONCLUSIVE)
+    raise typer.Exit(ExitCode.INCONCLUSIVE)
 
 
 def _print(report: "StageReport", run_dir: Path) -> None:
