@@ -3,6 +3,7 @@
 import math
 
 import msgspec
+import pytest
 
 from sim.client import policies
 from sim.client.actions import ClientSettings
@@ -87,7 +88,8 @@ def test_unknown_position_in_a_live_stream_is_asked_again_without_one():
     assert peer.of("disconnected") == []
 
 
-def test_client_that_reads_a_log_again_still_has_what_it_had():
+@pytest.mark.parametrize(("again", "new"), [((1, 4, 3, 2), [4]), ((1, 3, 2), [])])
+def test_client_that_reads_a_log_again_still_has_what_it_had(again: tuple[int, ...], new: list[int]):
     """Overlapping publishes are not in the order of their numbers: 3 came before 2, and only 4 is new."""
     notes: list[Notice] = []
     settings = ClientSettings(
@@ -102,10 +104,10 @@ def test_client_that_reads_a_log_again_still_has_what_it_had():
 
     read(1, 3, 2)
     replica.take_unknown(PositionUnknown("a", Position("3"), Position("2"), "above_head"))
-    read(1, 4, 3, 2)
-    assert [note.marker for note in notes if note.kind == "applied"] == [1, 3, 2, 4]
+    read(*again)
+    assert [note.marker for note in notes if note.kind == "applied"] == [1, 3, 2, *new]
     assert [note.marker for note in notes if note.kind == "duplicate_dropped"] == [1, 3, 2]
-    assert (replica.cursors["a"].marks.high, replica.cursors["a"].marks.missing) == (4, set())
+    assert (replica.cursors["a"].marks.high, replica.cursors["a"].marks.missing) == (max(again), set())
 
 
 def test_server_that_goes_on_at_the_clients_own_position_has_lost_nothing():
@@ -124,3 +126,20 @@ def test_position_that_moved_is_written_as_a_checkpoint_once():
     assert len(peer.of("checkpoint_written")) == 1
     peer.tell(Batch("a", (), Position("0_12")))
     assert len(peer.of("checkpoint_written")) == 2
+
+
+def test_requests_that_fail_again_and_again_wait_longer_until_a_stream_was_live_for_long():
+    peer = Peer(DURABLE)
+    peer.tell(Resumed(peer.join().ref, "a"), StreamEnded("a", "network"))
+    for _ in range(3):
+        peer.wait(peer.session.wake_at() - peer.now).subscribe()
+        peer.tell(StreamEnded("a", "refused"))
+
+    def attempts() -> list[int]:
+        peer.of()
+        return [notice.attempt for notice in peer.seen if notice.kind == "backoff"]
+
+    assert attempts() == [1, 2, 3, 4]
+    again = peer.wait(peer.session.wake_at() - peer.now).subscribe()
+    peer.tell(Resumed(again.ref, "a"), CaughtUp("a")).wait(20.0).tell(StreamEnded("a", "network"))
+    assert attempts() == [1, 2, 3, 4, 1]

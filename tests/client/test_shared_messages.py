@@ -193,3 +193,11 @@ def test_spans_go_on_if_each_continues_at_its_topics_place(after: tuple[int, ...
     before = dict(elsewhere)
     assert not go_on(spans, elsewhere)
     assert elsewhere == before, "no place moves"
+
+
+@pytest.mark.parametrize("replaying", [False, True])
+def test_only_events_of_a_replay_are_counted_as_replayed(replaying: bool):
+    cursor = Cursor("a", "a", watermark=3, checkpoint=3, replayed=1, replayed_new=1)
+    assert take_spans({"a": cursor}, (Span("a", 3, 7, 9),), replaying)
+    assert (cursor.watermark, cursor.checkpoint, cursor.head, cursor.seen) == (7, 7, 9, 7)
+    assert (cursor.replayed, cursor.replayed_new) == ((5, 5) if replaying else (1, 1))

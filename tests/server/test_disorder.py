@@ -127,3 +127,11 @@ def test_events_of_one_stream_in_a_row_are_one_batch():
     items = [(stream, Item(None, payload)) for stream, payload in (("a", b"1"), ("a", b"2"), ("b", b"3"), ("a", b"4"))]
     found = [(event.stream, [bytes(item.payload) for item in event.items]) for event in as_batches(items)]
     assert found == [("a", [b"1", b"2"]), ("b", [b"3"]), ("a", [b"4"])]
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [(0.5, 10, 30), (1.0, 40, 40)])
+def test_fault_affects_its_share_of_events(share: float, least: int, most: int):
+    driver, number = faulty_driver("duplicate_deliveries", LiveFault(1.0, share))
+    sent = seqs(after(driver, number, 40))
+    assert sorted(set(sent)) == list(range(3, 43))
+    assert least <= len(sent) - 40 <= most

@@ -210,3 +210,14 @@ def test_ready_returns_each_connection_once(driver):
     driver.publish(B)
     driver.runtime.close(other)
     assert driver.runtime.ready() == set()
+
+
+def test_client_that_got_everything_is_evicted_after_as_many_checks_as_any_other(driver):
+    numbers = [driver.live(A, device=name) for name in ("one", "two")]
+    driver.publish(A)
+    assert [seqs(driver.pull(number)) for number in numbers] == [[1], [1]]  # the second gets the message of the first
+    driver.publish(A, 65)
+    driver.wait(1.4)
+    assert not any(driver.runtime.is_closing(number) for number in numbers)
+    driver.wait(0.2)
+    assert all(driver.runtime.is_closing(number) for number in numbers)

@@ -166,3 +166,17 @@ def test_a_session_is_kept_unless_its_user_was_sent_away(driver: Driver, cause: 
     driver.runtime.close(number)
     driver.runtime._revoked.clear()
     assert is_resumed(joined_again(driver, session)[1]) == is_kept
+
+
+def test_a_session_is_as_old_as_its_last_event(driver: Driver) -> None:
+    number, _ = reading(driver, "a")
+    for _ in range(10):
+        driver.wait(10)
+        driver.ask(number, Beat(""))
+    driver.publish("a")
+    session = session_in(driver.pull(number))
+    driver.runtime.close(number)
+    driver.wait(WINDOW_S - 20)
+    assert is_resumed(joined_again(driver, session)[1])
+    driver.wait(30)
+    assert not is_resumed(joined_again(driver, session)[1])
