@@ -205,3 +205,23 @@ def test_a_new_log_that_only_clients_saw_is_known_by_a_lower_head(head_at_return
     case = Case(5, 9, (Reader(5, head_at_return), Reader(0, 0)), has_epochs=False, by_fault=False, form="seen")
     history = case.story().history()
     assert [logs.log.tolist() for logs in history.logs.values()] == ([[0] * 5 + [1] * 9] if is_known else [])
+
+
+def test_events_under_wrong_positions_are_of_one_log_in_spite_of_a_lower_head() -> None:
+    story = Story(1, header={"capabilities": {"positions": "dense"}}).fresh(0).tell(9.0, Kind.CLAMPED, 0, STREAM, 2)
+    for marker, seq in enumerate((1, 3, 2, 4), 1):
+        story.publish(-1, t=float(marker), marker=marker)
+        story.tell(float(marker), Kind.APPLIED, 0, STREAM, seq, marker=marker)
+    assert story.history().logs == {}
+    again = story.changed(lambda row: row.marker == 4 and row.kind is Kind.APPLIED, seq=1)  # two events at one position
+    assert len(again.history().logs) == 1
+
+
+@pytest.mark.parametrize(("fault_t", "is_its_doing"), [(2.0, False), (4.9, False), (5.0, True), (51.0, True), (51.1, False)])
+def test_a_fault_deleted_a_log_only_if_it_was_active_in_between(fault_t: float, is_its_doing: bool) -> None:
+    story = Case(5, 5, (Reader(5, 2),), has_epochs=False, by_fault=False).story()
+    story.tell(fault_t, Kind.FAULT_INJECTED, attempt=0, detail="recreate_log")
+    story.tell(fault_t, Kind.FAULT_REVERTED, attempt=0, detail="recreate_log")
+    history = story.history()
+    (base,) = history.logs
+    assert [bool(history.deleted_by_fault()[code]) for code in history.logs_of(base)] == [is_its_doing, False]
