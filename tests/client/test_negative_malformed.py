@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.base.errors import BrokenMessageError, MalformedFrameError
-from sim.client.negative.malformed import GAP_S, MalformedFrames
+from sim.client.negative.malformed import _MAX_CLOSES, GAP_S, MalformedFrames
 from sim.client.negative.registry import session_class
 from sim.protocols.events import Closed
 from sim.protocols.intents import Raw
@@ -99,6 +99,23 @@ def test_next_malformed_frame_waits_for_heartbeat_reply():
     driver.wait(GAP_S)
     assert asked(driver)[0] == ALL[KINDS[1]]
     assert session_class("malformed_frames") is MalformedFrames
+
+
+@pytest.mark.parametrize(("closes", "asks_again"), [(_MAX_CLOSES, True), (_MAX_CLOSES + 1, False)])
+def test_one_round_is_enough_where_forms_close_the_connection(closes: int, asks_again: bool):
+    driver = live()
+    for number in range(len(KINDS)):
+        _, fence = asked(driver)
+        if number < closes:
+            driver.session.received((Closed(code=1007),), driver.now)
+            driver.replay(driver.reconnect(), batch(1))
+        else:
+            driver.reply(fence)
+            driver.wait(GAP_S)
+    assert len(answers(driver)) == len(KINDS)
+    driver.lose("network")
+    driver.replay(driver.reconnect(), batch(1))
+    assert bool(driver.sent()) == asks_again
 
 
 def test_frame_answered_only_by_heartbeat_counts_as_ignored():
