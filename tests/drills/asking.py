@@ -1,5 +1,6 @@
 """Ask one check, or one drill, of a hand-written history."""
 
+import math
 from typing import Any
 
 import pytest
@@ -24,9 +25,10 @@ def ask(name: str, story: Story, drill: Drill | None = None) -> CheckResult:
 
 
 def state(name: str, story: Story, drill: Drill | None = None) -> State:
-    """The state that a check decided; one that raises is an error, too, but decided nothing."""
+    """The state that a check decided; one that raises is an error, too, but decided nothing. Without data it has no value."""
     found = ask(name, story, drill)
     assert not is_broken(found), found.reason
+    assert found.state is not NO_DATA or (found.n == 0 and math.isnan(found.value)), found
     return found.state
 
 

@@ -169,6 +169,20 @@ def test_generator_lag_of_several_processes() -> None:
     assert state("drill.generator_lag_ms", story(1.0, "worker 1", "worker 2", "worker 3")) is ERROR
 
 
+def test_first_reasons_of_clients_that_did_not_converge_are_counted() -> None:
+    story = Story(9)
+    for client, reason in enumerate(("d", "a", "b", "c", "a", "b", "c", "a", "b")):
+        story.tell(59.0, Kind.STILL_PENDING, client, STREAM, 3, detail=reason)
+    result = ask("drill.converged", story)
+    assert (result.state, result.value, result.n) == (FAIL, 9, 9)
+    assert result.reason.count("(") == 3
+
+
+def test_fresh_client_that_read_too_little_has_read_nothing() -> None:
+    result = ask("drill.audited", good_storm(3).tell(59.5, Kind.STILL_PENDING, AUDITOR, STREAM))
+    assert (result.state, result.value, result.n) == (FAIL, 0, len(good_storm(3).ledger().published))
+
+
 def test_audited() -> None:
     story = good_storm(2)
     assert state("drill.audited", story) is PASS

@@ -135,7 +135,7 @@ class Mutant:
         """Whether the change is Python and means something else than the original."""
         try:
             return ast.dump(ast.parse(self.code)) != ast.dump(ast.parse(self.source))
-        except SyntaxError:
+        except (SyntaxError, AttributeError):  # cosmic-ray replaces no exception whose name has a dot
             return False
 
     def _changes(self) -> list[tuple[str, str]]:

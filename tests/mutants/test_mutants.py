@@ -144,6 +144,11 @@ def test_what_cosmic_ray_does_not_change(tmp_path: Path, line: str, becomes: str
     assert becomes in {" ".join(mutant.becomes.split()) for mutant in mutants_of(tmp_path, "m.py") if mutant.is_real()}
 
 
+def test_exceptions_with_a_dot_in_their_name_are_no_reason_to_fail(tmp_path: Path):
+    (tmp_path / "m.py").write_text("try:\n    f(1)\nexcept (a.B, C):\n    pass\n")
+    assert {mutant.operator for mutant in mutants_of(tmp_path, "m.py") if mutant.is_real()} >= {"DeleteStatement"}
+
+
 def test_the_tests_of_every_module_exist():
     tests = {test for name in modules(ROOT, PATHS) for test in killers_of(ROOT, name)}
     assert sorted(test for test in tests if not (ROOT / test.partition("::")[0]).exists()) == []
