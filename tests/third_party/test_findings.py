@@ -76,7 +76,7 @@ def complaints(found: Finding, verdict: DrillVerdict) -> list[str]:
         unready = [check for check in verdict.checks if check.is_required and check.state is not State.PASS]
         wrong += [f"{check.name} {check.state}: {check.reason}" for check in unready if check.name not in (*OF_TIME, *shown)]
     if found.expects == "inconclusive" and verdict.status is not State.INCONCLUSIVE:
-        wrong.append(f"{verdict.status}, not inconclusive")
+        wrong.append(f"{verdict.status}, not inconclusive: {'; '.join(red.values())}")
     texts = " ".join(red[name] for name in wanted & shown)
     if found.first and found.first not in texts:
         wrong.append(f"the first occurrence does not say '{found.first}': {texts}")
