@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from drills.judging.explanations import Event, Explanation, where
 
-WIDTH = 96
+WIDTH = 80
 _LABEL = 10
 
 
