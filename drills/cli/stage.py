@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from drills.cli import output
-from drills.cli.options import RESULTS, AsJson, DryRun, ExportOperators, Out, Rollout, Targets, Thresholds
+from drills.cli.options import (
+    LOOPBACK,
+    RESULTS,
+    AsJson,
+    DryRun,
+    ExportOperators,
+    MetricsHost,
+    MetricsLinger,
+    MetricsPort,
+    Out,
+    Rollout,
+    Targets,
+    Thresholds,
+)
 from sim.base.errors import StormgateError, UsageError
 from sim.base.exit_codes import ExitCode
 
@@ -81,6 +94,9 @@ def hold(
     as_json: AsJson = False,
     export_operators: ExportOperators = None,
     dry_run: DryRun = False,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = LOOPBACK,
+    metrics_linger: MetricsLinger = 0.0,
 ) -> None:
     """Hold a stage for its whole time, and report. Resumes an interrupted hold.
 
@@ -88,7 +104,8 @@ def hold(
     """
     if stage == "0":
         raise UsageError("stage 0 is run, not held: stormgate stage run 0.")
-    _execute(_asked(stage, target, targets, rollout, stages, thresholds, out), as_json, dry_run, export_operators)
+    asked = _asked(stage, target, targets, rollout, stages, thresholds, out)
+    _execute(asked, as_json, dry_run, export_operators, (metrics_port, metrics_host, metrics_linger))
 
 
 @stage_app.command("check")
@@ -345,18 +362,37 @@ def _require_checked(asked: "Asked") -> None:
         )
 
 
-def _execute(asked: "Asked", as_json: bool, dry_run: bool, export_operators: Path | None) -> None:
+def _execute(
+    asked: "Asked",
+    as_json: bool,
+    dry_run: bool,
+    export_operators: Path | None,
+    exports: tuple[int | None, str, float] = (None, LOOPBACK, 0.0),
+) -> None:
     """Run or hold a stage, print its report, and exit with its code."""
-    from drills.reports.terminal import err
+    from drills.exports.asked import Exports, say
     from drills.rollout.hold import stage_run
     from drills.rollout.report import stage_report
     from sim.base.clocks import SystemClock
 
+    shown = Exports(*exports)
+    shown.check()
     if dry_run:
         _show_dry_run(asked)
     output.prepare_operators(export_operators)
     try:
-        run_dir, report = stage_run.run(asked, SystemClock(), lambda text: err().print(text, markup=False, soft_wrap=True))
+        with shown.serving("stage", stage=asked.stage, rollout=asked.rollout) as live:
+            run_dir, report = stage_run.run(asked, SystemClock(), say, live)
+            code = stage_report.exit_code(report)
+            if live is not None:
+                live.concluded(code, report.decision, report.reason, live.verdict.worst_check)
+            _export(report, run_dir, export_operators)
+            if as_json:
+                output.json_object(report)
+            else:
+                _print(report, run_dir)
+            sys.stdout.flush()
+            shown.linger()
     except KeyboardInterrupt:
         from drills.rollout.setup.stages import command_for
 
@@ -364,12 +400,7 @@ def _execute(asked: "Asked", as_json: bool, dry_run: bool, export_operators: Pat
         again += "" if asked.out == RESULTS else f" --out {shlex.quote(str(asked.out))}"
         how = "run it again with" if asked.stage == "0" else "resume it with"
         raise StormgateError(f"stage {asked.stage} was interrupted; {how} `{again}`.") from None
-    _export(report, run_dir, export_operators)
-    if as_json:
-        output.json_object(report)
-    else:
-        _print(report, run_dir)
-    raise typer.Exit(stage_report.exit_code(report))
+    raise typer.Exit(code)
 
 
 def _export(report: "StageReport", run_dir: Path, folder: Path | None) -> None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drills.exports import otlp, server
-from drills.exports.live import CheckNow, Kind, Live, Verdict
+from drills.exports.live import Live
 from drills.exports.otlp import Span
+from drills.exports.verdict import CheckNow, Kind, Verdict
 from drills.judging.checks.verdicts import RunVerdict, State
 from drills.reports import report
 from drills.reports.terminal import err

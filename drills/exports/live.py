@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
 
 import msgspec
 import pyarrow as pa
@@ -15,15 +14,12 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from drills.exports.figures import Figures, Histogram, Tracker
+from drills.exports.verdict import STATES, CheckNow, State, Verdict
 from sim.base.clocks import iso
 from sim.base.exit_codes import ExitCode
 from sim.record.history import PHASES
 from sim.record.run_header import RunHeader
 
-SCHEMA = 1  # of the verdict's JSON
-Kind = Literal["drill run", "stage"]
-State = Literal["running", "go", "no_go", "inconclusive", "error"]
-STATES: tuple[State, ...] = ("running", "go", "no_go", "inconclusive", "error")
 _STATE_OF: Mapping[int, State] = {
     ExitCode.GO: "go",
     ExitCode.NO_GO: "no_go",
@@ -31,43 +27,6 @@ _STATE_OF: Mapping[int, State] = {
 }
 Labels = dict[str, str]
 Sample = tuple[Labels, float]
-
-
-class CheckNow(msgspec.Struct, frozen=True, kw_only=True):
-    """A check and its state."""
-
-    name: str
-    state: str
-    reason: str = ""
-
-
-class HoldNow(msgspec.Struct, frozen=True, kw_only=True):
-    """A hold in progress."""
-
-    is_holding: bool  # False while it waits for a business day, or for the end of what broke it
-    held_s: float = 0.0  # since its last start
-    required_s: float = 0.0
-    restarts: int = 0
-    missing: tuple[str, ...] = ()  # what does not pass yet, in words
-    checks: tuple[CheckNow, ...] = ()  # of the latest evaluation
-
-
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What `/verdict.json` serves. `state` is `running` until there is a verdict; only `go` is a go."""
-
-    schema: int = SCHEMA
-    kind: Kind
-    state: State = "running"
-    exit_code: int | None = None  # of the process, as soon as it is known
-    decision: str = ""  # go or no_go; empty while running
-    reason: str = ""  # of a no-go
-    at: str = ""  # time of this state, ISO 8601, UTC
-    run_id: str = ""
-    target: str = ""
-    rollout: str = ""  # this and the following are for stages only
-    stage: str = ""
-    worst_check: CheckNow | None = None
-    hold: HoldNow | None = None
 
 
 @dataclass(eq=False)

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from drills.exports.verdict import CheckNow, HoldNow
 from drills.judging.checks.verdicts import GRAVEST_FIRST, CheckResult, State
 from drills.rollout.hold import rollouts
 from drills.rollout.hold.canary_checks import CanaryCheckRunner
 from drills.rollout.hold.rollouts import StageRun
+from drills.rollout.hold.watching import Watcher, checks_now
 from drills.rollout.servers.sampler import Sampler
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup.calendar import Calendar
@@ -64,6 +66,7 @@ class Hold:
 
     `check_routing` runs the routing checks. `find` returns the deployed revisions. `arm` returns why the rollback is not armed
     at a gate, or an empty text. `show` gets the standing of the hold at each evaluation; without it, it is said.
+    `watcher` follows the hold.
     """
 
     def __init__(
@@ -78,9 +81,11 @@ class Hold:
         find: Callable[[], Revisions] | None = None,
         arm: Callable[[float], str] | None = None,
         show: rollouts.Say | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         self._run, self._sampler, self._canary_checks, self._judge = run, sampler, canary_checks, judge
         self._calendar, self._check_routing, self._find, self._arm = calendar, check_routing, find, arm
+        self._watcher = watcher or Watcher(run)
         self._rules = run.stages.stages[run.plan.stage]
         self._clock = run.clock
         self._interval = timedelta(seconds=run.plan.snapshot_interval_s)
@@ -101,6 +106,8 @@ class Hold:
         self._changed: dict[str, str] = {}  # service -> a sentence, if its revision is not the plan's
         self._has_checked = False  # a canary check has ended since the hold began
         self._failed_check = ""
+        self._latest_checks: tuple[CheckNow, ...] = ()
+        self._missing: tuple[str, ...] = ()
         self._over = False
 
     def run(self) -> None:
@@ -198,8 +205,21 @@ class Hold:
         self._step_canary_checks(now)
         if self._opens is None and not self._over:
             self._evaluate(self._now())
+        self._watcher.show(self._standing())
         if not self._over:
             self._clock.sleep_until(self._next_poll())
+
+    def _standing(self) -> HoldNow:
+        """The state of the hold for those who follow it."""
+        began = self._began if not self._broken else None
+        return HoldNow(
+            is_holding=began is not None,
+            held_s=(self._latest - began).total_seconds() if began else 0.0,
+            required_s=self._required.total_seconds(),
+            restarts=self._restarts,
+            missing=self._missing,
+            checks=self._latest_checks,
+        )
 
     def _now(self) -> datetime:
         now = self._clock.now()
@@ -231,6 +251,7 @@ class Hold:
         done = self._canary_checks.step("hold", may_begin)
         if done is None:
             return
+        self._watcher.checked(done)
         if done.status != State.PASS:
             self._run.say(f"a canary check ended as {done.status}: {done.reason}")
         self._has_checked = True
@@ -341,6 +362,7 @@ class Hold:
                 self._break(trouble)
                 return
         found_so_far = self._judge(self._began, now)
+        self._latest_checks, self._missing = checks_now(found_so_far.checks), found_so_far.missing
         if found_so_far.abort:
             self._end("aborted", found_so_far.abort)
         elif red := found_so_far.red or self._failed_check:
@@ -402,6 +424,7 @@ class Hold:
     def _record(self, kind: HoldKind, reason: str, gate_h: float | None = None, state: str = "", waits: bool = False) -> None:
         event = HoldEvent(at=iso(self._clock.now()), kind=kind, reason=reason, gate_h=gate_h, state=state, waits=waits)
         rollouts.record_hold(self._run, event)
+        self._watcher.show(self._standing(), event)
 
     def _next_poll(self) -> datetime:
         """The time of the next poll. Polls are on a grid, so that delays do not add up; missed polls are skipped."""

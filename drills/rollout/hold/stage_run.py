@@ -5,14 +5,16 @@ import tempfile
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from drills.judging import gates
 from drills.judging.checks.verdicts import State
-from drills.rollout.hold import canary_checks, rollouts, stage_plan, times, unlock
+from drills.rollout.hold import canary_checks, rollouts, stage_plan, times, unlock, watching
 from drills.rollout.hold.hold import Evaluation, Hold, Judge
 from drills.rollout.hold.progress import Progress
 from drills.rollout.hold.rollouts import Say, StageRun
 from drills.rollout.hold.stage_plan import Asked, Prepared
+from drills.rollout.hold.watching import Watcher
 from drills.rollout.preflight import drill_runs, preconditions
 from drills.rollout.rollback import rehearsal
 from drills.rollout.rollback.rehearsal_steps import LIMIT_S
@@ -29,29 +31,38 @@ from sim.base.clocks import Clock, iso
 from sim.base.errors import StorageError, StormgateError, UsageError
 from sim.drill import model as drill_file
 
+if TYPE_CHECKING:
+    from drills.exports.live import Live
 
-def run(asked: Asked, clock: Clock, say: Say) -> tuple[Path, StageReport]:
+
+def run(asked: Asked, clock: Clock, say: Say, live: "Live | None" = None) -> tuple[Path, StageReport]:
     """Run the preflight, or hold another stage; returns the run's folder and its report.
 
     Invalid requests are refused before anything starts (`UsageError`, `TargetError`). After Ctrl-C, a preflight writes a report
-    of what was done, and a hold can be resumed; both then raise `KeyboardInterrupt`.
+    of what was done, and a hold can be resumed; both then raise `KeyboardInterrupt`. `live` shows a hold to other tools.
     """
     stages, thresholds = stage_plan.read_files(asked)
     folder = rollouts.folder_of(asked.out, asked.rollout)
     with contextlib.ExitStack() as cleanup:
         logs = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="stormgate-log-")))
         target = cleanup.enter_context(open_target(asked.target, asked.targets, logs / "runtime.log"))
+        watching.require_no_secrets(stages.notify, target)
         prepared = stage_plan.prepare(asked, stages, thresholds, target)
         journal = cleanup.enter_context(rollouts.journal_of(folder, clock))
         run = _resumed_or_new(prepared, folder, clock, journal, say)
         say(f"stage {asked.stage} ({run.plan.title}) on {run.plan.target}: {run.run_dir}")
         if splits.CANARY in splits.asked(run.plan) and run.control is None:
             say(f"[stages.{asked.stage}] names no control, so this stage will be no go; the stages file says what to write")
-        if asked.stage == PREFLIGHT:
-            _preflight(run, prepared.drills)
-        else:
-            _hold(run, prepared.calendar)
-        return run.run_dir, rollouts.conclude(run)
+        if live is not None:
+            live.changed(run_id=run.plan.run_id, target=run.plan.target)
+        with watching.watching(run, live) as watcher:
+            if asked.stage == PREFLIGHT:
+                _preflight(run, prepared.drills)
+            else:
+                _hold(run, prepared.calendar, watcher)
+            report = rollouts.conclude(run)
+            watcher.reported(report)
+        return run.run_dir, report
 
 
 def _resumed_or_new(prepared: Prepared, folder: Path, clock: Clock, journal: Journal, say: Say) -> StageRun:
@@ -219,7 +230,7 @@ def _not_rehearsed(run: StageRun, limit_s: float, why: str) -> Rollback:
 # --- a hold -----------------------------------------------------------------------------------------
 
 
-def _hold(run: StageRun, calendar: Calendar | None) -> None:
+def _hold(run: StageRun, calendar: Calendar | None, watcher: Watcher) -> None:
     target, plan = run.target, run.plan
 
     def check_routing() -> None:
@@ -244,6 +255,7 @@ def _hold(run: StageRun, calendar: Calendar | None) -> None:
             find=find,
             arm=arm,
             show=progress.show if progress.is_live else None,
+            watcher=watcher,
         )
         hold.run()
 

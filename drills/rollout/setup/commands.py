@@ -35,7 +35,7 @@ _ENVIRONMENT = (
 )
 _MAX_OUTPUT_BYTES = 4 * 1024 * 1024  # maximum output that is kept of one command
 _FILE_TIME_S = 2.0  # [ours] a file that a command has just written may look this much older: file systems count coarsely
-_MIN_SECRET_CHARS = 6  # a shorter value would match ordinary words
+MIN_SECRET_CHARS = 6  # a shorter value would match ordinary words
 _NOT_FOUND = 127  # a shell's exit code for a missing program
 STORMGATE = (sys.executable, "-m", "drills.cli.main")
 
@@ -60,7 +60,7 @@ def run(command: Command, folder: Path, clock: Clock, setting: Setting | None = 
     setting = setting or Setting()
     began = iso(clock.now())
     given = _asked_for(command, setting.environment).values()
-    redact = Redactor((*setting.secrets, *(value for value in given if len(value) >= _MIN_SECRET_CHARS)))
+    redact = Redactor((*setting.secrets, *(value for value in given if len(value) >= MIN_SECRET_CHARS)))
     plain = CommandDone(
         name=command.name,
         argv=tuple(redact.text(part) for part in command.argv),
@@ -232,9 +232,14 @@ def _asked_for(command: Command, environment: Mapping[str, str]) -> dict[str, st
     return {name: environment[name] for name in command.environment if environment.get(name)}
 
 
+def plain_environment(own: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables that every program needs; no secrets."""
+    return {name: own[name] for name in _ENVIRONMENT if name in own}
+
+
 def _environment(command: Command, setting: Setting) -> dict[str, str]:
     own = setting.environment
-    small = {name: own[name] for name in _ENVIRONMENT if name in own}
+    small = plain_environment(own)
     if command.is_ours:  # stormgate's own commands may need any variable that the targets file names
         small = dict(own)
     if missing := [name for name in command.environment if not own.get(name)]:

@@ -170,6 +170,13 @@ class StageRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     drills: DrillsByKind | None = None  # drills that must pass
 
 
+class Notify(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The command that is told of a hold's changes, as JSON on its input. It gets no secrets."""
+
+    argv: tuple[Words, ...] = ()  # program and arguments; run without a shell, beside the stages file; empty: no command
+    timeout_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 10.0  # [ours] time limit
+
+
 class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One verification command."""
 
@@ -203,6 +210,7 @@ class Stages(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     routing_check: RoutingChecks = RoutingChecks()
     signoff: Signing = Signing()
     mock: OnMock = OnMock()
+    notify: Notify = Notify()
     stages: dict[Stage, StageRules]
     commands: tuple[Command, ...]
 
