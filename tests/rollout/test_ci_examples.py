@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import msgspec
 import pytest
+import yaml
 
 from drills.rollout.report import stage_files
 from drills.rollout.setup import evidence, records
@@ -34,7 +35,7 @@ cli.main()
 def script(name: str, *arguments: object, **environment: object) -> "subprocess.CompletedProcess[str]":
     command = ["bash", str(EXAMPLES / name), *map(str, arguments)]
     given = {**os.environ, **{key: str(value) for key, value in environment.items()}}
-    return subprocess.run(command, capture_output=True, text=True, env=given, timeout=90, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=given, timeout=300, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +100,37 @@ def test_ci_gets_the_verdict_of_drills(tmp_path: Path) -> None:
     summary = msgspec.json.decode((tmp_path / "kept" / "summary.json").read_bytes())
     root = ElementTree.parse(tmp_path / "kept" / "drills.xml").getroot()
     assert (done.returncode, summary["decision"], root.get("failures")) == (0, "go", "0"), done.stderr
+    assert summary["run_id"] in (tmp_path / "kept" / "SUMMARY.md").read_text()
     done = script("drills.sh", "no_such_drill", STORMGATE=given, ARTIFACTS=tmp_path / "kept")
     assert done.returncode == 3
+
+
+# A stand-in for the program that runs one simulated drill where the workflow asks for the quick set.
+QUICK = """
+import sys
+from drills.cli import main as cli
+words = [word for word in sys.argv[1:] if word != "--quick"]
+sys.argv[:] = ["stormgate", *words, "runtime_restart", "--engine", "virtual"]
+cli.main()
+"""
+
+
+def test_workflow_steps_leave_a_summary_and_junit(tmp_path: Path) -> None:
+    workflow = yaml.safe_load((EXAMPLES / "github-actions.yml").read_text())
+    lines = [step["run"] for step in workflow["jobs"]["drills"]["steps"] if "run" in step]
+    (tmp_path / "quick.py").write_text(QUICK)
+    kept, job_summary = tmp_path / "artifacts", tmp_path / "job-summary.md"
+    given = {"STORMGATE": f"{sys.executable} {tmp_path / 'quick.py'}", "GITHUB_STEP_SUMMARY": str(job_summary)}
+    (tmp_path / "drills").symlink_to(EXAMPLES.parents[1])
+    installs, *others = lines
+    assert installs == "pip install --constraint constraints.txt ."
+    for line in others:
+        environment = {**os.environ, **given, "PYTHONPATH": str(EXAMPLES.parents[2])}
+        done = subprocess.run(["bash", "-e", "-c", line], cwd=tmp_path, env=environment, capture_output=True, check=False)
+        assert done.returncode == 0, (line, done.stderr)
+    assert ElementTree.parse(kept / "drills.xml").getroot().get("failures") == "0"
+    assert job_summary.read_text() == (kept / "SUMMARY.md").read_text()
+    assert "runtime_restart" in job_summary.read_text()
 
 
 def test_workflow_runs_existing_scripts() -> None:

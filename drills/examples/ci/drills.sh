@@ -13,5 +13,7 @@ read -ra stormgate <<< "${STORMGATE:-stormgate}" # such as: .venv/bin/stormgate
 
 "${stormgate[@]}" drill run "$@" --out "$artifacts/results" --junit "$artifacts/drills.xml" --json > "$artifacts/summary.json"
 code=$?
+run=$(sed -n 's/.*"run_id": *"\([A-Za-z0-9._-]*\)".*/\1/p' "$artifacts/summary.json" | head -n 1)
+[ -z "$run" ] || cp "$artifacts/results/$run/SUMMARY.md" "$artifacts/" || exit 4
 echo "stormgate drill run: exit code $code; the evidence is in $artifacts/results"
 exit "$code"

@@ -205,11 +205,11 @@ class Hold:
         self._step_canary_checks(now)
         if self._opens is None and not self._over:
             self._evaluate(self._now())
-        self._watcher.show(self._standing())
+        self._watcher.show(self._state_now())
         if not self._over:
             self._clock.sleep_until(self._next_poll())
 
-    def _standing(self) -> HoldNow:
+    def _state_now(self) -> HoldNow:
         """The state of the hold for those who follow it."""
         began = self._began if not self._broken else None
         return HoldNow(
@@ -424,7 +424,7 @@ class Hold:
     def _record(self, kind: HoldKind, reason: str, gate_h: float | None = None, state: str = "", waits: bool = False) -> None:
         event = HoldEvent(at=iso(self._clock.now()), kind=kind, reason=reason, gate_h=gate_h, state=state, waits=waits)
         rollouts.record_hold(self._run, event)
-        self._watcher.show(self._standing(), event)
+        self._watcher.show(self._state_now(), event)
 
     def _next_poll(self) -> datetime:
         """The time of the next poll. Polls are on a grid, so that delays do not add up; missed polls are skipped."""
