@@ -30,6 +30,7 @@ from sim.base.exit_codes import ExitCode
 _FENCE = re.compile(r"^ *```(?P<language>\w*).*\n(?P<body>(?:.*\n)*?) *```", re.MULTILINE)
 _SHELLS = ("", "sh", "bash", "shell", "console")
 _COMMAND = re.compile(r"(?:\$ )?(?:(?:\.venv/bin/)?stormgate|(?:\.venv/bin/)?python -m drills|(?P<make>make)) (?P<rest>.+)")
+_WRITTEN = re.compile(r"^cat > (?P<name>[\w.-]+) <<'(?P<end>\w+)'\n(?P<text>.*?)^(?P=end)$", re.MULTILINE | re.DOTALL)
 _OPERATORS = re.compile(r"[|&;<>()]+")
 _READING = (("drill", "list"), ("drill", "show"), ("gates", "list"), ("gates", "explain"), ("mock", "defects"))
 _HAVE_DRY_RUN = (("drill", "run"), ("stage", "run"), ("rollback", "rehearse"))
@@ -55,9 +56,15 @@ class Tried(NamedTuple):
 
 
 def check(document: Path) -> list[Tried]:
-    """Check every command of a document, in a folder with an example targets file whose environment variables are set."""
+    """Check every command of a document, in a folder with the files that it writes with `cat > FILE <<'END'`.
+
+    The folder has an example targets file, too, whose environment variables are set.
+    """
+    said = document.read_text(encoding="utf-8")
     with _sandbox():
-        return [_try(line, text, document.parent) for line, text in commands(document.read_text(encoding="utf-8"))]
+        for file in _WRITTEN.finditer(said):
+            Path(file["name"]).write_text(file["text"], encoding="utf-8")
+        return [_try(line, text, document.parent) for line, text in commands(said)]
 
 
 def commands(document: str) -> Iterator[tuple[int, str]]:

@@ -69,3 +69,10 @@ def test_several_documents_are_checked(tmp_path: Path, capsys: pytest.CaptureFix
     assert docs_check.main([str(tmp_path / "a.md")]) == 0
     assert docs_check.main([str(tmp_path / "a.md"), str(tmp_path / "b.md")]) == 1
     assert "2 commands, 1 of them wrong" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_files_that_a_document_writes_are_there_for_its_commands(tmp_path: Path):
+    text = "```sh\ncat > mine.toml <<'END'\n{}END\nstormgate gates list --thresholds mine.toml\n```\n"
+    thresholds = (docs_check.DATA / "thresholds.toml").read_text()
+    assert [each.problem for each in tried(tmp_path, text.format(thresholds))] == [""]
+    assert "exit code 3" in tried(tmp_path, text.format("[no.such]\n"))[0].problem
