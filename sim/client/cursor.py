@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import ClassVar, Literal, NamedTuple
 
-from sim.client.marks import Marks
+from sim.client.marks import UNREADABLE, Marks
 from sim.protocols.adapter import Positions
 from sim.protocols.events import Item, Position
 
@@ -116,7 +116,7 @@ class Cursor:
         if position is None or not isinstance(position.offset, int):
             return cls(topic, stream)
         seq = position.offset
-        return cls(topic, stream, seq, seq, restored=seq, proven=seq, epoch=position.epoch)
+        return cls(topic, stream, seq, seq, restored=seq, proven=seq, epoch=position.epoch, marks=Marks(after=seq))
 
     # --- positions ----------------------------------------------------------------------------------
 
@@ -386,7 +386,8 @@ class OpaqueCursor(OrderedCursor):
         """See `Cursor`."""
         if position is None:
             return cls(topic, stream)
-        return cls(topic, stream, 0, restored=0, epoch=position.epoch, place=position, stored_place=position)
+        marks = Marks(after=UNREADABLE)
+        return cls(topic, stream, 0, restored=0, epoch=position.epoch, marks=marks, place=position, stored_place=position)
 
     @property
     def position(self) -> Position | None:

@@ -12,6 +12,7 @@ import msgspec
 
 _REMEMBERED = 4096  # [ours] events of one stream that were in flight together with others
 _IN_FLIGHT = 256  # [ours] events of one stream that may be in flight together
+UNREADABLE = -1  # a position that only the server can read
 
 
 class Acknowledged(msgspec.Struct):
@@ -86,9 +87,9 @@ class Acknowledged(msgspec.Struct):
 class Marks:
     """The events of a stream that a client has since its start: all numbers up to `high` except the `missing` ones.
 
-    0: it has none. Numbers below the first are before its start. So are events up to the position `after` that overtook it
-    and, where the service sends nothing of the past, those that were first sent before the time `since`. Where acknowledgements
-    have no positions, any event that was in flight with others may be one that overtook the first.
+    0: it has none. Numbers below the first are before its start. So are events up to the position `after` (0: the log's start)
+    that overtook it and, where the service sends nothing of the past, those that were first sent before the time `since`. Where
+    acknowledgements have no positions, any event that was in flight with others may be one that overtook the first.
     """
 
     high: int = 0
@@ -110,7 +111,7 @@ class Marks:
             self.high = number
 
     def restart(self, after: int = 0, since: float = -math.inf) -> None:
-        """Start again after a position (0: unknown): what lies before is covered by a snapshot, or its loss is declared."""
+        """Start again after a position (0: the log's start): a snapshot covers what lies before, or its loss is declared."""
         self.high, self.after, self.since, self.first = 0, after, since, 0
         self.missing.clear()
 

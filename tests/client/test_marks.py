@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from sim.client.cursor import Cursor, OpaqueCursor, OrderedCursor
 from sim.client.marks import Acknowledged, MarkRange, Marks, mark_range
 from sim.client.notices import no_run
 from sim.engines.shared import client_setup
@@ -192,6 +193,29 @@ def test_events_that_overtook_others_before_a_clients_start_are_not_lacked_witho
     marks.take(log[start:])
     lacked = sum(number > log[start] for number in log[:start])
     assert marks.lacked(acknowledged) == lacked, "a client that started at the beginning has lost them"
+
+
+@pytest.mark.parametrize(
+    ("kind", "has_positions"),  # opaque positions are no numbers, in acknowledgements either
+    [(Cursor, True), (Cursor, False), (OrderedCursor, True), (OrderedCursor, False), (OpaqueCursor, False)],
+)
+def test_what_overtook_others_before_a_checkpoint_is_not_lacked_by_the_next_process(
+    kind: type[Cursor], has_positions: bool
+) -> None:
+    """In the log, numbers 3 and 4 are behind 5 and 6, with which they were in flight, and the checkpoint is after number 6."""
+    acknowledged, log = Acknowledged(), [1, 2, 5, 6, 3, 4, 7, 8]
+    for number in (1, 2, 5, 6, 3, 4, 7, 8):
+        acknowledged.add(number, log.index(number) + 1 if has_positions else -1, 0.0 if number < 7 else 3.0, min(number, 6) / 3)
+    stored = Position("opaque") if kind is OpaqueCursor else Position(4)
+    marks = kind.at(RUN, RUN, stored).marks
+    marks.take(log[4:])
+    assert marks.lacked(acknowledged) == 0
+    marks = kind.at(RUN, RUN, stored).marks
+    marks.take([3, 4, 8])
+    assert marks.lacked(acknowledged) == 1, "number 7 was in flight alone"
+    marks = kind.at(RUN, RUN, None).marks
+    marks.take(log[4:])
+    assert marks.lacked(acknowledged) == 2, "a client without a checkpoint has lost them"
 
 
 def test_an_event_that_was_in_flight_alone_or_long_after_the_start_is_lacked_without_positions() -> None:
