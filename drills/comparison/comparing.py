@@ -57,7 +57,7 @@ def compare(baseline: Side, others: Sequence[Side], options: Options) -> Compari
         baseline_decision=baseline.decision,
         baseline_decision_reason=baseline.reason,
         minimum_effect=options.minimum_effect,
-        result=_result(found, options),
+        result=_result(baseline, found, options),
         tool_version=version("stormgate"),
         others=found,
     )
@@ -71,19 +71,21 @@ def _require_known(sides: Sequence[Side], options: Options) -> None:
         limits.require_known(options.asked, sorted(better), [name for name, which in better.items() if which == "neither"])
 
 
-def _result(found: Sequence[Versus], options: Options) -> Result:
+def _result(baseline: Side, found: Sequence[Versus], options: Options) -> Result:
     if not options.asked:
         return "compared" if any(drill.is_comparable for each in found for drill in each.drills) else "unclear"
-    answers = {_answered(each) for each in found}
+    answers = {_answered(baseline, each) for each in found}
     return next(answer for answer in ("worse", "unclear", "not_worse") if answer in answers)
 
 
-def _answered(found: Versus) -> Answer:
+def _answered(baseline: Side, found: Versus) -> Answer:
     """The answer to all limits of one side. A verdict that turned from a pass to a failure is worse, whatever the metrics."""
     answers = {limit.answer for limit in found.limits}
-    if "worse" in answers or any(_is_now_red(drill) for drill in found.drills):
+    is_lost = baseline.kind == "stage" and baseline.decision == "go" and found.decision != "go"
+    is_breached = is_lost and found.decision_reason == "breach"
+    if "worse" in answers or is_breached or any(_is_now_red(drill) for drill in found.drills):
         return "worse"
-    return "unclear" if "unclear" in answers or not answers or found.missing else "not_worse"
+    return "unclear" if "unclear" in answers or not answers or found.missing or is_lost else "not_worse"
 
 
 def _is_now_red(drill: ComparedDrill) -> bool:

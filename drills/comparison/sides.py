@@ -195,7 +195,7 @@ def _stage(run_dir: Path, drill: str | None) -> Side:
     for done in evidence.read_lines(run_dir / records.DRILL_RESULTS, DrillDone):
         if drill in (None, done.name) and done.run:
             side.of(done.name).states.append(State(done.status))
-            _add_drill(side, run_dir / done.run, done.name, State(done.status), about)
+            _add_drill(side, run_dir / records.DRILLS / Path(done.run).name, done.name, State(done.status), about)
     return side
 
 

@@ -61,6 +61,8 @@ def _worse(found: Comparison) -> Iterator[str]:
         for limit in other.limits:
             if limit.answer == "worse":
                 yield f"{limit.drill} {limit.metric}"
+        if other.checks and (found.baseline_decision, other.decision_reason) == ("go", "breach"):
+            yield "the stage's decision"
         for drill in other.drills:
             if drill.is_comparable and (drill.verdict_baseline, drill.verdict_other) == ("pass", "fail"):
                 yield f"the verdict on {drill.name}"

@@ -15,6 +15,7 @@ from sim.drill.model import Drill
 from sim.record.observations import Kind
 from tests.commands import Said, stormgate, stormgate_here
 from tests.histories import Story, good_storm, storm_drill
+from tests.stage_folders import Folder
 
 GO, WORSE, UNCLEAR, USAGE = 0, 1, 2, 3
 CLIENTS = 12
@@ -205,6 +206,26 @@ def test_a_drill_that_a_side_lacks_cannot_be_told(before: Path, tmp_path: Path):
     code, found = compared(before, both, *RECOVERY)
     assert (code, found.others[0].extra) == (GO, ("another",))
     assert compared(both, before, *RECOVERY, "--drill", "storm")[0] == GO
+
+
+# --- stages -------------------------------------------------------------------------------------------
+
+
+def test_stages_are_compared_by_their_canary_checks_drills_and_requirements(tmp_path: Path):
+    one, other = Folder(tmp_path / "one").write(), Folder(tmp_path / "other").write()
+    code, found = compared(one.path, one.path)
+    assert (code, found.others[0].checks) == (GO, ())
+    assert {drill.name for drill in found.others[0].drills} == {"canary:observation", "storm", "resets"}
+    assert {drill.runs_other for drill in found.others[0].drills} == {1, 2}
+    (other.path / "rollback.json").unlink()
+    found = compared(one.path, other.path, "--drill", "canary:observation")[1]
+    (versus,) = found.others
+    assert (found.baseline_decision, versus.decision) == ("go", "no_go")
+    assert [drill.name for drill in versus.drills] == ["canary:observation"]
+    assert "rollback" in {check.name for check in versus.checks}
+    steady = ("--drill", "storm", "--fail-if-worse", "publish_to_apply_p95_ms=10%")
+    assert compared(one.path, one.path, *steady)[0] == GO
+    assert compared(one.path, other.path, *steady)[0] == UNCLEAR  # the stage is no longer a go
 
 
 # --- output and misuse --------------------------------------------------------------------------------
