@@ -150,7 +150,7 @@ def show(found: RolloutPlan, rules: Stages, console: "Console") -> None:
     heads = ("stage", Column("begins", overflow="fold"), Column("ends", overflow="fold"), Column("what", overflow="fold"))
     table = Table(*heads, box=box.SIMPLE_HEAD, pad_edge=False)
     for each in found.stages:
-        what = [f"{each.title}, {each.cohort}" + (f", {times.words(each.lasts_s)}" if each.lasts_s else "")]
+        what = [f"{each.title} (cohort: {each.cohort})" + (f", {times.words(each.lasts_s)}" if each.lasts_s else "")]
         what += [each.state.replace("_", " ")] if each.state != "not_started" else []
         what += [f"its command by {shown(each.begin_by)}"] if each.begin_by else []
         table.add_row(*map(Text, (each.stage, shown(each.begins), shown(each.ends), "; ".join([*what, *each.notes]))))
