@@ -77,9 +77,7 @@ def run(
     if stage != "0":
         raise UsageError(f"stage {stage} is held, not run: stormgate stage hold {stage}.")
     asked = _asked(stage, target, targets, rollout, stages, thresholds, out)
-    if not dry_run and not anyway:
-        _require_checked(asked)
-    _execute(asked, as_json, dry_run, export_operators)
+    _execute(asked, as_json, dry_run, export_operators, anyway=anyway)
 
 
 @stage_app.command("hold")
@@ -91,6 +89,7 @@ def hold(
     stages: StagesFile = None,
     thresholds: Thresholds = None,
     out: Out = RESULTS,
+    anyway: Anyway = False,
     as_json: AsJson = False,
     export_operators: ExportOperators = None,
     dry_run: DryRun = False,
@@ -100,12 +99,13 @@ def hold(
 ) -> None:
     """Hold a stage for its whole time, and report. Resumes an interrupted hold.
 
-    The rollout keeps its options: what is not given is as in its latest run.
+    A new hold first does `stage check`, and begins only if nothing will fail. The rollout keeps its options: what is not given
+    is as in its latest run.
     """
     if stage == "0":
         raise UsageError("stage 0 is run, not held: stormgate stage run 0.")
     asked = _asked(stage, target, targets, rollout, stages, thresholds, out)
-    _execute(asked, as_json, dry_run, export_operators, (metrics_port, metrics_host, metrics_linger))
+    _execute(asked, as_json, dry_run, export_operators, (metrics_port, metrics_host, metrics_linger), anyway=anyway)
 
 
 @stage_app.command("check")
@@ -349,11 +349,20 @@ def _moment(text: str, rules: "Stages") -> "datetime | None":
 
 
 def _require_checked(asked: "Asked") -> None:
-    """Do `stage check`, and raise `UsageError` if something will fail."""
+    """Do `stage check`, and raise `UsageError` if something will fail.
+
+    A hold that is under way resumes without it: it was checked when it began, it watches the same conditions itself, and each
+    second until its next snapshot widens its hole.
+    """
     from drills.reports.terminal import err
     from drills.rollout.check import findings, stage_check
+    from drills.rollout.hold import rollouts
+    from drills.rollout.setup import journal
     from sim.base.clocks import SystemClock
 
+    entries = journal.read(rollouts.folder_of(asked.out, asked.rollout) / journal.NAME)
+    if rollouts.under_way(entries, asked.stage) is not None:
+        return
     found = stage_check.check(asked, SystemClock())
     if failed := findings.failed(found):
         findings.show(failed, err())
@@ -368,6 +377,8 @@ def _execute(
     dry_run: bool,
     export_operators: Path | None,
     exports: tuple[int | None, str, float] = (None, LOOPBACK, 0.0),
+    *,
+    anyway: bool = False,
 ) -> None:
     """Run or hold a stage, print its report, and exit with its code."""
     from drills.exports.asked import Exports, say
@@ -379,6 +390,8 @@ def _execute(
     shown.check()
     if dry_run:
         _show_dry_run(asked)
+    if not anyway:
+        _require_checked(asked)
     output.prepare_operators(export_operators)
     try:
         with shown.serving("stage", stage=asked.stage, rollout=asked.rollout) as live:

@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from drills.judging.checks.thresholds import DEFAULT_PATH as THRESHOLDS
 from drills.rollout.check import machine, stage_check
 from drills.rollout.check.findings import Finding, failed
+from drills.rollout.hold import rollouts
+from drills.rollout.hold.rollout_options import Options
 from drills.rollout.hold.stage_plan import Asked
 from sim.base.clocks import SystemClock
 from tests.commands import Said, stormgate_here
@@ -227,6 +230,26 @@ def test_commands_report_what_fails_and_begin_nothing(service: SteppedService) -
     dry = said(service, "stage", "run", "0", "--dry-run")
     assert (dry.code, "1 of" in dry.out, "dry run" in dry.out) == (2, True, True)
     assert not (service.folder / "out").exists()
+
+
+def test_new_hold_is_checked_and_one_under_way_resumes_without(
+    service: SteppedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(service.targets, 'check = ["true"]', 'check = ["false"]')
+    refused = said(service, "stage", "hold", "1")
+    assert (refused.code, "stage 1 did not begin" in refused.sentence, "--anyway" in refused.sentence) == (3, True, True)
+    assert "unlocked" in refused.err
+    assert not (service.folder / "out").exists()
+    anyway = said(service, "stage", "hold", "1", "--anyway")
+    assert (anyway.code, "stage 1 cannot begin: stage 0 has not been run" in anyway.sentence) == (3, True)
+    options = msgspec.to_builtins(Options.given(service.name, service.targets, service.folder / "their-stages.toml", None))
+    with rollouts.journal_of(rollouts.folder_of(service.folder / "out", "r"), SystemClock()) as journal:
+        journal.append(
+            rollouts.STARTED, run="left", stage="1", target=service.name, plan_sha256="", options=msgspec.to_builtins(options)
+        )
+    monkeypatch.setattr(stage_check, "check", lambda asked, clock: pytest.fail("a hold under way waits for no check"))
+    resumed = said(service, "stage", "hold", "1")
+    assert (resumed.code, "left" in resumed.sentence, "did not begin" in resumed.sentence) == (4, True, False)
 
 
 def test_dry_run_shows_the_stage_and_that_nothing_will_fail(service: SteppedService) -> None:

@@ -167,8 +167,8 @@ class _Check:
             return
         folder = rollouts.folder_of(self.asked.out, self.asked.rollout)
         entries = journal.read(folder / journal.NAME)
-        left = rollouts.latest(entries, self.asked.stage)
-        if left is not None and not left.is_finished:
+        left = rollouts.under_way(entries, self.asked.stage)
+        if left is not None:
             yield ok("unlocked", f"the hold {left.run_id} is under way and will be resumed")
             return
         lacks = list(unlock.missing(folder, entries, self.asked.stage, self.clock.now(), self.stages))

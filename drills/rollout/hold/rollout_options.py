@@ -7,7 +7,6 @@ import msgspec
 
 from drills.rollout.hold import rollouts
 from drills.rollout.setup.journal import Entry
-from drills.rollout.setup.stages import PREFLIGHT
 from drills.runs import targets
 from sim.base.errors import UsageError
 
@@ -33,8 +32,8 @@ def settled(given: Options, entries: Sequence[Entry], stage: str) -> Options:
     A hold that is under way keeps its options: another value raises `UsageError` with both. In a new run, a given option
     counts, and the others are those of the latest run.
     """
-    left = rollouts.latest(entries, stage)
-    if stage != PREFLIGHT and left is not None and not left.is_finished:
+    left = rollouts.under_way(entries, stage)
+    if left is not None:
         kept = _kept(left.started)
         for name in Options.__struct_fields__:
             new, old = getattr(given, name), getattr(kept, name)

@@ -16,7 +16,7 @@ from drills.rollout.setup import evidence, records
 from drills.rollout.setup.journal import NAME, Entry, Journal
 from drills.rollout.setup.records import HoldEvent, Stage, StagePlan, StageReport
 from drills.rollout.setup.stage_target import StageTarget
-from drills.rollout.setup.stages import Stages
+from drills.rollout.setup.stages import PREFLIGHT, Stages
 from drills.runs import results
 from sim.base.clocks import Clock, from_iso
 from sim.base.errors import EvidenceError, StorageError, UsageError
@@ -90,6 +90,12 @@ def runs(entries: Sequence[Entry]) -> list[RunRecord]:
 def latest(entries: Sequence[Entry], stage: Stage) -> RunRecord | None:
     """The latest run of a stage."""
     return next((run for run in reversed(runs(entries)) if run.stage == stage), None)
+
+
+def under_way(entries: Sequence[Entry], stage: Stage) -> RunRecord | None:
+    """The hold of a stage that has no report yet, which the next one resumes; None without one."""
+    run = latest(entries, stage) if stage != PREFLIGHT else None
+    return run if run is not None and not run.is_finished else None
 
 
 def require_plan(where: Path, run: RunRecord) -> None:

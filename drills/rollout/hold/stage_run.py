@@ -69,8 +69,8 @@ def _resumed_or_new(prepared: Prepared, folder: Path, clock: Clock, journal: Jou
     """Return the run whose hold was killed or interrupted, or a new run."""
     asked, target = prepared.asked, prepared.target
     assert target is not None
-    left = rollouts.latest(journal.entries, asked.stage) if asked.stage != PREFLIGHT else None
-    if left is not None and not left.is_finished:
+    left = rollouts.under_way(journal.entries, asked.stage)
+    if left is not None:
         run_dir = rollouts.run_dir(folder, left.run_id)
         rollouts.require_plan(run_dir, left)
         rollouts.require_hold(run_dir, left, journal.entries)
