@@ -155,7 +155,7 @@ class History:
     def _separate_logs(self) -> None:
         """Make each further log of a stream a stream of its own, because its positions are not those of the log before."""
         columns = self._columns
-        names = ("t", "kind", "client", "stream", "seq", "value", "marker", "number")
+        names = ("t", "kind", "client", "stream", "seq", "value", "detail", "marker", "number")
         table = Table({name: columns[name] for name in names}, _KIND_CODE, self._places)
         recreated = list(self.fault_times("recreate_log").values())
         stream, base = columns["stream"].astype(np.int32), list(range(len(self.streams)))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.record.logs import Events, Floats, Ints, Logs, Mask, by_positions, by_times
+from sim.record.logs import NO_EPOCHS, Epochs, Events, Floats, Ints, Logs, Mask, by_positions, by_times
 from sim.record.observations import Kind
 
 _OF_PUBLISHER = (Kind.PUBLISHED, Kind.PUBLISH_TRIED, Kind.PUBLISH_FAILED, Kind.READ_BACK)
@@ -23,7 +23,7 @@ _STARTING = (Kind.REBOOTSTRAPPED, Kind.CLAMPED, Kind.DECLARED_LOSS)
 class Table:
     """The columns of a run's observations, sorted by kind and then by time. `codes` has the number of each kind."""
 
-    columns: Mapping[str, NDArray[Any]]  # t, kind, client, stream, seq, value, marker, number in the order of time
+    columns: Mapping[str, NDArray[Any]]  # t, kind, client, stream, seq, value, detail, marker, number in the order of time
     codes: Mapping[str, int]
     rows_of: Callable[[Kind], range]  # where the rows of a kind are in the whole table
 
@@ -85,18 +85,54 @@ def _logs(table: Table, published: Table, run: Run) -> Logs | None:
     published = published.take(first)
     stream, is_stated = int(published.stream[0]), bool((published.seq >= 0).any()) and positions != "opaque"
     sent_t = _first_sent_t(table.of(Kind.PUBLISH_TRIED, stream), published)
+    epochs = NO_EPOCHS if positions == "opaque" else _epochs(table, published)
     if is_stated:
-        return by_positions(Events(number, published.seq, sent_t, published.t), are_dense=positions == "dense")
+        return by_positions(Events(number, published.seq, sent_t, published.t), are_dense=positions == "dense", epochs=epochs)
     # A server that delivers events under wrong positions does not state a lower head as well.
     has_lower_head = positions != "opaque" and len(table.of(Kind.CLAMPED, stream)) > 0
-    if not run.recreated and not has_lower_head:
+    if not run.recreated and not has_lower_head and not len(epochs.number):
         return None
     applied = table.of(Kind.APPLIED, stream)
     seq = published.seq if positions == "opaque" else _most_seen(applied, published)
     events = Events(number, seq, sent_t, published.t)
     if run.recreated:
         return by_times(events, run.recreated, np.isin(number, applied.marker[applied.client == run.auditor]))
-    return by_positions(events, are_dense=True)
+    return by_positions(events, are_dense=True, epochs=epochs)
+
+
+def _epochs(table: Table, published: Table) -> Epochs:
+    """The epoch that most clients knew when they applied an event at its own position; the older one of two.
+
+    A client without an epoch says nothing, and neither does a stream of which clients learned only one.
+    """
+    stream = int(published.stream[0])
+    learned = table.of(Kind.EPOCH_LEARNED, stream)
+    texts, first = np.unique(learned.detail, return_index=True)
+    if len(texts) < 2:
+        return NO_EPOCHS
+    age = np.argsort(np.argsort(learned.number[first]))  # of each text, by when the first client learned it
+    order = np.lexsort((learned.number, learned.client))
+    client, number = learned.client[order].astype(np.int64), learned.number[order].astype(np.int64)
+    applied = table.of(Kind.APPLIED, stream)
+    applied = applied.take(applied.marker >= 0)
+    index = np.minimum(np.searchsorted(published.marker, applied.marker), len(published) - 1)
+    stated = np.where(published.marker[index] == applied.marker, published.seq[index], -1)
+    applied = applied.take((stated < 0) | (stated == applied.seq))
+    size = int(table.number.max(initial=0)) + 1
+    last = np.searchsorted(client * size + number, applied.client.astype(np.int64) * size + applied.number) - 1
+    is_known = (last >= 0) & (client[np.maximum(last, 0)] == applied.client)
+    epoch = age[np.searchsorted(texts, learned.detail[order])][last[is_known]]
+    return _most_frequent(applied.marker[is_known].astype(np.int64), epoch)
+
+
+def _most_frequent(marker: Ints, epoch: Ints) -> Epochs:
+    if len(marker) == 0:
+        return NO_EPOCHS
+    (marker, epoch), counts = np.unique(np.stack((marker, epoch)), axis=1, return_counts=True)
+    order = np.lexsort((-epoch, counts, marker))
+    marker, epoch = marker[order], epoch[order]
+    last = np.append(np.diff(marker) != 0, True)
+    return Epochs(marker[last], np.unique(epoch[last], return_inverse=True)[1].astype(np.int64))
 
 
 def _first_sent_t(tries: Table, published: Table) -> Floats:

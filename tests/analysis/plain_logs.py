@@ -1,7 +1,8 @@
 """Which log each observation is about where a stream's positions started over: for the second judge, plain and slow.
 
 In one log, positions rise in real time. So an event cannot be in a log that has a higher position which was acknowledged before
-the event was sent, nor a lower one which was sent after the event was acknowledged, nor its own position.
+the event was sent, nor a lower one which was sent after the event was acknowledged, nor its own position. Where clients learned
+epochs, an event is in the log whose epoch most of them knew when they applied it, unless it cannot be there.
 """
 
 import math
@@ -50,12 +51,13 @@ def logs_of(events: Mapping[Key, "Event"], rows: Sequence["Seen"], positions: st
         applied = [row for row in rows if row.kind == "applied" and row.stream == stream]
         is_stated = positions != "opaque" and any(event.seq >= 0 for event in own.values())
         recreated = _recreated(rows)
+        epochs = {} if positions == "opaque" else _epochs([row for row in rows if row.stream == stream], own)
         if is_stated:
-            log = _by_positions({number: event.seq for number, event in own.items()}, own, positions == "dense")
+            log = _by_positions({number: event.seq for number, event in own.items()}, own, positions == "dense", epochs)
         elif recreated:
             log = _by_times(own, recreated, {row.marker for row in applied if row.client == auditor})
-        elif positions != "opaque" and any(row.kind == "clamped" and row.stream == stream for row in rows):
-            log = _by_positions(_most_seen(applied), own, True)
+        elif positions != "opaque" and (epochs or any(row.kind == "clamped" and row.stream == stream for row in rows)):
+            log = _by_positions(_most_seen(applied), own, True, epochs)
         else:
             continue
         if len(set(log.values())) > 1:
@@ -89,8 +91,30 @@ def _most_seen(applied: Sequence["Seen"]) -> dict[int, int]:
     return {number: max(sorted(counts), key=lambda seq: (counts[seq], seq)) for number, counts in seen.items()}
 
 
-def _by_positions(seq_of: Mapping[int, int], events: Mapping[int, "Event"], are_dense: bool) -> dict[int, int]:
-    """By lower positions of events that were sent later; where they are dense, one position must also have two events."""
+def _epochs(rows: Sequence["Seen"], own: Mapping[int, "Event"]) -> dict[int, int]:
+    """The age of the epoch that most clients knew when they applied an event; the older one of two."""
+    ages: dict[str, int] = {}
+    knows: dict[int, int] = {}
+    votes: dict[int, Counter[int]] = {}
+    for row in rows:
+        if row.kind == "epoch_learned":
+            knows[row.client] = ages.setdefault(row.detail, len(ages))
+        elif row.kind == "applied" and row.marker >= 0 and row.client in knows:
+            event = own.get(row.marker)
+            if event is None or event.seq in (-1, row.seq):
+                votes.setdefault(row.marker, Counter())[knows[row.client]] += 1
+    found = {number: max(sorted(of), key=lambda age: (of[age], -age)) for number, of in votes.items()}
+    with_events = sorted({*found.values()})
+    return {number: with_events.index(age) for number, age in found.items()} if len(ages) > 1 else {}
+
+
+def _by_positions(
+    seq_of: Mapping[int, int], events: Mapping[int, "Event"], are_dense: bool, epochs: Mapping[int, int]
+) -> dict[int, int]:
+    """By lower positions of events that were sent later; where they are dense, one position must also have two events.
+
+    Two epochs that have events at one position show it, too.
+    """
     own = {
         number: _Placed(seq, events[number].sent_t, events[number].acknowledged_t)
         for number, seq in seq_of.items()
@@ -98,12 +122,17 @@ def _by_positions(seq_of: Mapping[int, int], events: Mapping[int, "Event"], are_
     }
     order = sorted(own.values(), key=lambda each: each.acknowledged_t)
     is_lower = any(e.acknowledged_t < o.sent_t and e.seq > o.seq for e in order for o in order)
-    if not is_lower or (are_dense and len({each.seq for each in order}) == len(order)):
+    known = {number: epochs[number] for number in own if number in epochs}
+    is_shared = any(own[n].seq == own[m].seq and known[n] != known[m] for n in known for m in known)
+    if not is_shared and (not is_lower or (are_dense and len({each.seq for each in order}) == len(order))):
         return {}
-    found = _separate(own)
+    found = _separate(own, epochs)
     for number in sorted(events.keys() - own.keys()):
         found[number] = _of_number({n: found[n] for n in own if n < number} or {0: 0}, number)
-    return found
+    names = sorted({*found.values()})
+    if len(names) > 1:
+        found |= {number: log for number, log in epochs.items() if number not in events and log in names}
+    return {number: names.index(log) for number, log in found.items()}
 
 
 class _Placed(NamedTuple):
@@ -112,12 +141,14 @@ class _Placed(NamedTuple):
     acknowledged_t: float
 
 
-def _separate(own: Mapping[int, _Placed]) -> dict[int, int]:
+def _separate(own: Mapping[int, _Placed], epochs: Mapping[int, int]) -> dict[int, int]:
     """The log of each event, in the order of acknowledgements; an event of the log before may be acknowledged late."""
     logs: list[list[_Placed]] = [[]]
     found = {}
     for number, event in sorted(own.items(), key=lambda each: each[1].acknowledged_t):
-        fitting = [n for n in (len(logs) - 1, len(logs) - 2) if n >= 0 and _fits(event, logs[n])]
+        logs += [[] for _ in range(len(logs), epochs.get(number, -1) + 1)]
+        last = len(logs) - 1
+        fitting = [n for n in (epochs.get(number, last), last, last - 1) if n >= 0 and _fits(event, logs[n])]
         if not fitting:
             logs.append([])
             fitting = [len(logs) - 1]
@@ -185,10 +216,12 @@ def _along(rows: Sequence["Seen"], own: Sequence[int], events: Mapping[Key, "Eve
 def _possible(row: "Seen", events: Mapping[Key, "Event"], log: Mapping[int, int]) -> int:
     """The newest log that may have existed: all events of the logs before had been sent."""
     newest = max(log.values())
-    sent_t = {n: max(events[row.stream, number].sent_t for number, of in log.items() if of < n) for n in range(1, newest + 1)}
+    own = {events[row.stream, number].sent_t: of for number, of in log.items() if (row.stream, number) in events}
+    sent_t = {n: max((t for t, of in own.items() if of < n), default=-math.inf) for n in range(1, newest + 1)}
     return max((n for n in range(1, newest + 1) if sent_t[n] <= row.t), default=0)
 
 
 def _existing(row: "Seen", events: Mapping[Key, "Event"], log: Mapping[int, int]) -> int:
     """The newest log that existed for certain: one of its events had been acknowledged."""
-    return max((of for number, of in log.items() if events[row.stream, number].acknowledged_t <= row.t), default=0)
+    own = {number: of for number, of in log.items() if (row.stream, number) in events}
+    return max((of for number, of in own.items() if events[row.stream, number].acknowledged_t <= row.t), default=0)

@@ -1,6 +1,6 @@
 """Logs that start over: random logs, deletions and readers, against what really happened."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sim.analysis.invariants.registry import violations
-from sim.record.logs import Events, by_positions
+from sim.record.logs import Epochs, Events, by_positions
 from sim.record.observations import Kind
 from tests.histories import AUDITOR, STREAM, Story
 
@@ -87,6 +87,29 @@ def test_first_events_of_a_new_log_that_were_sent_at_once_are_not_taken_for_late
     old = [Appended(float(n), n + 0.5, 0, n) for n in range(1, 4)]
     new = [Appended(9.0, 10.0 + n, 1, seq) for n, seq in enumerate((2, 1, 3, second) if second == 4 else (1, 2, 3))]
     assert separated([*old, *new], is_dense=True) == [0] * len(old) + [1] * len(new)
+
+
+@settings(deadline=None)
+@given(kinds(is_serial=False))
+def test_epochs_say_which_log_each_event_is_in(case: tuple[bool, list[Appended]]) -> None:
+    is_dense, stream = case
+    number, (sent_t, acknowledged_t, log, seq) = np.arange(1, len(stream) + 1), np.array([astuple(event) for event in stream]).T
+    epochs = Epochs(number, np.unique(log, return_inverse=True)[1])
+    found = by_positions(Events(number, seq.astype(np.int64), sent_t, acknowledged_t), are_dense=is_dense, epochs=epochs)
+    if found is not None:
+        assert found.log.tolist() == epochs.epoch.tolist()
+    elif is_dense:
+        assert len(set(log)) == 1
+
+
+def test_an_epoch_that_a_position_contradicts_decides_nothing() -> None:
+    """The last event cannot be in the old log, although its readers had not heard of the new one."""
+    old, new = [Appended(float(n), n + 0.5, 0, n) for n in range(1, 5)], [Appended(9.0 + n, 9.5 + n, 1, n) for n in range(1, 4)]
+    number = np.arange(1, 8)
+    columns = (np.array([getattr(event, name) for event in [*old, *new]]) for name in ("seq", "sent_t", "acknowledged_t"))
+    found = by_positions(Events(number, *columns), are_dense=True, epochs=Epochs(number, np.array([0] * 4 + [1, 1, 0])))
+    assert found is not None
+    assert found.log.tolist() == [0] * 4 + [1] * 3
 
 
 @dataclass(frozen=True)
