@@ -223,9 +223,10 @@ def drill_events(
 ) -> None:
     """Print rows of a run's record in order of time."""
     from drills.judging import row_query
-    from drills.reports import explained
+    from drills.reports import explained, terminal
     from drills.runs import recorded_runs
 
+    width = terminal.width_of(terminal.out())
     query = row_query.RowQuery(client, stream, around, tuple(kind or ()), since, until)
     found = {}
     for each in recorded_runs.runs_in(run, name):
@@ -233,7 +234,7 @@ def drill_events(
         found[each.name] = list(row_query.as_values(each.history, rows, limit))
         if not as_json:
             more = f" (the first {limit}; --limit prints more)" if len(rows) > limit else ""
-            output.lines(f"{each.name}: {len(rows)} rows{more}", *explained.table(found[each.name]), "")
+            output.lines(f"{each.name}: {len(rows)} rows{more}", *explained.table(found[each.name], width), "")
     if as_json:
         output.json_object(found)
 

@@ -24,6 +24,8 @@ _MAX_CONDITIONS = 8
 
 def show(found: Comparison, console: "Console", every_metric: bool = False) -> None:
     """Print a comparison."""
+    from drills.reports.terminal import say
+
     say(console, f"baseline: {found.baseline} ({verdict(found.baseline_decision, found.baseline_decision_reason)})")
     for other in found.others:
         say(console, f"other:    {other.path} ({verdict(other.decision, other.decision_reason)})")
@@ -34,13 +36,6 @@ def show(found: Comparison, console: "Console", every_metric: bool = False) -> N
         for limit in other.limits:
             say(console, limit_line(limit), _COLOURS[limit.answer])
     say(console, headline(found), f"bold {_COLOURS.get(found.result, '')}".strip())
-
-
-def say(console: "Console", text: str, style: str = "") -> None:
-    """Print a text unchanged, without added line breaks."""
-    from rich.markup import escape
-
-    console.print(escape(text), style=style or None, soft_wrap=True)
 
 
 def headline(found: Comparison) -> str:
@@ -98,6 +93,8 @@ def shown_metrics(drill: ComparedDrill, asked: Sequence[str]) -> tuple[list[Comp
 
 def _show_drill(drill: ComparedDrill, asked: Sequence[str], console: "Console", every_metric: bool) -> None:
     from rich.table import Column, Table
+
+    from drills.reports.terminal import say
 
     verdicts = drill.verdict_baseline, drill.verdict_other
     changed = f"verdict {verdicts[0]}" if verdicts[0] == verdicts[1] else f"verdict {verdicts[0]} -> {verdicts[1]}"

@@ -53,14 +53,27 @@ def _wrapped(indent: str, text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False)
 
 
-def table(rows: Iterable[Mapping[str, object]]) -> Iterator[str]:
-    """Rows of a record in columns: time, kind, client, stream, position, marker, attempt, value, detail."""
-    yield "         t  kind                client  position    marker  attempt       value  stream and detail"
+def table(rows: Iterable[Mapping[str, object]], width: int | None) -> Iterator[str]:
+    """Rows of a record in columns: time, kind, client, position, marker, attempt, value, stream and detail.
+
+    The last column takes lines of its own where `width` columns are too few for it. None: there are always enough.
+    """
+    heads = "         t  kind                client  position    marker  attempt       value"
+    yield from _row(heads, "stream and detail", width)
     for row in rows:
         cells = [_cell(row.get(name)) for name in ("client", "position", "marker", "attempt", "value")]
         numbers = f"{cells[0]:>8}{cells[1]:>10}{cells[2]:>10}{cells[3]:>9}{cells[4]:>12}"
         text = "  ".join(str(row[name]) for name in ("stream", "detail") if row.get(name))
-        yield f"{row['t']:>10.3f}  {row['kind']!s:<18}{numbers}  {text}".rstrip()
+        yield from _row(f"{row['t']:>10.3f}  {row['kind']!s:<18}{numbers}", text, width)
+
+
+def _row(columns: str, text: str, width: int | None) -> Iterator[str]:
+    one_line = f"{columns}  {text}".rstrip()
+    if width is None or len(one_line) <= width:
+        yield one_line
+        return
+    yield columns.rstrip()
+    yield from textwrap.wrap(text, width, initial_indent=" " * 12, subsequent_indent=" " * 12)
 
 
 def _cell(value: object) -> str:

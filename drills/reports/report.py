@@ -231,8 +231,9 @@ _COLOURS = {State.PASS: "green", State.FAIL: "red", State.ERROR: "red"}
 
 def print_verdict(verdict: RunVerdict, console: "Console") -> None:
     """Print a run's verdict: a table of its drills, then the reasons of each drill that did not pass."""
-    from rich.markup import escape
     from rich.table import Table
+
+    from drills.reports.terminal import say
 
     many = any(drill.replications != 1 for drill in verdict.drills)
     table = Table("drill", "status", "clients", *(["runs"] if many else []), "live again (99 %)")
@@ -245,15 +246,15 @@ def print_verdict(verdict: RunVerdict, console: "Console") -> None:
         if drill.status is not State.PASS:
             console.print(f"[bold]{drill.name}[/]")
             for reason in reasons(drill):
-                console.print(f"  {escape(reason)}", soft_wrap=True)
+                say(console, f"  {reason}")
         if drill.prediction is not None:
             console.print(_predicted_table(drill, drill.prediction))
         if drill.endings:
-            console.print(escape(f"{drill.name}: {endings_line(drill)}"), style="dim", soft_wrap=True)
+            say(console, f"{drill.name}: {endings_line(drill)}", "dim")
         for remark in drill.remarks:
-            console.print(escape(f"{drill.name}: {remark}"), style="dim", soft_wrap=True)
+            say(console, f"{drill.name}: {remark}", "dim")
     for note in verdict.notes:
-        console.print(escape(note), style="dim", soft_wrap=True)
+        say(console, note, "dim")
     because = f" ({verdict.decision_reason.replace('_', ' ')})" if verdict.decision_reason else ""
     left = f"   Not run: {verdict.not_run}" if verdict.not_run else ""
     colour = _COLOURS.get(verdict.status, "yellow")

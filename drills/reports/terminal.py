@@ -1,15 +1,21 @@
 """Terminal output: verdicts on stdout, progress on stderr; plain lines if stderr is not a terminal."""
 
+import os
+import re
+import textwrap
 import time
 from collections.abc import Sequence
 from typing import Self
 
 from rich import progress as bars
 from rich.console import Console
+from rich.text import Text
 
 from sim.base.process_pool import Standing
 
 _LINE_EVERY_S = 1.0  # without a terminal: often enough to see progress
+_COMMAND = re.compile("`[^`]*`")
+_JOINED, _PARTED = {ord(" "): "\0", ord("\n"): "\1"}, {0: " ", 1: "\n"}
 _SEVERAL_EVERY_S = 10.0  # for several runs at once, while none of them ends
 
 
@@ -21,6 +27,35 @@ def out() -> Console:
 def err() -> Console:
     """The console for everything except verdicts and tables."""
     return Console(stderr=True, highlight=False)
+
+
+def width_of(console: Console) -> int | None:
+    """Columns of a terminal, or the variable COLUMNS; None for a file or a pipe, which has lines of any length."""
+    return console.width if console.is_terminal or "COLUMNS" in os.environ else None
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """Print a text unchanged, folded between words if the console has a width. What is in `backquotes` stays whole."""
+    width = width_of(console)
+    console.print(Text(folded(text, width) if width else text, style=style), soft_wrap=True)
+
+
+def folded(text: str, width: int) -> str:
+    """Each line folded between words, what is over indented by two more columns. Words and commands stay whole."""
+    whole = _COMMAND.sub(lambda command: command[0].translate(_JOINED), text)
+    return "\n".join(_folded_line(line, width) for line in whole.split("\n")).translate(_PARTED)
+
+
+def _folded_line(line: str, width: int) -> str:
+    if len(line) <= width:
+        return line
+    words = line.lstrip(" ")
+    indent = " " * (len(line) - len(words))
+    under = indent + "  "
+    lines = textwrap.wrap(
+        words, width, initial_indent=indent, subsequent_indent=under, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(lines)
 
 
 class _Bar:

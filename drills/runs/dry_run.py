@@ -44,27 +44,30 @@ def as_json(request: Request, checked: Checked) -> None:
 
 def in_words(request: Request, checked: Checked, console: "Console") -> None:
     """Print every drill with its faults; for a named target also its addresses and rules."""
+    from drills.reports.terminal import say
+
     endpoints = checked.endpoints
     if endpoints is not None:
         for line in _target_lines(endpoints):
-            console.print(line, soft_wrap=True, markup=False)
+            say(console, line)
     for drill in request.drills:
         if why := checked.not_run.get(drill.name):
-            console.print(f"{drill.name} is not run: {why}", soft_wrap=True, markup=False)
+            say(console, f"{drill.name} is not run: {why}")
             continue
         fleet = f"{drill.fleet.clients} {drill.fleet.policy} clients, {drill.load.events_per_s:g} events/s"
-        console.print(f"[bold]{drill.name}[/] on {request.target} by {request.engine}: {fleet}", soft_wrap=True)
+        say(console, f"{drill.name} on {request.target} by {request.engine}: {fleet}", "bold")
         if drill.variants:
-            console.print(f"  on {len(_variant_names(drill))} variants: {', '.join(_variant_names(drill))}", soft_wrap=True)
+            say(console, f"  on {len(_variant_names(drill))} variants: {', '.join(_variant_names(drill))}")
         for fault in fault_schedule.plan(drill, request.seed):
             parameters = ", ".join(f"{key} {value}" for key, value in fault.describe().items() if key != "kind")
-            console.print(f"  {fault.kind}: {parameters}", soft_wrap=True)
+            say(console, f"  {fault.kind}: {parameters}")
             if endpoints is not None and fault.kind in endpoints.rules.hooks:
+                # commands stay on one line, to be copied
                 console.print(f"    by hook: {_hook(endpoints, fault.kind)}", soft_wrap=True, markup=False)
         if not drill.faults:
             console.print("  no faults; the drill only observes")
     for remark in _remarks(request, endpoints) if endpoints is not None else ():
-        console.print(remark, soft_wrap=True, markup=False)
+        say(console, remark)
 
 
 def _variant_names(drill: "Drill") -> list[str]:

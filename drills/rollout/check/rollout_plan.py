@@ -142,6 +142,8 @@ def show(found: RolloutPlan, rules: Stages, console: "Console") -> None:
     from rich.table import Column, Table
     from rich.text import Text
 
+    from drills.reports.terminal import say
+
     local = Calendar(rules.calendar).local
 
     def shown(at: str) -> str:
@@ -154,7 +156,7 @@ def show(found: RolloutPlan, rules: Stages, console: "Console") -> None:
         what += [each.state.replace("_", " ")] if each.state != "not_started" else []
         what += [f"its command by {shown(each.begin_by)}"] if each.begin_by else []
         table.add_row(*map(Text, (each.stage, shown(each.begins), shown(each.ends), "; ".join([*what, *each.notes]))))
-    console.print(f"rollout {found.rollout} on {found.target}, at the earliest:", markup=False, soft_wrap=True)
+    say(console, f"rollout {found.rollout} on {found.target}, at the earliest:")
     console.print(table)
     for sentence in found.notes:
-        console.print(sentence, markup=False, soft_wrap=True)
+        say(console, sentence)

@@ -171,8 +171,10 @@ def _commit() -> str:
 
 def show(asked: Asked, console: "Console") -> None:
     """Print what the stage would do; start nothing and send nothing. Raises `UsageError` as the real run would."""
+    from drills.reports.terminal import say
+
     for line in lines(asked):
-        console.print(line, markup=False, soft_wrap=True)
+        say(console, line)
 
 
 def lines(asked: Asked) -> list[str]:
@@ -203,7 +205,7 @@ def _lines(prepared: Prepared) -> Iterator[str]:
         return
     for command in stages.commands:
         beside = f" (beside {command.stands_for})" if command.is_ours else ""
-        yield f"command {command.name}{beside}: {shlex.join(command.argv)}"
+        yield f"command {command.name}{beside}: `{shlex.join(command.argv)}`"
     yield f"{len(prepared.drills)} drills: {', '.join(prepared.drills)}"
     yield f"rollback rehearsal: at most {rules.rehearsal_limit_s:g} s to recover"
     yield f"baseline: {stages.baseline_s(kind):g} s"

@@ -170,7 +170,9 @@ def show(status: Status, console: "Console") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    console.print(f"[bold]{escape(status.rollout)}[/] at {status.at}", soft_wrap=True)
+    from drills.reports.terminal import say
+
+    say(console, f"{status.rollout} at {status.at}", "bold")
     table = Table("stage", "state", "signed", "run")
     for each in status.stages:
         colour = _COLOURS.get(each.state, "yellow")
@@ -178,11 +180,11 @@ def show(status: Status, console: "Console") -> None:
     console.print(table)
     for each in status.stages:
         for line in _lines(each):
-            console.print(f"  {each.stage}: {escape(line)}", soft_wrap=True)
+            say(console, f"  {each.stage}: {line}")
     if not status.next_stage:
         console.print("every stage is a signed go")
     for sentence in status.missing:
-        console.print(f"stage {status.next_stage} waits: {escape(sentence)}", soft_wrap=True)
+        say(console, f"stage {status.next_stage} waits: {sentence}")
     if status.command:
         console.print(f"next: {escape(status.command)}", soft_wrap=True)
 

@@ -47,6 +47,8 @@ def print_report(report: StageReport, console: "Console") -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from drills.reports.terminal import say
+
     table = Table("gate or requirement", "state", "decided by")
     for gate in report.gates:
         table.add_row(gate.name, _coloured(gate.state), escape(decided_by(gate)))
@@ -54,10 +56,10 @@ def print_report(report: StageReport, console: "Console") -> None:
         table.add_row(each.name, _coloured(each.state), escape(each.reason))
     console.print(table)
     for sentence in report.why:
-        console.print(escape(sentence), soft_wrap=True)
+        say(console, sentence)
     for note in report.notes:
-        console.print(escape(note), style="dim", soft_wrap=True)
-    console.print(f"[bold]{escape(headline(report))}[/] ({escape(about(report.plan))})", soft_wrap=True)
+        say(console, note, "dim")
+    say(console, f"{headline(report)} ({about(report.plan)})", "bold")
 
 
 def _coloured(state: str) -> str:
