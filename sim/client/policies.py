@@ -48,11 +48,6 @@ class Policy:
     fruitless_asks: int = 3  # [ours] replays that did not close a hole before the client reconnects
     defects: frozenset[str] = frozenset()  # of `CLIENT_DEFECTS`
 
-    @property
-    def claims_correctness(self) -> bool:
-        """Whether the policy promises that no event is lost: it continues from a snapshot, and never skips missing events."""
-        return self.takes_snapshots and self.asks_again and not self.defects
-
 
 def _by_the_contract(delays: str) -> Policy:
     return Policy(delays, backoff.get(delays), resets_when_live=True, honours_hints=True, takes_snapshots=True, asks_again=True)

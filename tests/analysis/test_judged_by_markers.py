@@ -8,7 +8,7 @@ import pytest
 
 from sim.protocols.durable_streams.adapter import CAPABILITIES
 from sim.record.observations import Kind
-from tests.analysis.test_invariants import WORKER, broken, one_stream, opaque, unlocated, whole
+from tests.analysis.test_invariants import WORKER, broken, first, one_stream, opaque, unlocated, whole
 from tests.drills.asking import state
 from tests.histories import AUDITOR, STREAM, Story
 
@@ -193,3 +193,30 @@ def test_reader_that_starts_again_and_a_fault_that_changes_the_order_are_excused
     for kind in ("reorder_deliveries", "delay_deliveries"):
         story = in_orders((1, 2, 3), (1, 3, 2), plan=[{"kind": kind}])
         assert broken(story.tell(1.5, Kind.FAULT_INJECTED, detail=kind)) == {}
+
+
+@pytest.mark.parametrize(("stored", "wrong"), [((1, 2), 0), ((2, 1), 1)])
+def test_log_is_read_like_one_more_client(stored: tuple[int, ...], wrong: int) -> None:
+    """It begins with the first event, although the last client has come to the second by then."""
+    story = sent(Story(2).fresh(0).fresh(1), (1, 1.0, 1.2), (2, 1.3, 1.5))
+    for client in (0, 1):
+        for number in (1, 2):
+            story.tell(2.0 + number, Kind.APPLIED, client, STREAM, number, marker=number)
+    for place, number in enumerate(stored):
+        story.tell(9.0 + place, Kind.READ_BACK, -1, STREAM, number, marker=number)
+    assert broken(story).get("real_time_order", 0) == wrong
+
+
+def test_logs_of_two_streams_are_read_one_by_one() -> None:
+    story, others = sent(Story(1).fresh(0), (1, 1.0, 1.2), (2, 1.3, 1.5)), "runtime.run.2.events"
+    story.tell(1.6, Kind.PUBLISH_TRIED, -1, others, value=1.0, detail="acknowledged", attempt=1, marker=1)
+    story.tell(1.6, Kind.PUBLISHED, -1, others, value=1.0, marker=1)
+    for t, stream, number in ((9.0, others, 1), (9.1, STREAM, 1), (9.2, STREAM, 2)):
+        story.tell(t, Kind.READ_BACK, -1, stream, number, marker=number)
+    assert "real_time_order" not in broken(story)
+
+
+def test_position_with_two_payloads_is_named() -> None:
+
+    story = whole().marked().changed(lambda row: row.kind == Kind.APPLIED and (row.client, row.seq) == (0, 3), detail="other")
+    assert first(story, "acknowledged_lost") == f"{STREAM}, seq 3, at 2.000 s, has two payloads"

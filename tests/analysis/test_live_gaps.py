@@ -133,3 +133,11 @@ def test_fault_explains_the_gaps_of_its_own_clients_only() -> None:
 @pytest.mark.parametrize("positions", ["ordered", "opaque"])
 def test_positions_that_do_not_show_gaps_blame_nobody(positions: str) -> None:
     assert found(story(capabilities={"positions": positions})) == []
+
+
+def test_event_that_no_client_saw_is_blamed_on_nobody_where_only_clients_know_positions() -> None:
+    """It lies somewhere: nothing says that it is the one which the gap left out."""
+    told = story().marked().changed(lambda row: row.kind is Kind.PUBLISHED, seq=-1)
+    assert found(told) == [(CLIENT, 2)]
+    unseen = told.without(lambda row: row.kind is Kind.APPLIED and row.seq == 2)
+    assert found(unseen) == []

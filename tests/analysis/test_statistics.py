@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -154,6 +155,14 @@ def test_mean_without_an_interval() -> None:
         assert math.isnan(found.deviation)
     with pytest.raises(ValueError, match="not a number"):
         statistics.mean(np.array([1.0, math.nan]))
+
+
+def test_two_values_have_an_interval_and_one_is_not_asked_for_its_deviation() -> None:
+    two = statistics.mean(np.array([1.0, 3.0]))
+    assert (two.value, two.deviation) == (2.0, pytest.approx(math.sqrt(2.0)))
+    assert two.upper - two.value == pytest.approx(12.706, abs=1e-2), "Student's t for one degree of freedom"
+    with warnings.catch_warnings(action="error"):
+        assert statistics.mean(np.array([7.0])).n == 1
 
 
 @pytest.mark.parametrize("enough", [2, 3, 4, 7, 8, 100, statistics.MAX_REPLICATIONS])

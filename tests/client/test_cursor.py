@@ -182,3 +182,21 @@ def test_cursor_that_goes_on_in_another_log_has_lost_an_unknown_number_of_events
     start = cursor.continue_at(Position(5, "e2"))
     assert (start.how, start.old, math.isnan(start.lost)) == ("other_log", None, True)
     assert cursor.position == Position(5, "e2")
+
+
+def test_client_is_behind_until_it_reaches_the_highest_event_that_it_received():
+    cursor = Cursor.at("t", "s", Position(5, None))
+    assert [cursor.offer(seq) for seq in (9, 8)] == [Outcome.GAP, Outcome.GAP]
+    for seq in (6, 7, 8):
+        cursor.apply(seq, Item(None, msgspec.Raw(b"{}")))
+        assert cursor.is_behind, seq
+    cursor.apply(9, Item(None, msgspec.Raw(b"{}")))
+    assert not cursor.is_behind
+
+
+def test_copy_of_an_applied_event_leaves_a_client_that_went_back_behind_nothing():
+    """A server with a lower head lets the client go on from there."""
+    cursor = Cursor.at("t", "s", Position(5, None))
+    assert cursor.offer(4) is Outcome.DUPLICATE
+    cursor.watermark = 3
+    assert not cursor.is_behind

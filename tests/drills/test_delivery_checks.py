@@ -153,3 +153,8 @@ def test_a_replay_for_a_cursor_above_the_head_starts_below_it(clamped: dict[str,
         fields = {"client": 3, "stream": STREAM, "seq": 300, "value": 1_000_300.0, **clamped}
         story.tell(22.0, Kind.CLAMPED, **fields)  # type: ignore[arg-type]
     assert state("replay.divergence", story) is expected
+
+
+@pytest.mark.parametrize(("t", "expected"), [(19.99, PASS), (20.0, FAIL), (25.0, FAIL), (25.01, PASS)])
+def test_connections_cut_twice_count_from_the_fault_to_the_recovery(t: float, expected: State) -> None:
+    assert state("drill.cut_once", cut_again(t)) is expected

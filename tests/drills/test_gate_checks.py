@@ -2,9 +2,10 @@
 
 import pytest
 
+from drills.judging.checks.verdicts import State
 from sim.record.observations import Kind
 from tests.drills.asking import ERROR, FAIL, INCONCLUSIVE, INF, NAN, NO_DATA, NOT_RUN, PASS, ask, back_after, many, state
-from tests.histories import STREAM, Story
+from tests.histories import AUDITOR, STREAM, Story
 
 # --- ratios -----------------------------------------------------------------------------------------
 
@@ -122,6 +123,16 @@ def test_stale_loops() -> None:
     story = many(1, Kind.STALE, many(1, Kind.SUBSCRIBED), attempt=1)
     assert state("replay.stale_loops", story) is PASS
     assert state("replay.stale_loops", story.tell(3.0, Kind.STALE, 0, attempt=2)) is FAIL
+
+
+@pytest.mark.parametrize(("client", "expected"), [(-1, PASS), (0, FAIL), (1, FAIL), (2, PASS), (AUDITOR, PASS)])
+def test_corrupt_events_count_for_clients_of_the_fleet(client: int, expected: State) -> None:
+    """A negative client (number 2 here) may get what it deserves, and the auditor belongs to another check."""
+    story = Story(2).publish(1).fresh(0).fresh(1)
+    for number in range(2):
+        story.apply(number, 1)
+    story.apply(0, *range(2, 2000)).tell(3.0, Kind.HASH_MISMATCH, client, STREAM, 1)
+    assert state("ux.integrity", story) is expected
 
 
 def test_dropped_deliveries_and_evictions() -> None:

@@ -219,3 +219,9 @@ def test_ledger_finds_what_an_oracle_finds(case: Case) -> None:
     assert found.get("applied_twice", 0) == case.twice()
     assert found.get("real_time_order", 0) == case.out_of_real_time()
     assert np.all(np.diff(ledger.published.place) > 0)
+
+
+def test_publish_at_position_0_counts_and_one_without_position_or_marker_does_not() -> None:
+    story = Story(1).publish(0, 1, -1)
+    published = story.ledger().published
+    assert (published.seq.tolist(), published.number.tolist()) == ([0, 1], [0, 1])

@@ -248,3 +248,69 @@ def test_a_fault_deleted_a_log_only_if_it_was_active_in_between(fault_t: float, 
     history = story.history()
     (base,) = history.logs
     assert [bool(history.deleted_by_fault()[code]) for code in history.logs_of(base)] == [is_its_doing, False]
+
+
+@pytest.mark.parametrize("capabilities", [{}, {"has_epochs": False}, {"has_epochs": True}])
+def test_a_replaced_log_is_a_breach_only_where_positions_do_not_name_their_log(capabilities: dict[str, object]) -> None:
+    """The last two events are in another log, and no client of the protocol without epochs can notice it."""
+    story = Story(1, header={"capabilities": capabilities}).fresh(0)
+    for number, seq in enumerate((1, 2, 3, 1, 2), 1):
+        story.publish(seq, t=float(number), marker=number)
+    history = story.history()
+    assert [logs.log.tolist() for logs in history.logs.values()] == [[0, 0, 0, 1, 1]]
+    assert history.has_epochs == bool(capabilities.get("has_epochs"))
+    names = {each.invariant for each in violations(history, story.ledger())}
+    assert ("log_recreated" in names) != history.has_epochs
+
+
+def in_two_logs() -> Story:
+    """Events 1 to 3 of a log and, from 10 s on, 4 to 6 of another one, at the same positions."""
+    story = Story(2)
+    for number in range(1, 4):
+        story.publish(number, t=float(number), marker=number)
+        story.publish(number, t=10.0 + number, marker=3 + number)
+    return story
+
+
+def streams_of(story: Story, kind: Kind) -> list[str]:
+    """The log of each row of a kind, in the order of time."""
+    history = story.history()
+    return [history.streams[code] for code in history.of(kind).stream]
+
+
+SECOND = f"{STREAM} (log 2)"
+
+
+def test_a_row_that_names_no_event_is_of_the_log_in_which_its_client_is() -> None:
+    """The first row of a client is of the log in which it goes on, never in that of the client before it."""
+    story = in_two_logs()
+    for client, t, marker in ((0, 11.5, 4), (1, 1.5, 1)):
+        story.tell(t, Kind.REPLAY_STARTED, client, STREAM, 0)
+        story.tell(t + 0.1, Kind.APPLIED, client, STREAM, 1, marker=marker)
+        story.tell(t + 0.2, Kind.CHECKPOINT_WRITTEN, client, STREAM, 1)
+    for kind in (Kind.REPLAY_STARTED, Kind.APPLIED, Kind.CHECKPOINT_WRITTEN):
+        assert streams_of(story, kind) == [STREAM, SECOND], kind
+
+
+def test_a_client_that_goes_on_in_the_old_log_is_there_although_there_is_another_one() -> None:
+    story = in_two_logs()
+    story.tell(12.5, Kind.REPLAY_STARTED, 0, STREAM, 0).tell(12.6, Kind.APPLIED, 0, STREAM, 1, marker=1)
+    story.tell(12.5, Kind.REPLAY_STARTED, 1, STREAM, 0)  # nothing says that this one is
+    assert streams_of(story, Kind.REPLAY_STARTED) == [STREAM, SECOND]
+
+
+@pytest.mark.parametrize(("seq", "log"), [(1, SECOND), (2, STREAM), (-1, SECOND)])
+def test_an_event_under_another_position_than_its_own_does_not_say_in_which_log_its_client_is(seq: int, log: str) -> None:
+    story = in_two_logs()
+    story.tell(1.5, Kind.APPLIED, 0, STREAM, 1, marker=1)
+    story.tell(12.5, Kind.DUPLICATE_DROPPED, 0, STREAM, seq, marker=4)
+    story.tell(12.6, Kind.CHECKPOINT_WRITTEN, 0, STREAM, 2)
+    assert streams_of(story, Kind.CHECKPOINT_WRITTEN) == [log]
+
+
+def test_an_event_whose_position_nobody_knows_says_in_which_log_its_client_is() -> None:
+    story = in_two_logs().tell(15.0, Kind.PUBLISHED, -1, STREAM, -1, value=0.0, marker=7)
+    story.tell(1.5, Kind.APPLIED, 0, STREAM, 1, marker=1)
+    story.tell(16.0, Kind.GAP, 0, STREAM, 9, marker=7)
+    story.tell(16.1, Kind.CHECKPOINT_WRITTEN, 0, STREAM, 9)
+    assert streams_of(story, Kind.CHECKPOINT_WRITTEN) == [SECOND]

@@ -21,7 +21,7 @@ from sim.base.errors import EvidenceError, StorageError
 from sim.record import parquet
 from sim.record.columns import Columns
 from sim.record.observations import SCHEMA
-from sim.record.parquet import CHUNK_FOLDER, FILE_NAME, Recorder, file_sha256, read
+from sim.record.parquet import CHUNK_FOLDER, FILE_NAME, Collector, Recorder, file_sha256, read
 from sim.record.run_header import HEADER_NAME, RunHeader, read_header, read_verified, write_header
 
 ROWS = [
@@ -332,3 +332,26 @@ def test_column_with_damaged_pages_is_refused(sealed: Path):
     path.write_bytes(content)
     with pytest.raises(EvidenceError, match=f"{FILE_NAME}: cannot be read"):
         read(sealed)
+
+
+class Chunks(Collector):
+    """Keeps the sizes of the chunks that are handed on."""
+
+    def __init__(self, max_rows: int) -> None:
+        super().__init__(max_rows)
+        self.sizes: list[int] = []
+
+    def _hand_on(self, columns: Columns) -> None:
+        self.sizes.append(len(columns))
+
+
+def test_rows_are_handed_on_as_soon_as_a_chunk_is_full_and_the_rest_at_the_end():
+    chunks = Chunks(3)
+    sizes = []
+    for number in range(7):
+        chunks.add(float(number), "applied", number)
+        sizes.append(len(chunks.sizes))
+    assert sizes == [0, 0, 1, 1, 1, 2, 2]
+    chunks.flush()
+    chunks.flush()
+    assert chunks.sizes == [3, 3, 1]

@@ -62,3 +62,10 @@ def test_close_frame_has_a_reason_only_where_it_has_a_code(
     driver.runtime.closing.follow(CloseOrder(0, {"chosen": code}, retry_after_ms=500.0))
     end = driver.runtime.closing.end_of(number)
     assert (end.code, bool(end.reason)) == (sent, has_reason)
+
+
+def test_order_without_a_hint_sends_none(driver: RuntimeDriver):
+    driver.runtime.closing.follow(CloseOrder(0, {"chosen": 503}))
+    with pytest.raises(UpgradeRefusedError) as refused:
+        driver.open("chosen")
+    assert (refused.value.retry_after_ms, refused.value.end.headers) == (0.0, {})

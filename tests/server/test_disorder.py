@@ -135,3 +135,17 @@ def test_fault_affects_its_share_of_events(share: float, least: int, most: int):
     sent = seqs(after(driver, number, 40))
     assert sorted(set(sent)) == list(range(3, 43))
     assert least <= len(sent) - 40 <= most
+
+
+def test_late_event_is_sent_when_it_is_due_and_not_before():
+    driver, number = faulty_driver("delay_deliveries")
+    assert seqs(after(driver, number)) == []
+    driver.now += 0.1
+    assert seqs(after(driver, number)) == []
+    disorder = driver.runtime._disorder
+    due_at = disorder.due_at()
+    assert due_at == pytest.approx(driver.now + 0.1)
+    assert list(disorder.due(due_at - 0.001)) == []
+    ((connection, (batch, _)),) = disorder.due(due_at)
+    assert (connection, batch.stream, len(batch.items)) == (number, TOPIC, 1)
+    assert disorder.due_at() == pytest.approx(due_at + 0.1), "the second one is not due"

@@ -304,6 +304,19 @@ def test_skip_for_slow_consumers_leaves_gap_in_live_tail():
     assert seqs(driver.pull(number)) == [101]
 
 
+def test_skip_for_slow_consumers_skips_no_stream_that_has_nothing_waiting():
+    driver = RuntimeDriver(Switches(defects={"skip_for_slow_consumers"}))
+    number = driver.live(A, B)
+    driver.publish(A, 100)
+    driver.wait(0.6)
+    assert driver.pull(number) == []
+    driver.publish(B, 2)
+    driver.publish(A)
+    frames = driver.pull(number)
+    assert (seqs(frames, A), seqs(frames, B)) == ([101], [1, 2])
+    assert seqs(driver.ask(number, Subscribe("3", (A,), {A: 98}))) == [99, 100, 101], "they are in the log"
+
+
 def test_keep_silent_clients_never_drops_silent_client():
     driver, silent = live_with("keep_silent_clients")
     driver.wait(600.0)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sim.server.counters import metrics, monitored
+from sim.server.counters import Counters, metrics, monitored
 from sim.server.tokens import TokenRefusedError
 from tests.client.server_double import COMPATIBILITY, START
 from tests.server.runtime_driver import A, B, RuntimeDriver
@@ -68,3 +68,11 @@ def test_monitoring_counts_connects_returns_and_silent_clients():
         "sockets.heartbeat_timeouts_total": 4,
         "delivery.slow_consumer_evictions_total": 0,
     }
+
+
+def test_client_that_comes_again_is_counted_each_time():
+    counters = Counters()
+    for client in (1, 2, 1, 3, 1):
+        counters.came(client)
+    assert counters.returns == 2
+    assert monitored(counters)["sockets.reconnects_total"] == 2

@@ -25,10 +25,13 @@ from sim.protocols.events import (
 )
 from sim.protocols.intents import AskHead, Beat, Compatibility, Intent, Join, Leave, Raw, Renew, Subscribe, Unsubscribe
 from sim.protocols.payloads import canonical_json
+from sim.server.runtime import Runtime
 from sim.server.runtimes import runtime_of
-from sim.server.settings import RuntimeSettings, Switches
+from sim.server.settings import LiveFault, RuntimeSettings, Switches
+from sim.server.stream_runtime import StreamRuntime
 from sim.server.tokens import AUDIENCE, ISSUER, Claims, mint
 from tests.client.server_double import KEYRING, START
+from tests.protocol_findings import SIMULATED
 
 TTL_S = 300
 
@@ -448,3 +451,30 @@ def test_those_who_read_a_deleted_log_hear_nothing_more(durable: Driver) -> None
     durable.wait(RuntimeSettings().heartbeat_interval_s)
     assert durable.pull(number) == []
     assert not durable.runtime.is_closing(number)
+
+
+@pytest.mark.parametrize("protocol", SIMULATED)
+def test_each_protocol_has_a_runtime_of_its_kind_that_admits_clients(protocol: str) -> None:
+    profile = registry.server_forms(protocol).profile
+    runtime = runtime_of(RuntimeSettings(), KEYRING, profile, Switches(seed=7))
+    assert type(runtime) is (Runtime if profile.streams is None else StreamRuntime)
+    assert (runtime.profile, runtime.switches.seed) == (profile, 7)
+
+
+def test_an_answer_that_accepts_and_then_corrects_a_position_counts_as_stale(durable: Driver) -> None:
+    head = durable.runtime.streams.head("a")
+    answer = durable.ask(durable.joined(), Subscribe("2", {"a": offset(head + 4)}))
+    assert [type(event) for event in answer] == [Resumed, PositionUnknown]
+    assert durable.runtime.counters.stale_cursors == 1
+    durable.ask(durable.joined(), Subscribe("3", {"a": offset(head)}))
+    assert durable.runtime.counters.stale_cursors == 1
+
+
+def test_a_late_event_has_a_position_of_the_protocols_form_too(nats: Driver) -> None:
+    number = nats.reading("a")
+    nats.runtime.set_switches(Switches(delay_deliveries=LiveFault(1.0, 1.0, 200.0)))
+    nats.publish("a")
+    assert numbers(nats.pull(number)) == []
+    nats.wait(0.3)
+    items = [item for event in nats.pull(number) if isinstance(event, Batch) for item in event.items]
+    assert [item.position for item in items] == [nats.position("a", 6)]

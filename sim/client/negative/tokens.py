@@ -4,6 +4,7 @@ Most try it once, when they start, and record the answer; then they are ordinary
 so they try again.
 """
 
+from abc import abstractmethod
 from dataclasses import replace
 
 from sim.client.actions import Send, Token, TokenRequest
@@ -251,9 +252,9 @@ class ForbiddenMint(OneQuestion):
         """See `Session`."""
         return super().token_request if self._has_answer else self._forbidden(super().token_request)
 
+    @abstractmethod
     def _forbidden(self, request: TokenRequest) -> TokenRequest:
         """Return a request that must not be granted."""
-        return request
 
     def minted(self, token: Token, now: float) -> None:
         """See `Session`."""
