@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from drills.rollout.setup.journal import NAME, Journal
 from drills.rollout.setup.records import CanaryCheckDone, HoldEvent, Revisions, Signoff, Snapshot, StagePlan
 from drills.rollout.setup.stages import Command
 from drills.rollout.verdict import chain, requirements, window
+from drills.rollout.verdict.window_data import counters
 from sim.base import atomic_files
 from sim.base.clocks import SteppedClock, SystemClock, from_iso, iso
 from sim.base.errors import EvidenceError, UsageError
@@ -118,6 +120,14 @@ def test_status_reports_changed_evidence(rollout: RolloutWorld) -> None:
 
 
 # --- a previous stage that was run again ------------------------------------------------------------
+
+
+def test_baseline_ends_with_an_answer_and_doubts_nothing(rollout: RolloutWorld) -> None:
+    loaded = window.load(latest(rollout))
+    found = replace(loaded, snapshots=tuple(each for each in loaded.snapshots if each.phase == "baseline"))
+    assert found.ordered[-1].at == loaded.ordered[-1].at, "nothing else is asked at its end"
+    counts = counters.counted(found, ("mirror.failed_total",))
+    assert [(each.doubt, bool(each.clean.all())) for each in counts] == [("", True)]
 
 
 def test_repeated_preflight_blocks_later_stages(rollout: RolloutWorld) -> None:

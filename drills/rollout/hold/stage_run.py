@@ -132,7 +132,6 @@ def _preflight(run: StageRun, drills: dict[str, Path]) -> None:
                 _rehearse(run)
                 progress.begin("baseline")
                 _baseline(run, sampler)
-                sampler.poll("other")
     except KeyboardInterrupt:
         rollouts.conclude(run)
         raise
@@ -193,6 +192,7 @@ def _baseline(run: StageRun, sampler: Sampler) -> None:
         raise
     finally:
         checks.close()
+    sampler.poll("baseline")  # a window ends with an answer
     record("ended")
 
 
