@@ -16,7 +16,7 @@ from drills.rollout.hold.watching import Watcher, checks_now
 from drills.rollout.servers.sampler import Sampler
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup.calendar import Calendar
-from drills.rollout.setup.records import HoldEvent, HoldKind, Revisions, Snapshot
+from drills.rollout.setup.records import Evaluated, HoldEvent, HoldKind, Revisions, Snapshot
 from drills.rollout.setup.stages import MAX_HOLE_INTERVALS
 from drills.rollout.verdict import requirements
 from sim.base.clocks import from_iso, iso
@@ -50,6 +50,11 @@ class Evaluation:
             return "every check passes"
         worst = min(late, key=lambda each: GRAVEST_FIRST.index(each.state))
         return f"worst check: {worst.name} {worst.state} ({worst.reason})"
+
+    @property
+    def covered(self) -> str:
+        """The coverage with its reason."""
+        return f"{self.coverage} ({self.coverage_reason})" if self.coverage_reason else str(self.coverage)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -362,6 +367,7 @@ class Hold:
                 self._break(trouble)
                 return
         found_so_far = self._judge(self._began, now)
+        self._keep(now, found_so_far)
         self._latest_checks, self._missing = checks_now(found_so_far.checks), found_so_far.missing
         if found_so_far.abort:
             self._end("aborted", found_so_far.abort)
@@ -370,6 +376,14 @@ class Hold:
         else:
             self._pass_gates(now, found_so_far)
             self._end_if_over(now, found_so_far)
+
+    def _keep(self, now: datetime, found: Evaluation) -> None:
+        """Write the evaluation down, for `stage status` in another terminal."""
+        line = Evaluated(at=iso(now), coverage=found.covered, worst=found.worst, next=iso(self._next_evaluation(now)))
+        evidence.append(self._run.run_dir / records.EVALUATIONS, line)
+
+    def _next_evaluation(self, now: datetime) -> datetime:
+        return now + timedelta(seconds=self._run.stages.sampling.judge_every_s)
 
     def _pass_gates(self, now: datetime, found: Evaluation) -> None:
         """Pass the due gates within the hold. The gate at its start needs only one finished canary check."""
@@ -403,14 +417,13 @@ class Hold:
     def _standing(self, now: datetime, end: datetime, found: Evaluation, missing: Sequence[str]) -> str:
         """The standing of the hold after an evaluation, in one line."""
         assert self._began is not None
-        then = now + timedelta(seconds=self._run.stages.sampling.judge_every_s)
         parts = [
             f"held {_hms(now - self._began)} of {_hms(self._required)}",
             f"earliest end {iso(max(end, now))}",
-            f"coverage {found.coverage}" + (f" ({found.coverage_reason})" if found.coverage_reason else ""),
+            f"coverage {found.covered}",
             found.worst,
             f"not yet: {', '.join(missing)}" if missing else "all gates pass",
-            f"next evaluation {then:%H:%M:%S} UTC",
+            f"next evaluation {self._next_evaluation(now):%H:%M:%S} UTC",
         ]
         if self._restarts:
             parts.append(f"restarted {self._restarts} times, the last because {self._restarted_because}")

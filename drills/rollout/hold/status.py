@@ -12,7 +12,7 @@ from drills.rollout.hold.rollouts import RunRecord
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup.journal import NAME, Entry
 from drills.rollout.setup.journal import read as read_journal
-from drills.rollout.setup.records import HoldEvent, Stage, StagePlan
+from drills.rollout.setup.records import Evaluated, HoldEvent, Stage, StagePlan
 from drills.rollout.setup.stages import Stages, command_for
 from drills.rollout.verdict import chain, splits
 from drills.runs import targets
@@ -36,6 +36,8 @@ class HoldStatus(msgspec.Struct, frozen=True, kw_only=True):
     earliest_end: str  # if nothing breaks it again; empty while it waits
     restarts: int
     last: str  # the last event
+    evaluated: Evaluated | None = None  # the latest evaluation since it began
+    is_overdue: bool = False  # the next evaluation should have come: perhaps the hold no longer runs
 
 
 class StageStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,11 +137,13 @@ def _hold(run_dir: Path, now: datetime) -> HoldStatus | None:
     try:
         plan = atomic_files.read_struct(run_dir / records.PLAN, StagePlan)
         events = evidence.read_lines(run_dir / records.HOLD, HoldEvent)
+        evaluations = evidence.read_lines(run_dir / records.EVALUATIONS, Evaluated)
     except StormgateError:
         return None
     starts = [event for event in events if event.kind in ("started", "restarted")]
     began = starts[-1].at if starts and not starts[-1].waits else ""  # after a waiting event it has not restarted yet
     end = from_iso(began) + timedelta(seconds=plan.hold_required_s) if began else None
+    latest = evaluations[-1] if evaluations and began and from_iso(evaluations[-1].at) >= from_iso(began) else None
     return HoldStatus(
         began=began,
         held_s=max((now - from_iso(began)).total_seconds(), 0.0) if began else 0.0,
@@ -147,7 +151,15 @@ def _hold(run_dir: Path, now: datetime) -> HoldStatus | None:
         earliest_end=iso(max(end, now)) if end else "",
         restarts=sum(event.kind == "restarted" for event in events),
         last=f"{events[-1].kind} {events[-1].reason}".strip() if events else "",
+        evaluated=latest,
+        is_overdue=latest is not None and _is_overdue(latest, now),
     )
+
+
+def _is_overdue(latest: Evaluated, now: datetime) -> bool:
+    """Whether the next evaluation is late by more than the time between two."""
+    due = from_iso(latest.next)
+    return now - due > due - from_iso(latest.at)
 
 
 def _next(stages: Sequence[StageStatus]) -> Stage | None:
@@ -197,6 +209,10 @@ def _lines(status: StageStatus) -> list[str]:
             f"held {hold.held_s:.0f} s of {hold.required_s:.0f} s since {hold.began}, restarted {hold.restarts} times; "
             f"earliest end {hold.earliest_end}"
         )
+    if hold is not None and hold.evaluated is not None:
+        found = hold.evaluated
+        overdue = "; it is overdue, so the hold may have been killed" if hold.is_overdue else ""
+        lines.append(f"evaluated {found.at}: coverage {found.coverage}; {found.worst}; next evaluation {found.next}{overdue}")
     if hold is not None and hold.last:
         lines.append(f"last: {hold.last}")
     return [*lines, *status.waivers]

@@ -20,6 +20,7 @@ ARTIFACTS: dict[str, Any] = {
     records.DRILL_RESULTS: records.DrillDone,
     records.ROUTING_CHECKS: records.RoutingCheck,
     records.HOLD: records.HoldEvent,
+    records.EVALUATIONS: records.Evaluated,
     records.ARMED: records.Armed,
     records.ROLLBACK: records.Rollback,
     records.SEAL: list[Evidence],

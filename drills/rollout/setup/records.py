@@ -11,6 +11,7 @@
         commands.jsonl, logs/             the executed commands, and their output
         routing-checks.jsonl              the keys that the routing service puts into the cohort
         hold.jsonl                        the starts, restarts, resumptions and the end of the hold
+        evaluations.jsonl                 coverage and the worst check at each evaluation of the hold
         armed.jsonl                       whether the rollback was armed at each gate of the full rollout
         rollback.json, rollback/          the rehearsal: record, output of its commands, its routing and canary checks
         evidence.json                     names, hashes and sizes of all files above, written when the run ended
@@ -38,7 +39,7 @@ CANARY_CHECK_LIST, PRECONDITIONS = "canary-checks.jsonl", "preconditions.jsonl"
 CONTROL_LIST, CONTROL, ARMED = "control-canary-checks.jsonl", "control", "armed.jsonl"
 UNDER_WAY = "canary-check-under-way.json"  # `CanaryCheckDone` of a running check; its `run` is the parent of the run's folder
 COMMANDS, LOGS, ROUTING_CHECKS, HOLD, ROLLBACK = "commands.jsonl", "logs", "routing-checks.jsonl", "hold.jsonl", "rollback.json"
-SEAL = "evidence.json"
+EVALUATIONS, SEAL = "evaluations.jsonl", "evidence.json"
 GATE_RESULTS, REPORT = "gate-results.jsonl", "stage-report.json"
 REPORT_MD, REPORT_HTML = "STAGE_REPORT.md", "STAGE_REPORT.html"
 BLOCKERS, JUNIT, SIGNOFF, WAIVERS = "blockers.json", "junit.xml", "signoff.json", "waivers.json"
@@ -183,6 +184,15 @@ class HoldEvent(msgspec.Struct, frozen=True, kw_only=True):
     waits: bool = False  # the hold is broken, and restarts only after the cause has ended
     boot: str = ""  # the machine's boot since which `elapsed_s` counts; empty if unknown
     elapsed_s: float | None = None  # of the machine's clock that nobody can set
+
+
+class Evaluated(msgspec.Struct, frozen=True, kw_only=True):
+    """One evaluation of a hold, for people who follow it: a line of `evaluations.jsonl`. No verdict reads it."""
+
+    at: str
+    coverage: str  # its state, with the reason in parentheses
+    worst: str  # the worst check with its state and reason, in words
+    next: str  # when the next evaluation is due, if nothing breaks the hold before
 
 
 class Armed(msgspec.Struct, frozen=True, kw_only=True):
