@@ -99,7 +99,7 @@ SILENT |= simulated.SILENT
 
 def overrides(protocol: str, drill: str) -> tuple[str, ...]:
     """What makes a small drill suit a protocol."""
-    return (*SHARED, *OVERRIDES[protocol].get(drill, ()))
+    return (*SHARED, *simulated.ALWAYS.get(protocol, ()), *OVERRIDES[protocol].get(drill, ()))
 
 
 def complaints(protocol: str, drill: str, verdict: object) -> list[str]:

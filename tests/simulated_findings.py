@@ -33,6 +33,10 @@ NOT_RUN: dict[str, dict[str, str]] = {
         **dict.fromkeys(("malformed_clients", "mutation_over_socket", "clock_skew", "control_outage"), _NO_TOKENS),
     },
 }
+# Every drill of this name has these settings, too.
+POLLED = "durable_streams by long polls"
+ALWAYS: dict[str, tuple[str, ...]] = {POLLED: ("runtime.long_polls=true",)}
+NOT_RUN[POLLED] = NOT_RUN["durable_streams"]
 PROTOCOLS = tuple(NOT_RUN)
 OVERRIDES: dict[str, dict[str, tuple[str, ...]]] = {
     "nats_jetstream": {},
@@ -40,6 +44,11 @@ OVERRIDES: dict[str, dict[str, tuple[str, ...]]] = {
     "centrifugo": {"slow_consumer": ("load.events_per_s=20", "load.payload_bytes=45000", "phases.steady_s=3")},
     "socketio": {},
     "durable_streams": {},
+    POLLED: {
+        # A stalled poll gets no more bytes that a second fault could stall: both begin together.
+        "partition_heal": ("faults.1.at_s=0",),
+        "close_codes": tuple(f"faults.{each}.codes=[1006]" for each in (0, 1, 3)),  # a poll that ends states no code
+    },
 }
 _OVERAGED = frozenset({"drill.negative_clients", "overaged_token_accepted"})  # tokens end, and nothing else limits their age
 _LOST = frozenset({"drill.declared_loss", "drill.unexpected_stale"})
@@ -68,6 +77,10 @@ FOUND: dict[str, dict[str, frozenset[str]]] = {
             {"log_recreated", "silent_loss", "missing_at_rest", "delivery.dropped_deliveries", "drill.converged"}
         ),
     },
+}
+FOUND[POLLED] = {
+    # Who waits hears that the stream is gone, and starts again; who was cut off returns into the middle of the new one.
+    "log_recreated": frozenset({"log_recreated", "silent_loss", "delivery.dropped_deliveries", "drill.converged"}),
 }
 _HOLES = "its positions do not show missing events"
 _ORDER = "its positions cannot be compared"
@@ -100,3 +113,10 @@ SILENT: dict[str, dict[tuple[str, str], str]] = {
     # A silent answer is noticed after its pings and ten seconds more, when these links are whole again.
     "durable_streams": {**_UNNOTICEABLE, ("partition_heal", "reconnect.backoff_bounded"): "no client chose a backoff"},
 }
+UNTOLD[POLLED] = UNTOLD["durable_streams"]
+SILENT[POLLED] = _UNNOTICEABLE
+
+
+def spoken(name: str) -> str:
+    """The protocol of a name in these tables."""
+    return name.partition(" ")[0]

@@ -53,6 +53,14 @@ class Sessions:
 
 
 @dataclass(frozen=True, slots=True)
+class Polls:
+    """The habits of a server whose clients may read by long polls."""
+
+    idle_s: float  # after an answer, until it closes a connection without another request
+    log_gone: Callable[[str], Event]  # the answer to a poll of a stream that is deleted
+
+
+@dataclass(frozen=True, slots=True)
 class StreamHabits:
     """How a server starts streams, states positions, and ends connections.
 
@@ -79,6 +87,7 @@ class StreamHabits:
     has_join: bool = True  # otherwise a connection is one request for one stream
     asks_clients: bool = True  # whether they are still there; it closes the connections of silent ones
     tells_of_new_log: bool = True  # it closes the connections of those who read a log that is created again
+    polls: Polls | None = None  # None: clients cannot read by long polls
 
 
 def as_delivered(item: Item, position: Position | None) -> Item:

@@ -42,6 +42,12 @@ class Subscribe(msgspec.Struct, frozen=True):
     is_malformed: bool = False
 
 
+class Poll(Subscribe, frozen=True):
+    """Read one stream by one whole answer: all events after the position, at once or, if it `waits`, when there is one."""
+
+    waits: bool = False
+
+
 class Read(msgspec.Struct, frozen=True):
     """Fetch at most `limit` events of a stream after a position."""
 

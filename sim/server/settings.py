@@ -37,6 +37,7 @@ class RuntimeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     publishes_per_s: CountOrZero = 0  # 0: each topic class's own
     profile: Profile = "full"  # of the metrics endpoint
     sync_frames: bool = False  # deliver each event as a separate message
+    long_polls: bool = False  # [ours] clients of a simulated protocol that has both wait by long polls, not by a stream
     protocol_version: str = "spacetime.sync.v1"  # required of clients
     schema_version: int = 1  # required of clients
     min_client_build: str = "20260101T000000Z"  # [ours] oldest build that may join

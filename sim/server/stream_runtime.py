@@ -4,6 +4,7 @@ The core counts the events of each stream from 1, as in every runtime. What a co
 `sim.protocols.habits` has what differs from protocol to protocol.
 """
 
+import heapq
 import math
 
 import msgspec
@@ -25,11 +26,11 @@ from sim.protocols.events import (
     Stale,
 )
 from sim.protocols.habits import Asked, LogState, StreamHabits
-from sim.protocols.intents import AskHead, Beat, Compatibility, Intent, Join, Leave, Renew, Subscribe, Unsubscribe
+from sim.protocols.intents import AskHead, Beat, Compatibility, Intent, Join, Leave, Poll, Renew, Subscribe, Unsubscribe
 from sim.protocols.profile import ServerProfile
 from sim.server import misbehaviours
 from sim.server.admission import subscribe_refusal
-from sim.server.delivery.connection import Connection, Replay
+from sim.server.delivery.connection import Connection, Polled, Replay
 from sim.server.delivery.fanout import NO_LIMIT
 from sim.server.delivery.forms import Forms
 from sim.server.delivery.sessions import SessionStore
@@ -54,6 +55,7 @@ class StreamRuntime(Runtime):
         self._sessions = SessionStore(habits.sessions) if habits.sessions else None
         self._forms = Forms(habits, self.streams, self._sessions)
         self._ends: dict[int, Closed] = {}  # by connection that is closing
+        self._polls_due: list[tuple[float, int]] = []  # a heap: when to look at a connection that polls, and its number
         self._now = -math.inf
 
     # --- connections --------------------------------------------------------------------------------
@@ -131,6 +133,8 @@ class StreamRuntime(Runtime):
 
     def _take(self, connection: Connection, intent: Intent, now: float) -> None:
         match intent:
+            case Poll():
+                self._take_poll(connection, intent, now)
             case Subscribe():
                 self._subscribe(connection, intent, now)
             case Unsubscribe(streams=streams):
@@ -221,21 +225,81 @@ class StreamRuntime(Runtime):
         return LogState(self.streams.epoch(topic), floor, log.head)
 
     def _start(self, connection: Connection, asked: Asked, size: int) -> None:
-        after, answer = self._habits.start(asked)
-        self.counters.stale_cursors += any(isinstance(event, Stale | PositionUnknown) for event in answer)
-        if after is None:
-            self._send(connection, *answer)
+        answer = self._placed(connection, asked)
+        if answer is None:
             return
-        if asked.after is not None and any(isinstance(event, Resumed) for event in answer):
-            after = misbehaviours.first_position(self.switches, after, asked.log.floor + 1)
-        self._disorder.restart(connection.number, asked.stream)
-        if not connection.is_deaf:
-            self._readers.add(connection, asked.stream, after)
         if self._habits.answers_first:
             self._send(connection, *answer)
             answer = ()
         connection.outbox.append(Replay(asked.ref, [asked.stream], size, answer=answer))
         self._ready.add(connection.number)
+
+    def _placed(self, connection: Connection, asked: Asked) -> Message | None:
+        """Let a connection read a stream; return the answer, or None after a refusal, which is sent."""
+        after, answer = self._habits.start(asked)
+        self.counters.stale_cursors += any(isinstance(event, Stale | PositionUnknown) for event in answer)
+        if after is None:
+            self._send(connection, *answer)
+            return None
+        if asked.after is not None and any(isinstance(event, Resumed) for event in answer):
+            after = misbehaviours.first_position(self.switches, after, asked.log.floor + 1)
+        self._disorder.restart(connection.number, asked.stream)
+        if not connection.is_deaf:
+            self._readers.add(connection, asked.stream, after)
+        return answer
+
+    # --- long polls ---------------------------------------------------------------------------------
+
+    def _take_poll(self, connection: Connection, intent: Poll, now: float) -> None:
+        ((stream, after),) = intent.after.items()
+        answer = self._placed(connection, Asked(intent.ref, stream, after, self._state(stream)))
+        if answer is None:
+            self._next_poll_by(connection, now)
+            return
+        until = now + self.settings.heartbeat_interval_s if intent.waits else now
+        connection.poll = Polled(stream, answer, until)
+        self._look_at(connection, until)
+        self._ready.add(connection.number)
+
+    def _whole_answer(self, connection: Connection, poll: Polled, now: float) -> Message | None:
+        """Return the answer to a poll, with all events after its position; None while it waits for one."""
+        topic = poll.stream
+        items = self._fanout.replay(connection, topic, NO_LIMIT)
+        connection.pending.pop(topic, None)
+        if not items and now < poll.until:
+            return None
+        message: Message = (Batch(topic, items),)
+        if items and not self._disorder.is_idle:
+            message = self._disorder.disturb(connection, message, now)
+        if any(isinstance(event, Batch) for event in message) or not message:
+            found = [item for event in message if isinstance(event, Batch) for item in event.items]
+            self.counters.served += len(found)
+            message = self._forms.whole(connection, topic, found)
+        self._readers.remove(connection, topic)
+        self._next_poll_by(connection, now)
+        return (*poll.answer, *message)
+
+    def _next_poll_by(self, connection: Connection, now: float) -> None:
+        """Keep a connection without a request for a while."""
+        connection.poll = None
+        if self._habits.polls is not None:
+            self._look_at(connection, now + self._habits.polls.idle_s)
+
+    def _look_at(self, connection: Connection, moment: float) -> None:
+        connection.poll_due_at = moment
+        heapq.heappush(self._polls_due, (moment, connection.number))
+
+    def _wake_polls(self, now: float) -> None:
+        """Answer the polls that waited long enough, and close the connections whose client polls no more."""
+        while self._polls_due and self._polls_due[0][0] <= now:
+            moment, number = heapq.heappop(self._polls_due)
+            connection = self._connections.get(number)
+            if connection is None or connection.closing or connection.poll_due_at != moment:
+                continue
+            if connection.poll is not None:
+                self._ready.add(number)
+            else:
+                self._close_for(connection, "silent")
 
     # --- messages out -------------------------------------------------------------------------------
 
@@ -248,6 +312,9 @@ class StreamRuntime(Runtime):
 
     def pull(self, number: int, now: float) -> Message | None:
         """See `Runtime`."""
+        polling = self._connections.get(number)
+        if polling is not None and polling.poll is not None and not polling.outbox:
+            return self._whole_answer(polling, polling.poll, now)
         message = super().pull(number, now)
         if message is None or not any(isinstance(event, Batch) for event in message):
             return message
@@ -304,17 +371,26 @@ class StreamRuntime(Runtime):
 
     def _end_old_log(self, connection: Connection, topic: str) -> None:
         """End reading a log that is gone; a server may leave its reader on an open connection, without a word."""
-        if self._habits.tells_of_new_log:
+        if connection.poll is not None and self._habits.polls is not None:
+            self._readers.remove(connection, topic)
+            self._next_poll_by(connection, self._now)
+            self._send(connection, self._habits.polls.log_gone(topic))
+        elif self._habits.tells_of_new_log:
             super()._end_old_log(connection, topic)
         else:
             self._readers.remove(connection, topic)
 
     # --- time ---------------------------------------------------------------------------------------
 
+    def wake_at(self) -> float:
+        """See `Runtime`."""
+        return min(super().wake_at(), self._polls_due[0][0] if self._polls_due else math.inf)
+
     def wake(self, now: float) -> None:
         """See `Runtime`."""
         self._now = now
         super().wake(now)
+        self._wake_polls(now)
 
     def _expires_at(self, connection: Connection) -> float:
         grace_s = self._habits.expiry_grace_s
@@ -337,7 +413,7 @@ class StreamRuntime(Runtime):
             self._close_for(connection, "expired")
         elif now >= connection.beat_at:
             connection.beat_at = now + self.settings.heartbeat_interval_s
-            if beat := self._beat_of(connection):
+            if connection.poll is None and (beat := self._beat_of(connection)):
                 self._send(connection, *beat)
 
     def _beat_of(self, connection: Connection) -> Message:

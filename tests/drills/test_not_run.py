@@ -241,3 +241,27 @@ def test_appends_that_may_not_overlap_are_not_run(tmp_path: Path) -> None:
 def test_parity_is_not_run_where_what_a_client_has_depends_on_when_it_was_away(protocol: str) -> None:
     said = stormgate_here("drill", "run", "parity", "--engine", "virtual", "--protocol", protocol, "--dry-run")
     assert "needs snapshots" in said.out.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("engine", "why"),
+    [
+        ("virtual", "the simulated server of protocol 'spacetime' has none"),
+        ("sockets", "the mock has no long polls"),
+        ("fleet", "long polls"),
+    ],
+)
+def test_long_polls_are_refused_where_nobody_serves_them(tmp_path: Path, engine: str, why: str) -> None:
+    asked = ("reconnect_storm", "--engine", engine, "--set", "runtime.long_polls=true", "--out", tmp_path)
+    said = stormgate_here("drill", "run", *asked)
+    assert said.code in (INCONCLUSIVE, USAGE), said
+    sentence = " ".join((said.out + said.err).split())
+    assert why in sentence
+    assert "runtime.long_polls" in sentence
+
+
+def test_clients_of_a_target_wait_as_its_file_says(targets_file: Path) -> None:
+    where = ("--target", "theirs", "--targets", targets_file, "--out", targets_file.parent / "out")
+    said = stormgate_here("drill", "run", "reconnect_storm", "--set", "runtime.long_polls=true", *where)
+    assert said.code == INCONCLUSIVE, said
+    assert "[protocol_options]" in " ".join(said.out.split())

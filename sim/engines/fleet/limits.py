@@ -69,6 +69,8 @@ def _service(drill: Drill) -> Iterator[Unfit]:
         yield "key 'load.in_flight_per_stream'", load.in_flight_per_stream, "publishes that wait for one another"
     if load.events_per_s / drill.streams > slowest:
         yield "key 'load.events_per_s'", f"{load.events_per_s:g}", "throttled publishing"
+    if runtime.long_polls:
+        yield "key 'runtime.long_polls'", "true", "long polls"
     if runtime.sync_frames:
         yield "key 'runtime.sync_frames'", "true", "delivery event by event"
     if runtime.heartbeat_interval_s >= runtime.client_timeout_s:

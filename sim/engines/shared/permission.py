@@ -74,6 +74,7 @@ def require_allowed(drill: Drill, endpoints: Endpoints) -> None:
             f"drill '{drill.name}' runs several variants, which start their own services. Leave --target out."
         )
     _require_usual_tokens(drill)
+    require_no_polls(drill)
     if not endpoints.has_socket:
         _require_no_clients(drill, endpoints)
     if drill.expect.retired_routes and not endpoints.retired_routes:
@@ -123,6 +124,15 @@ def _require_usual_tokens(drill: Drill) -> None:
         )
 
 
+def require_no_polls(drill: Drill) -> None:
+    """Raise `NotRunnableError` for a drill with long polls that only simulation has."""
+    if drill.runtime.long_polls:
+        raise NotRunnableError(
+            f"drill '{drill.name}' sets 'runtime.long_polls', which only simulation can do: the mock has no long polls, and "
+            "clients of a target wait as its [protocol_options] say. Use --engine virtual, or leave the key out."
+        )
+
+
 def _require_capped(drill: Drill, endpoints: Endpoints, caps: Caps) -> None:
     where = f"of target '{endpoints.name}', but drill '{drill.name}'"
     if endpoints.has_socket:
@@ -157,7 +167,14 @@ def _require_connects_capped(drill: Drill, endpoints: Endpoints, caps: Caps, whe
 
 def require_meaning(drill: Drill, protocol: str) -> None:
     """Raise `NotRunnableError` for a drill with a fault that has no meaning in a protocol, or that no client can notice."""
-    able = registry.get(protocol).capabilities
+    spoken = registry.get(protocol)
+    able = spoken.capabilities
+    habits = spoken.server.profile.streams if spoken.server else None
+    if drill.runtime.long_polls and (habits is None or habits.polls is None):
+        raise NotRunnableError(
+            f"drill '{drill.name}' wants clients that wait by long polls ('runtime.long_polls'), and the simulated server of "
+            f"protocol '{protocol}' has none. Leave the key out."
+        )
     for fault in drill.faults:
         if isinstance(fault, RestartClients) and not can_damage(able.positions, fault.checkpoint):
             raise NotRunnableError(

@@ -117,6 +117,7 @@ def check(drill: Drill, endpoints: Endpoints | None) -> None:
             f"{drill.fleet.clients} clients need about {needed} file descriptors, but this process may open {limit}; "
             f"use at most --clients {(limit - SPARE_DESCRIPTORS) // of_each}, or raise `ulimit -n`."
         )
+    permission.require_no_polls(drill)
     if endpoints is not None:
         permission.require_allowed(drill, endpoints)
 

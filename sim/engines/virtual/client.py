@@ -249,12 +249,16 @@ class VirtualClient:
 
     def _send(self, intent: Intent) -> None:
         if link := self._links.get(""):
-            if self.rough is not None:
-                size = self.rough.size_of.of_intent(intent)
-                self.rough.to_runtime.carry(link, self._env.now, size, self._reaches, intent, link)
-                return
-            link.up_free = max(link.up_free, self._env.now + self.delay_s)
-            self._env.call_at(link.up_free, self._reaches, intent, link)
+            self._send_over(link, intent)
+
+    def _send_over(self, link: Link, intent: Intent) -> None:
+        """Send an intent over an open connection."""
+        if self.rough is not None:
+            size = self.rough.size_of.of_intent(intent)
+            self.rough.to_runtime.carry(link, self._env.now, size, self._reaches, intent, link)
+            return
+        link.up_free = max(link.up_free, self._env.now + self.delay_s)
+        self._env.call_at(link.up_free, self._reaches, intent, link)
 
     def _reaches(self, intent: Intent, link: Link) -> None:
         if not link.is_dropped:

@@ -45,6 +45,7 @@ from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.driver import VirtualDriver
 from sim.engines.virtual.faults import SIMULATED, SimulatedServiceControl, VirtualFaultActions, completed
 from sim.engines.virtual.link_faults import VirtualLinkFaults
+from sim.engines.virtual.polling_client import PollingClient
 from sim.engines.virtual.publisher import VirtualPublisher
 from sim.engines.virtual.service import SimulatedService
 from sim.engines.virtual.streams_client import StreamsClient
@@ -297,7 +298,8 @@ class _VirtualRun:
         policy = policies.get(self._drill.fleet.policy if number < self._drill.fleet.clients else "reference")
         session = session_class(negative)(number, topics, policy, self._client_settings)
         self._header.subscriptions[str(number)] = [cursor.stream for cursor in session.replica.cursors.values()]
-        kind = VirtualClient if self._client_settings.capabilities.is_one_connection else StreamsClient
+        separate = PollingClient if self._drill.runtime.long_polls else StreamsClient
+        kind = VirtualClient if self._client_settings.capabilities.is_one_connection else separate
         return kind(self._env, session, self._service, self._options.model, self._recorder, EPOCH)
 
     def _fault_actions(self) -> VirtualFaultActions:

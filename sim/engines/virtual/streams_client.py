@@ -12,8 +12,8 @@ from sim.engines.virtual.inbox import Link
 from sim.protocols.events import Closed, Joined, Message, Opened, PositionUnknown, Refused, StreamEnded
 from sim.protocols.intents import Intent, Join, Leave, Subscribe, Unsubscribe
 
-_NETWORK = "network"
-_ENDS = frozenset({PositionUnknown, Refused, StreamEnded})
+NETWORK = "network"
+ENDS = frozenset({PositionUnknown, Refused, StreamEnded})
 
 
 class StreamsClient(VirtualClient):
@@ -57,16 +57,20 @@ class StreamsClient(VirtualClient):
 
     def _receive(self, message: Message, link: Link) -> None:
         """Take a message; one that makes a request useless ends it first, so that nothing more of it comes."""
-        if not _ENDS.isdisjoint([event.__class__ for event in message]):
+        if self._is_over(message):
             self._leave(link)
         super()._receive(message, link)
 
+    def _is_over(self, message: Message) -> bool:
+        """Return whether nothing of use follows this message on its connection."""
+        return not ENDS.isdisjoint([event.__class__ for event in message])
+
     def _lose(self, link: Link, event: Closed) -> None:
-        self._tell((StreamEnded(link.stream, str(event.code or _NETWORK), event.next),))
+        self._tell((StreamEnded(link.stream, str(event.code or NETWORK), event.next),))
 
     def _fail(self, refusal: Refused, link: Link) -> None:
-        if refusal.code == _NETWORK:
-            self._tell((StreamEnded(link.stream, _NETWORK),))
+        if refusal.code == NETWORK:
+            self._tell((StreamEnded(link.stream, NETWORK),))
         else:
             self._tell((msgspec.structs.replace(refusal, is_open=True, streams=(link.stream,)),))
 

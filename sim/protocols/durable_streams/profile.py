@@ -1,7 +1,8 @@
-"""The habits of the Durable Streams reference server with file storage, whose clients read by SSE.
+"""The habits of the Durable Streams reference server with file storage, whose clients read by SSE or long polls.
 
 A client's request is answered by the events after its offset and by all that follow. Each part of the answer ends with the
-offset after it. The server keeps all events, asks for no token, and never asks whether a reader is still there.
+offset after it, and the answer to a long poll is such a part. The server keeps all events, asks for no token, and never asks
+whether a reader is still there.
 """
 
 from sim.protocols import plain_streams
@@ -20,11 +21,12 @@ from sim.protocols.events import (
     Resumed,
     StreamEnded,
 )
-from sim.protocols.habits import Asked, Started, StreamHabits
+from sim.protocols.habits import Asked, Polls, Started, StreamHabits
 from sim.protocols.intents import Request
 from sim.protocols.profile import Refusals, ServerForms, ServerProfile
 
-_BEFORE_RETENTION, _NOT_SERVED = 410, 503
+_NOT_FOUND, _BEFORE_RETENTION, _NOT_SERVED = 404, 410, 503
+_KEEP_ALIVE_S = 5.0  # default of Node.js
 _ENDED: Message = (Closed(code=endings.BODY_ENDED),)
 
 
@@ -68,6 +70,7 @@ HABITS = StreamHabits(
     has_join=False,
     asks_clients=False,
     tells_of_new_log=False,
+    polls=Polls(_KEEP_ALIVE_S, lambda stream: endings.refused(TransportEnd(status=_NOT_FOUND), stream)),
 )
 PROFILE = ServerProfile(
     transport="durable_streams",

@@ -1,5 +1,6 @@
 """The runtime's state of one client: its subscriptions, its outbound queue and its undelivered events."""
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -18,6 +19,15 @@ class Replay:
     batch_size: int
     next_topic: int = 0
     answer: Message = ()  # where it is made before the replay
+
+
+@dataclass(slots=True)
+class Polled:
+    """A request for one whole answer: what that begins with, and until when it waits for an event."""
+
+    stream: str
+    answer: Message
+    until: float
 
 
 @dataclass(slots=True)
@@ -40,6 +50,8 @@ class Connection:
     pending: dict[str, None] = field(default_factory=dict)  # topics with undelivered events, in fair order
     outbox: deque[Message | Replay] = field(default_factory=deque)
     strikes: int = 0
+    poll: Polled | None = None  # the request that is not answered yet
+    poll_due_at: float = math.inf  # when that is answered, or, after the answer, the connection closed
 
     @property
     def is_replaying(self) -> bool:

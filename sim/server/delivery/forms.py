@@ -1,8 +1,10 @@
 """Messages of the core in the form of a protocol that answers each stream by itself. Equal ones are the same object for all."""
 
+from collections.abc import Sequence
+
 import msgspec
 
-from sim.protocols.events import Batch, CaughtUp, Event, Head, Message, Position
+from sim.protocols.events import Batch, CaughtUp, Event, Head, Item, Message, Position
 from sim.protocols.habits import StreamHabits, as_delivered
 from sim.server.delivery.connection import Connection
 from sim.server.delivery.sessions import SessionStore
@@ -56,6 +58,11 @@ class Forms:
             items = tuple(as_delivered(item, place) for item, place in zip(batch.items, places, strict=True))
             return Batch(batch.stream, items, is_after_gap=batch.is_after_gap)
         return Batch(batch.stream, tuple(as_delivered(item, None) for item in batch.items), places[-1])
+
+    def whole(self, connection: Connection, topic: str, items: Sequence[Item]) -> Message:
+        """Return a whole answer: events, the position after them, and that they are all there are."""
+        delivered = tuple(as_delivered(item, None) for item in items)
+        return (Batch(topic, delivered, self.position(topic, connection.positions[topic])), CaughtUp(topic))
 
     def position(self, topic: str, seq: int) -> Position:
         """Return the position of an event in the form that clients see."""
