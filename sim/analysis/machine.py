@@ -21,6 +21,7 @@ TAKEN_SHARE = 0.2  # [ours] of the time in which a target wanted a core; with le
 PRESSED_SHARE = 0.9  # [ours] share of a second in which some process waited for a core
 SWAPPING_SHARE = 0.5  # [ours] share of a second in which some process waited for memory
 MAX_CLOCK_OFF_S = 5.0  # [ours] of a wall clock; a `Date` has whole seconds and may be a second old
+_LACKED_SHARE = 0.2  # [ours] share of the time for something from which a busy machine may be why it was not done
 _APART_S = 0.5  # busy times closer together are one
 _DROPS_WITHIN_S, _DROPS_AFTER_S = 10.0, 5.0  # [ours] busy for half of so long, a connection or a request may be given up
 _TARGET = "the service on this machine"
@@ -75,6 +76,12 @@ class Spans:
 
 
 NO_SPANS = Spans()
+
+
+def had_no_time(history: History, busy: Spans, since: str, until: str) -> bool:
+    """Whether the machine was busy for too much of the time between the beginnings of two phases to do something in it."""
+    since_t, until_t = (np.array([history.phases.get(phase, history.duration_s)]) for phase in (since, until))
+    return len(busy) > 0 and bool(busy.within_s(since_t, until_t)[0] >= _LACKED_SHARE * (until_t - since_t)[0])
 
 
 def busy_times(history: History) -> list[BusyTime]:

@@ -18,7 +18,7 @@ from sim.record.sorting import first_of_each, integers_of, order_of
 
 _AUDITED = (Kind.REBOOTSTRAPPED, Kind.APPLIED, Kind.GAP, Kind.HASH_MISMATCH)  # kinds that show what the auditor found
 OwnerOf = Callable[[Rows], Ints]
-Which = Literal["dropped", "silent", "at_rest"]  # deliveries: see the properties of `Ledger` with these names
+Which = Literal["dropped", "silent", "at_rest", "behind"]  # see `Ledger`'s properties; behind: those of clients under way, too
 
 
 @dataclass(frozen=True)
@@ -188,13 +188,16 @@ class Ledger:
             return np.zeros(0, np.int64)
         strict = self._had_by(self.history.pair, with_auditor=False, excuses_flight=False).gaps(self._pairs.pair)
         lacked = Intervals(np.searchsorted(self._pairs.pair, strict.owner), strict.low, strict.high)
-        found = [self._indices(*self._missing("dropped", gaps)) for gaps in (lacked, self._fleet_gaps)]
+        found = [np.unique(self.missing("dropped", gaps)[1]) for gaps in (lacked, self._fleet_gaps)]
         stored = self.published.find(self.history.of(Kind.READ_BACK, Kind.WITHHELD))
         seen = np.concatenate((found[1], stored, np.flatnonzero(~self.published.is_assumed)))
         return np.setdiff1d(found[0], seen)
 
-    def _indices(self, owner: Ints, begin: Ints, counts: Ints) -> Ints:
-        return np.unique(integers_of(begin, begin + counts)[0])
+    def missing(self, which: Which, gaps: Intervals | None = None) -> tuple[Ints, Ints]:
+        """These deliveries: their clients, and the indices into `published` of their events."""
+        owner, begin, counts = self._missing(which, gaps)
+        index, source = integers_of(begin, begin + counts)
+        return self._pairs.client[owner[source]], index
 
     def _shortfall(self, which: Which) -> Shortfall:
         owner, begin, counts = self._missing(which)
@@ -213,10 +216,10 @@ class Ledger:
     def _span(self, which: Which) -> tuple[Ints, Ints]:
         """Per pair, the places `(after, up_to]` of these deliveries."""
         zero, reach, end = np.zeros_like(self._pairs.reach), self._pairs.reach, np.full_like(self._pairs.reach, SPAN - 1)
-        if which == "at_rest":
+        if which in ("at_rest", "behind"):
             is_newest = np.array([self.history.exists_until_t(code) == np.inf for code in range(len(self.history.streams))])
-            rests = np.isin(self._pairs.client, self.history.under_way().client, invert=True)
-            return reach, np.where(is_newest[self._pairs.stream] & rests, end, 0) if len(is_newest) else reach
+            waits = np.isin(self._pairs.client, self.history.under_way().client) & (which == "at_rest")
+            return reach, np.where(is_newest[self._pairs.stream] & ~waits, end, 0) if len(is_newest) else reach
         return zero, reach if which == "silent" else end
 
     def _missing(self, which: Which, gaps: Intervals | None = None) -> tuple[Ints, Ints, Ints]:
@@ -301,10 +304,7 @@ class Ledger:
                 )
             ),
             np.concatenate(
-                (
-                    *(place[ends] % SPAN, self.reached(snapshots), declared_high),
-                    *(np.full_like(lost_logs, SPAN - 1), earlier_place),
-                )
+                (place[ends] % SPAN, self.reached(snapshots), declared_high, np.full_like(lost_logs, SPAN - 1), earlier_place)
             ),
         )
 

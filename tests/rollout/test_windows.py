@@ -448,3 +448,19 @@ def test_latencies_of_a_busy_machine_are_not_the_targets(since: float, state: St
     result = judged(good(seen=canary_series(of=lambda n: busy)))["replay.bootstrap_ms"]
     assert result.state is state
     assert ("the machine of the clients was too busy in 12 of 12 canary checks" in result.reason) is (state is INCONCLUSIVE)
+
+
+@pytest.mark.parametrize(("busy", "state"), [((7.0, 9.5), INCONCLUSIVE), ((0.0, 6.0), FAIL), (None, FAIL)])
+def test_what_may_come_late_on_a_busy_machine_is_not_lost(busy: tuple[float, float] | None, state: State) -> None:
+    """Of one canary check, a client lacks the last events."""
+    story = quiet()
+    last = max(row.seq for row in story.rows)
+    story = story.without(lambda row: row.client == 0 and row.seq >= last - 3 and row.kind is Kind.APPLIED)
+    story = story.without(lambda row: row.client == 0 and row.seq >= last - 3 and row.kind is Kind.CHECKPOINT_WRITTEN)
+    story = story.busy(*busy) if busy else story
+    story.rows.sort(key=lambda row: row.t)
+    found = good(seen=canary_series(of=lambda n: story if n == 3 else None))
+    results = judged(found)
+    for name in ("window.invariants", "delivery.dropped_deliveries"):
+        assert results[name].state is state, results[name]
+    assert window.abort_reason(found, THRESHOLDS).partition(":")[0] == ("missing_at_rest" if state is FAIL else "")

@@ -34,7 +34,6 @@ _OF_NEGATIVE_CLIENTS: Mapping[str, tuple[str, ...]] = {
     "drill.misusers_served": MISUSES,
     "drill.malformed_frames": ("malformed_frames",),
 }
-_BUSY_SHARE = 0.2  # [ours] share of a phase from which a busy machine may be why something was not done in it
 _EARLY_SHARE = 0.5  # [ours] share of the normal time until a renewal; sooner is early
 
 
@@ -64,9 +63,7 @@ class Case:
 
     def had_no_time(self, since: str, until: str) -> bool:
         """Whether a busy machine of ours, if it is taken out, took too much of the time between two phases to do something."""
-        phases, end_t = self.history.phases, self.history.duration_s
-        seconds = phases.get(until, end_t) - phases.get(since, end_t)
-        return self.is_excused and self.busy_s(since, until) >= _BUSY_SHARE * seconds
+        return machine.had_no_time(self.history, self.busy, since, until)
 
     @cached_property
     def excused(self) -> "Case":

@@ -60,7 +60,8 @@ def _ask_all(alone: StageWindow, thresholds: Thresholds, _: Case) -> None:
 
 def _reasons(window: StageWindow, thresholds: Thresholds) -> Iterator[str]:
     try:
-        for found in violations(window):
+        excused = window.excused if violations(window) and window.busy_times else window
+        for found in violations(excused):
             yield f"{found.invariant}: {found.first}"
     except Exception:
         pass

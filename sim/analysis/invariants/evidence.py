@@ -8,7 +8,7 @@ import numpy as np
 
 from sim.analysis.endings import ConnectHistory
 from sim.analysis.invariants.watermarks import MOVES, Walk
-from sim.analysis.machine import NO_SPANS, Spans
+from sim.analysis.machine import NO_SPANS, Spans, had_no_time
 from sim.record.history import History, Mask, Rows, at
 from sim.record.ledger import Ledger
 
@@ -33,6 +33,11 @@ class Evidence:
     @cached_property
     def walk(self) -> Walk:
         return Walk(self.history, self.history.session_rows(*MOVES))
+
+    @cached_property
+    def could_settle(self) -> bool:
+        """Whether a busy machine left time at the end to deliver what was under way."""
+        return not had_no_time(self.history, self.busy, "settle", "end")
 
     @cached_property
     def connects(self) -> ConnectHistory:

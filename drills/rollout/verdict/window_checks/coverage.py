@@ -20,7 +20,7 @@ def violations(window: StageWindow) -> list[Violation]:
 
 
 def _violations(case: Case) -> list[Violation]:
-    return registry.violations(case.history, case.ledger)
+    return registry.violations(case.history, case.ledger, busy=case.busy)
 
 
 def _invariants(window: StageWindow, threshold: Threshold | None) -> Answer | None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from drills.judging.checks.base import Answer, Case, by_count
+from drills.judging.checks.service import count_dropped
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from drills.rollout.verdict.window_checks import budget, surge
@@ -63,10 +64,6 @@ def _count_failed_publishes(case: Case) -> int:
     return clients.publishes(case).hits
 
 
-def _count_dropped(case: Case) -> int:
-    return case.ledger.dropped.count
-
-
 def _count_evicted(case: Case) -> int:
     return len(case.history.fleet(Kind.EVICTED))
 
@@ -112,7 +109,7 @@ SOURCES: Mapping[str, tuple[Source, ...]] = {
     "delivery.dropped_deliveries": (
         clients.counted("delivery.dropped_deliveries", "events never delivered", "expected deliveries"),
     ),
-    "delivery.dropped_growth": (growth.of_clients("dropped", _count_dropped, "dropped deliveries"),),
+    "delivery.dropped_growth": (growth.of_clients("dropped", count_dropped, "dropped deliveries"),),
     "delivery.slow_consumer_growth": (
         growth.of_servers(names.EVICTIONS, "evictions"),
         growth.of_clients("evicted", _count_evicted, "evictions"),
