@@ -16,7 +16,7 @@ from drills.rollout.report import schemas, stage_files
 from drills.rollout.report.stage_page import Kept
 from drills.rollout.report.verify import verify
 from drills.rollout.setup import evidence, journal, records
-from drills.rollout.setup.records import Armed, Revisions, Signoff, StageReport, Waiver
+from drills.rollout.setup.records import Armed, Evaluated, Revisions, Signoff, StageReport, Waiver
 from drills.rollout.verdict import judging, window
 from drills.runs import results
 from sim.base.errors import UsageError
@@ -170,6 +170,8 @@ def test_artifacts_match_their_schemas(folder: Folder, monkeypatch: pytest.Monke
     dump(
         second.path / records.ARMED, Armed(at=second.at(5), gate_h=0, state="pass", reason="", hooks_sha256="", last_good=gone)
     )
+    evaluated = Evaluated(at=second.at(5), coverage="pass", worst="every check passes", next=second.at(6))
+    dump(second.path / records.EVALUATIONS, evaluated)
     answers = {name: passing(name) for name in window.REGISTRY}
     answers["ux.integrity"] = passing("ux.integrity", state=State.NO_DATA, value=float("nan"), interval=(float("nan"), 1.0))
     monkeypatch.setattr(window, "judge", lambda *_: tuple(answers.values()))
