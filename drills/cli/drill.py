@@ -415,7 +415,7 @@ def load(names: list[str], every: bool, quick: bool, overrides: tuple[str, ...])
     if bool(names) + every + quick > 1:
         raise UsageError("give drill names, --quick or --all, not two of them.")
     if not every and not quick and not names:
-        raise UsageError(f"name a drill, or use --quick or --all; there are: {', '.join(catalogue)}.")
+        raise UsageError(f"name a drill, or use --quick or --all; there are: {', '.join(catalog.by_name())}.")
     paths = [catalog.path_of(name) for name in names] or list(catalogue.values())
     loaded = [drills.load(path, overrides) for path in paths]
     return tuple(drill for drill in loaded if drill.quick or not quick)

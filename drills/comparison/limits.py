@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -46,12 +46,13 @@ def _parse(text: str) -> Asked:
     return Asked(text, metric, 1 + number / 100, 0.0) if found["percent"] else Asked(text, metric, 1.0, number)
 
 
-def require_known(asked: Iterable[Asked], known: Sequence[str], neutral: Iterable[str]) -> None:
+def require_known(asked: Iterable[Asked], known: Sequence[str], neutral: Collection[str]) -> None:
     """Raise `UsageError` for a metric that no compared run has, or of which neither direction is worse."""
     for each in asked:
         if each.metric in neutral:
             raise UsageError(f"--fail-if-worse {each.text}: neither more nor less of {each.metric} is worse.")
         if each.metric not in known:
-            close = get_close_matches(each.metric, [*known, *ALIASES], n=3, cutoff=0.4)
-            near = f"near it are: {', '.join(close)}" if close else f"there are: {', '.join([*ALIASES, *known])}"
+            names = [name for name in (*ALIASES, *known) if ALIASES.get(name, name) in known and name not in neutral]
+            close = get_close_matches(each.metric, names, n=3, cutoff=0.4)
+            near = f"near it are: {', '.join(close)}" if close else f"there are: {', '.join(names)}"
             raise UsageError(f"--fail-if-worse {each.text}: no compared run has a metric '{each.metric}'; {near}.")

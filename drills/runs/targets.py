@@ -179,8 +179,8 @@ def listed(path: Path) -> dict[str, tuple[str, str, str]]:
 
 def kind_of(path: Path, name: str) -> TargetKind:
     """Return the kind of a target, without reading the rest of its description. Raises `UsageError`."""
-    kinds = {other: facts[0] for other, facts in listed(path).items()}
-    if kinds.get(name) not in get_args(TargetKind):
+    kinds = {other: facts[0] for other, facts in listed(path).items() if facts[0] in get_args(TargetKind)}
+    if name not in kinds:
         raise UsageError(f"{path}: there is no target '{name}' with a kind; there are: {', '.join(kinds)}.")
     return cast("TargetKind", kinds[name])
 

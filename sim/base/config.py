@@ -137,10 +137,16 @@ def _choices_at(data: Any, kind: Any, path: str) -> list[str]:
         parent = get_type_hints(parent).get(steps[-1])
     elif members := [member for member in get_args(parent) if isinstance(member, type)]:
         return [str(member.__struct_config__.tag) for member in members if issubclass(member, msgspec.Struct)]
-    choices = get_args(parent)
-    if choices and steps[-1].isdigit():  # an entry of a list: the values that its type allows
-        choices = get_args(choices[0])
-    return [str(choice) for choice in choices if isinstance(choice, str)]
+    return [str(choice) for choice in _literals(parent)]
+
+
+def _literals(kind: Any) -> Iterator[Any]:
+    """The values that a type lists, itself or for the entries of a list or of a table."""
+    for part in get_args(kind):
+        if isinstance(part, str | int):
+            yield part
+        else:
+            yield from _literals(part)
 
 
 def _type_at(data: Any, kind: Any, steps: list[str]) -> Any:

@@ -85,10 +85,11 @@ WRONG: dict[str, Policy] = {
 
 def get(name: str) -> Policy:
     """Return the policy called `name`; raises `UsageError`, which lists all policies."""
+    known = POLICIES | WRONG
     try:
-        return (POLICIES | WRONG)[name]
+        return known[name]
     except KeyError:
-        raise UsageError(f"unknown client policy '{name}'; choose from: {', '.join(POLICIES)}.") from None
+        raise UsageError(f"unknown client policy '{name}'; choose from: {', '.join(known)}.") from None
 
 
 @dataclass(slots=True)
