@@ -116,7 +116,6 @@ class _Gaps:
         source = np.repeat(np.arange(len(place)), lengths)
         missing = begin[source] + np.arange(len(source)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         before = published.acknowledged_t[missing] <= published.sent_t[self.event[place][source]]
-        before &= ~published.is_assumed[missing]
         return place[source[before]], missing[before]
 
     def _key(self, place: Ints, event: Ints) -> Ints:

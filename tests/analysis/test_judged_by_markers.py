@@ -193,13 +193,15 @@ def test_reader_that_starts_again_and_a_fault_that_changes_the_order_are_excused
     for kind in ("reorder_deliveries", "delay_deliveries"):
         story = in_orders((1, 2, 3), (1, 3, 2), plan=[{"kind": kind}])
         assert broken(story.tell(1.5, Kind.FAULT_INJECTED, detail=kind)) == {}
+        assert state("delivery.one_order", story) == "no_data"
 
 
 @pytest.mark.parametrize(("stored", "wrong"), [((1, 2), 0), ((2, 1), 1)])
 def test_log_is_read_like_one_more_client(stored: tuple[int, ...], wrong: int) -> None:
     """It begins with the first event, although the last client has come to the second by then."""
-    story = sent(Story(2).fresh(0).fresh(1), (1, 1.0, 1.2), (2, 1.3, 1.5))
+    story = sent(Story(2), (1, 1.0, 1.2), (2, 1.3, 1.5))
     for client in (0, 1):
+        story.tell(0.5, Kind.REBOOTSTRAPPED, client, STREAM, 0, detail="fresh")
         for number in (1, 2):
             story.tell(2.0 + number, Kind.APPLIED, client, STREAM, number, marker=number)
     for place, number in enumerate(stored):
@@ -220,3 +222,11 @@ def test_position_with_two_payloads_is_named() -> None:
 
     story = whole().marked().changed(lambda row: row.kind == Kind.APPLIED and (row.client, row.seq) == (0, 3), detail="other")
     assert first(story, "acknowledged_lost") == f"{STREAM}, seq 3, at 2.000 s, has two payloads"
+
+
+def test_event_of_somebody_else_is_not_taken_for_a_publish_without_a_marker() -> None:
+    """The run published it long after the first event, under a marker or not; clients may apply both in any order."""
+    story = sent(Story(1).fresh(0), (1, 1.0, 1.2))
+    story.tell(5.0, Kind.PUBLISH_TRIED, -1, STREAM, value=1.0, detail="acknowledged", attempt=1)
+    story.tell(6.0, Kind.APPLIED, 0, STREAM, 1).tell(6.1, Kind.APPLIED, 0, STREAM, 2, marker=1)
+    assert "real_time_order" not in broken(story)

@@ -106,13 +106,15 @@ def unproven(story: Story) -> list[int]:
     return ledger.published.number[ledger.unproven].tolist()
 
 
-@pytest.mark.parametrize(("also_has", "found"), [((), [3]), (("client",), []), (("log",), [])])
+@pytest.mark.parametrize(("also_has", "found"), [((), [3]), (("client",), []), (("log",), []), (("fault",), [])])
 def test_event_in_flight_at_all_starts_is_unproven_until_a_reader_has_it(also_has: tuple[str, ...], found: list[int]) -> None:
     """Publishing 3 was acknowledged after both clients had started, so they should have it if it was stored then."""
     story = overlapping({1: 3.2, 3: 3.5, 4: 4.0}, {0: [1, 4], 1: [1, 3, 4] if "client" in also_has else [1, 4]})
     story.tell(3.5, Kind.PUBLISH_TRIED, -1, STREAM, value=600.0, marker=3)
     if "log" in also_has:
         story.tell(9.5, Kind.READ_BACK, -1, STREAM, marker=3)
+    if "fault" in also_has:  # it withheld the event from somebody, so the service had it
+        story.tell(3.6, Kind.WITHHELD, 7, STREAM, marker=3)
     story.rows.sort(key=lambda row: row.t)
     assert broken(story) == {}
     assert unproven(story) == found

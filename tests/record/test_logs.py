@@ -263,12 +263,12 @@ def test_a_replaced_log_is_a_breach_only_where_positions_do_not_name_their_log(c
     assert ("log_recreated" in names) != history.has_epochs
 
 
-def in_two_logs() -> Story:
-    """Events 1 to 3 of a log and, from 10 s on, 4 to 6 of another one, at the same positions."""
+def in_two_logs(first: int = 1) -> Story:
+    """Events 1 to 3 of a log and, from 10 s on, 4 to 6 of another one, at the same positions, from `first` on."""
     story = Story(2)
     for number in range(1, 4):
-        story.publish(number, t=float(number), marker=number)
-        story.publish(number, t=10.0 + number, marker=3 + number)
+        story.publish(first + number - 1, t=float(number), marker=number)
+        story.publish(first + number - 1, t=10.0 + number, marker=3 + number)
     return story
 
 
@@ -299,10 +299,14 @@ def test_a_client_that_goes_on_in_the_old_log_is_there_although_there_is_another
     assert streams_of(story, Kind.REPLAY_STARTED) == [STREAM, SECOND]
 
 
-@pytest.mark.parametrize(("seq", "log"), [(1, SECOND), (2, STREAM), (-1, SECOND)])
-def test_an_event_under_another_position_than_its_own_does_not_say_in_which_log_its_client_is(seq: int, log: str) -> None:
-    story = in_two_logs()
-    story.tell(1.5, Kind.APPLIED, 0, STREAM, 1, marker=1)
+@pytest.mark.parametrize(
+    ("first", "seq", "log"), [(1, 1, SECOND), (1, 2, STREAM), (1, -1, SECOND), (0, 0, SECOND), (0, 1, STREAM)]
+)
+def test_an_event_under_another_position_than_its_own_does_not_say_in_which_log_its_client_is(
+    first: int, seq: int, log: str
+) -> None:
+    story = in_two_logs(first)
+    story.tell(1.5, Kind.APPLIED, 0, STREAM, first, marker=1)
     story.tell(12.5, Kind.DUPLICATE_DROPPED, 0, STREAM, seq, marker=4)
     story.tell(12.6, Kind.CHECKPOINT_WRITTEN, 0, STREAM, 2)
     assert streams_of(story, Kind.CHECKPOINT_WRITTEN) == [log]

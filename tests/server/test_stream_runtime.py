@@ -478,3 +478,14 @@ def test_a_late_event_has_a_position_of_the_protocols_form_too(nats: Driver) -> 
     nats.wait(0.3)
     items = [item for event in nats.pull(number) if isinstance(event, Batch) for item in event.items]
     assert [item.position for item in items] == [nats.position("a", 6)]
+
+
+def test_a_server_that_starts_too_late_does_so_only_where_it_accepts_a_position(centrifugo: Driver) -> None:
+    """It says that the other client has missed events, and goes on from the head."""
+    centrifugo.runtime.set_switches(Switches(defects={"replay_off_by_one"}))
+    assert numbers(centrifugo.ask(centrifugo.joined(), Subscribe("2", {"a": centrifugo.position("a", 2)}))) == [4, 5]
+    late = centrifugo.joined()
+    (answer,) = centrifugo.ask(late, Subscribe("2", {"a": Position(2, "another log")}))
+    assert isinstance(answer, PositionUnknown)
+    centrifugo.publish("a", 2)
+    assert numbers(centrifugo.pull(late)) == [6, 7]
