@@ -201,6 +201,12 @@ def _not_passed(drill: DrillVerdict) -> list[CheckResult]:
     return sorted(checks, key=lambda check: (check.state is not State.FAIL, check.state is not State.ERROR))
 
 
+def with_unit(value: float | None, unit: str) -> str:
+    """A value with its unit; without a value only `-`."""
+    shown = number(value)
+    return shown if shown == "-" else f"{shown} {unit}"
+
+
 def cell(text: object) -> str:
     """Escape text for a table cell, so that it is not read as markup."""
     return str(text).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")

@@ -190,7 +190,7 @@ def _check(check: CheckResult) -> Sequence[Text]:
     more = Markup('<br><span class="note">Users would have seen: {}.</span>').format(seen) if seen else ""
     optional = Markup('<br><span class="note">not required</span>') if not check.is_required else ""
     return (
-        *(check.name, Markup("{}{}").format(page.badge(check.state), optional), f"{number(check.value)} {check.unit}"),
+        *(check.name, Markup("{}{}").format(page.badge(check.state), optional), report.with_unit(check.value, check.unit)),
         *(between(check.interval), str(check.n), limit(check), Markup("{}{}").format(check.reason, more)),
     )
 
@@ -203,8 +203,8 @@ def _predicted(drill: DrillVerdict) -> Iterator[Text]:
     yield page.paragraph(f"{by} It does not affect the verdict.", "note")
     rows = (
         (
-            *(each.metric, f"{number(each.predicted)} {each.unit}", between(each.interval)),
-            *(f"{number(each.measured)} {each.unit}", report.percent(each.error)),
+            *(each.metric, report.with_unit(each.predicted, each.unit), between(each.interval)),
+            *(report.with_unit(each.measured, each.unit), report.percent(each.error)),
         )
         for each in report.compared(drill, drill.prediction)
     )
@@ -216,7 +216,7 @@ def _metrics(drill: DrillVerdict) -> Iterator[Text]:
     if drill.spreads:
         rows = (
             (
-                *(each.name, f"{number(each.mean)} {each.unit}", between(each.interval), number(each.least)),
+                *(each.name, report.with_unit(each.mean, each.unit), between(each.interval), number(each.least)),
                 *(number(each.median), number(each.p95), number(each.most), str(each.n)),
             )
             for each in drill.spreads
@@ -224,7 +224,7 @@ def _metrics(drill: DrillVerdict) -> Iterator[Text]:
         heads = ("metric", "mean", "95 % interval", "min", "median", "p95", "max", "n")
         yield page.folded(f"Metrics over {drill.replications} runs", page.table(heads, rows))
     elif drill.metrics:
-        values = ((each.name, f"{number(each.value)} {each.unit}", str(each.n)) for each in drill.metrics)
+        values = ((each.name, report.with_unit(each.value, each.unit), str(each.n)) for each in drill.metrics)
         yield page.folded("Metrics", page.table(("metric", "value", "n"), values))
     if drill.server is not None:
         polls = f"{drill.server.polls} polls, {sum(drill.server.failed.values())} without an answer"

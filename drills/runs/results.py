@@ -297,7 +297,7 @@ def show(run_dir: Path, verdict: DrillVerdict) -> run_page.Shown:
         return run_page.Shown()
     path = figure_path(run_dir, verdict.name)
     try:
-        drawn = run_page.shown(history, verdict, run_dir.name, "" if is_only else name, path)
+        drawn = run_page.shown(history, verdict, plan.run_id, "" if is_only else name, path)
     except OSError as error:
         raise _cannot_write(path, error) from None
     if verdict.status is State.PASS:

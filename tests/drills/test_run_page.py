@@ -1,7 +1,9 @@
 """`report.html` of a run: what it says, that no text of others becomes markup, and how a browser shows it."""
 
 import json
+import math
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from html import unescape
@@ -11,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from drills.judging.checks.verdicts import RunVerdict, State
-from drills.reports import page, run_page
+from drills.reports import page, report, run_page
 from drills.runs import results
 from sim.record.observations import Kind
 from tests.browsers import chromium, serious_findings
@@ -85,6 +87,17 @@ def test_figures_have_the_run_and_its_verdict(run_dir: Path) -> None:
     assert len(ids) == len(set(ids))
 
 
+def test_renamed_folder_keeps_the_id_of_its_run(run_dir: Path, tmp_path: Path) -> None:
+    renamed = tmp_path / "renamed"
+    shutil.copytree(run_dir, renamed)
+    conclude(renamed)
+    assert html_of(renamed).count(f">run {run_dir.name}: fail<") == 3
+
+
+def test_no_value_has_no_unit() -> None:
+    assert [report.with_unit(value, "ms") for value in (1.5, math.inf, None, math.nan)] == ["1.5 ms", "never ms", "-", "-"]
+
+
 def test_texts_of_others_are_escaped(run_dir: Path) -> None:
     verdict = results.judge_run(run_dir)
     (drill, *_) = verdict.drills
@@ -131,6 +144,8 @@ def test_page_in_a_browser(run_dir: Path, browser: Browser, scheme: str, width: 
     shown.goto(address)
     assert shown.inner_text("h1") == "NO-GO: breach (against the embedded mock)"
     assert shown.evaluate("document.documentElement.scrollWidth") <= width
+    aligned = shown.evaluate("getComputedStyle(document.querySelector('td.number')).textAlign")
+    assert aligned == ("right" if width > 700 else "left")  # below 700 pixels a row is a block, with labels on the left
     assert serious_findings(shown) == []
     assert problems == []
     shown.close()

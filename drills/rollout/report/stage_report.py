@@ -147,7 +147,7 @@ def _environment() -> "jinja2.Environment":
 
 def value(check: GateCheck) -> str:
     """The value of a check with its unit, for people."""
-    return "-" if check.value is None else f"{words.number(check.value)} {check.unit}"
+    return words.with_unit(check.value, check.unit)
 
 
 def minutes(seconds: float) -> str:
