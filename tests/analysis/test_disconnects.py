@@ -203,7 +203,7 @@ def ends(fault: Fault, *lost: tuple[float, str, str]) -> State:
 def test_links_explain_ends_for_silence_and_no_other_code(fault: Fault):
     for end in ("server:client_timeout:retry", "server:slow_consumer:wait", "network:network:retry", "client:network:retry"):
         assert ends(fault, (20.5, end, "network")) is State.PASS, end
-    for end in ("server:1012:retry", "server:forbidden:terminal", "server:1011:retry"):
+    for end in ("server:1000:retry", "server:1012:retry", "server:forbidden:terminal", "server:1011:retry"):
         assert ends(fault, (20.5, end, "network")) is State.FAIL, end
 
 
@@ -354,7 +354,7 @@ def judged_busy(end: str, why: str = "network", minted_t: float = 0.0) -> State:
 def test_busy_machine_may_silence_a_client_but_chooses_no_code_for_the_server():
     for end in ("server:client_timeout:retry", "server:slow_consumer:wait", "network:network:retry", "client:network:retry"):
         assert judged_busy(end) is State.PASS, end
-    for end in ("server:1012:retry", "server:1011:retry", "server:forbidden:terminal"):
+    for end in ("server:1000:retry", "server:1012:retry", "server:1011:retry", "server:forbidden:terminal"):
         assert judged_busy(end) is State.FAIL, end
 
 

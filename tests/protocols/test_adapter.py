@@ -162,3 +162,15 @@ def test_only_protocols_know_wire_names():
     assert len(outside) > 100
     assert not [name for name, text in outside.items() if re.search(r"phx_|sync:(?!\s)", text)]
     assert not [name for name, text in outside.items() if name.startswith("sim/client/") and "protocols.spacetime" in text]
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [(["client_timeout"], "client_timeout"), ([], 1000), (["client_timeout", "other"], 1000), (["other"], 1000)],
+)
+def test_a_close_has_the_code_of_silence_only_right_after_the_server_said_so(said: list[str], code: int | str) -> None:
+    connection = connected()
+    for each in said:
+        frame = [None, None, "sync:main", "sync:error", {"code": each, "message": "nothing heard"}]
+        assert connection.received(0, msgspec.json.encode(frame), True) == (Problem(each, message="nothing heard"),)
+    assert connection.closed(0, TransportEnd(1000)) == (Closed(code=code),)

@@ -38,7 +38,7 @@ CAPABILITIES = msgspec.structs.replace(  # as for `spacetime`, except:
     hash_form="sha256 of canonical JSON, Base64",
     evicts=False,
     beats_on_channel=True,
-    silence_codes=("phx_close", "1000"),  # of the channel, and of its web server's idle sockets
+    silence_codes=("phx_close",),  # of the channel; its socket stays open
 )
 _SOCKET = 0
 _PUSH = msgspec.json.Decoder(tuple[object, object, object, str, dict[str, msgspec.Raw]])

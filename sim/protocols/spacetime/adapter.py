@@ -5,6 +5,8 @@ from itertools import groupby
 from typing import ClassVar
 from urllib.parse import quote
 
+import msgspec
+
 from sim.base.errors import MalformedFrameError
 from sim.protocols import endings
 from sim.protocols.adapter import (
@@ -75,7 +77,7 @@ CAPABILITIES = Capabilities(
     renewal=Renewal.BY_RECONNECT,
     publishing=Publishing.HTTP,
     states_builds=True,
-    silence_codes=("client_timeout", "slow_consumer", "1000"),  # the close that follows says 1000
+    silence_codes=(codes.CLIENT_TIMEOUT, codes.SLOW_CONSUMER),
 )
 _SOCKET = 0
 _SAME_FOR_ALL = frozenset({"sync:update_batch", "sync:frame", "sync:heartbeat"})  # what they mean depends on no request
@@ -94,6 +96,7 @@ class SpacetimeConnection(ActionQueue):
         self._url = url
         self._shared = self.shared if shared is None else shared
         self._is_open = False
+        self._was_silent = False  # the server's last frame says that it heard nothing from this client
         self._asked: dict[str, type[Join | Subscribe | Beat]] = {}  # by reference: unanswered requests
 
     @staticmethod
@@ -126,6 +129,7 @@ class SpacetimeConnection(ActionQueue):
 
     def received(self, id: int, data: bytes, is_text: bool) -> Message:
         """See `Connection`."""
+        self._was_silent = False
         if (known := self._shared.get(data)) is not None:
             return known
         try:
@@ -147,15 +151,17 @@ class SpacetimeConnection(ActionQueue):
         if isinstance(frame, frames.Reply):
             return self._answer(frame)
         if isinstance(frame, frames.SyncError):
+            self._was_silent = frame.body.code == codes.CLIENT_TIMEOUT
             return _problem(frame.body)
         if isinstance(frame, frames.ChannelClosed):
             return (StreamEnded(None, frame.event),)
         return (codes.MALFORMED_FRAME if isinstance(frame, frames.Malformed) else Activity(),)
 
     def closed(self, id: int, end: TransportEnd) -> Message:
-        """See `Connection`."""
+        """See `Connection`. A close says 1000 whatever came before it, so its code is that of the frame that announced it."""
         if self._is_open:
-            return (endings.closed(end),)
+            closed = endings.closed(end)
+            return (msgspec.structs.replace(closed, code=codes.CLIENT_TIMEOUT) if self._was_silent else closed,)
         if end.status is not None:
             return (codes.upgrade_refused(end),)
         return (codes.connect_refused("protocol" if end.is_broken else "network"),)

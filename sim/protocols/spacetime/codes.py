@@ -20,6 +20,7 @@ from sim.protocols.events import (
     retry_after,
 )
 
+CLIENT_TIMEOUT = "client_timeout"  # the server heard nothing from this client
 RATE_LIMITED, REAUTH_REQUIRED, SLOW_CONSUMER, STALE_CURSOR = "rate_limited", "reauth_required", "slow_consumer", "stale_cursor"
 MALFORMED_FRAME = Malformed("malformed_frame")
 _ERROR_CODE = msgspec.json.Decoder(dict[str, dict[str, object]])

@@ -71,6 +71,6 @@ PROFILE = ServerProfile(
     ),
     not_joined=_not_joined,
     expelled=(codes.reauth_required("authenticate again with a new token"),),
-    silent=(Problem("client_timeout", message="nothing heard from this client"),),
+    silent=(Problem(codes.CLIENT_TIMEOUT, message="nothing heard from this client"),),
     malformed=lambda code: Problem(code, message="not a frame of this channel"),
 )
