@@ -7,12 +7,13 @@ To add a form: name it in `FORMS`, and change the frames or answers in `Stranger
 
 import base64
 import hashlib
+import itertools
 import json
 import socket
 
 import uvicorn
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from tests.peers import deceiving_server as service
 from tests.peers.deceiving_lies import arguments, configure, options
@@ -38,6 +39,7 @@ FORMS = {
     # Answers.
     "bare_answers": "the answers to a join and a subscribe are empty",
     "no_answers_to_beats": "the heartbeats of clients are not answered",
+    "upgrade_403": "some upgrades are refused once, with status 403 and nothing else",
     # Signs of life.
     "no_beats": "the server sends no heartbeats",
     "pings": "the server's heartbeats are pings of the WebSocket",
@@ -53,6 +55,7 @@ FORMS = {
 }
 SENT_AT = (1_767_225_600, 1_767_225_600_000, "2026-01-01T00:00:00.000Z")
 chosen = set()
+upgrades = itertools.count(1)
 
 
 def has(*forms):
@@ -133,6 +136,13 @@ class Stranger(service.Reader):
         return [] if has("no_heads") else super().heads()
 
 
+async def connect(socket):
+    if has("upgrade_403") and next(upgrades) % 10 == 0:
+        await socket.close()  # before it is accepted: uvicorn answers 403, without a body
+        return
+    await service.connect(socket)
+
+
 async def publish(request):
     answer = await service.publish(request)
     if answer.status_code != 200:
@@ -157,6 +167,7 @@ if __name__ == "__main__":
     assert chosen <= {*FORMS}, chosen
     service.Reader = Stranger
     service.app.routes.insert(0, Route("/internal/v1/runs/{id}/events", publish, methods=["POST"]))
+    service.app.routes.insert(0, WebSocketRoute("/socket", connect))
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     print(listener.getsockname()[1], flush=True)
     config = uvicorn.Config(
