@@ -5,7 +5,7 @@ An entry of the file says where a service is, what a drill may do to it, and whi
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
@@ -207,8 +207,8 @@ def _target(path: Path, name: str, table: object, environment: Mapping[str, str]
     where = f"{path}: [targets.{name}]"
     if not isinstance(table, dict):
         raise UsageError(f"{path}: key 'targets.{name}' is {table!r}, but a target is a table.")
-    rest = {key: value for key, value in table.items() if key not in _TABLES}
-    entry = to_struct(rest, Entry, where)
+    _require_readable(table, where, environment)
+    entry = _entry(table, where)
     stop = _stop(table.get("stop", {}), where)
     streams = to_struct(table_of(table, "streams", where), StreamRules, f"{where[:-1]}.streams]")
     forms = read_forms(table, streams, entry.kind, where)
@@ -239,6 +239,33 @@ def _target(path: Path, name: str, table: object, environment: Mapping[str, str]
         prometheus=_prometheus(table["prometheus"], where, environment) if "prometheus" in table else None,
         rollback=_rollback(table.get("rollback", {}), where),
     )
+
+
+def _entry(table: dict[str, object], where: str) -> Entry:
+    return to_struct({key: value for key, value in table.items() if key not in _TABLES}, Entry, where)
+
+
+def _require_readable(table: dict[str, object], where: str, environment: Mapping[str, str]) -> None:
+    """Raise `UsageError` with a line for each table that cannot be read, so that nobody has to correct them one by one."""
+    readers: list[Callable[[], object]] = [
+        lambda: _entry(table, where),
+        lambda: _stop(table.get("stop", {}), where),
+        lambda: _hooks(table.get("hooks", {}), where),
+        lambda: _revisions(table.get("revisions", {}), where),
+        lambda: _rollback(table.get("rollback", {}), where),
+        *([lambda: _prometheus(table["prometheus"], where, environment)] if "prometheus" in table else []),
+    ]
+    structs: dict[str, type[msgspec.Struct]] = {"streams": StreamRules, "service": RuntimeSettings, **FORMS}
+    for key in [key for key in structs if key in table]:
+        readers.append(lambda key=key: to_struct(table_of(table, key, where), structs[key], f"{where[:-1]}.{key}]"))  # type: ignore[misc]
+    mistakes = []
+    for read_one in readers:
+        try:
+            read_one()
+        except UsageError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise UsageError("\n".join(mistakes))
 
 
 def _require_options(protocol: registry.Protocol, options: dict[str, object], where: str) -> None:

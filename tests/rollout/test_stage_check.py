@@ -206,6 +206,16 @@ def test_a_command_that_cannot_be_run_is_found(service: SteppedService) -> None:
     assert "sync_metrics, retired_routes will not be run: the environment variable ABSENT_CHECKOUT" in found.reason
 
 
+def test_a_mistake_in_every_table_is_found_at_once(service: SteppedService) -> None:
+    service.write(extra=f"{ROLLBACK}\n[targets.stepped.stop]\nluck = 1\n[targets.stepped.routing]\npaht = 2\n")
+    edit(service.targets, "caps =", "colour = 3\ncaps =")
+    (found,) = wrong(service)
+    lines = found.reason.splitlines()
+    assert (found.item, len(lines)) == ("target", 3)
+    for key, line in zip(("'colour'", "'luck'", "'paht'"), lines, strict=True):
+        assert f"unknown key {key}; allowed here: " in line
+
+
 def test_too_little_space_is_found(service: SteppedService, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1024 * 1024))
     assert [each.item for each in wrong(service)] == ["disk"]
