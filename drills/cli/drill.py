@@ -292,7 +292,7 @@ def compare(
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write an HTML page with overlaid curves.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare runs, sets of runs or stages with a baseline: what got worse or better, with intervals.
+    """Compare runs or stages with a baseline, with intervals.
 
     Conditions are checked first. Where they make the comparison meaningless, it exits with 2.
     Without --fail-if-worse it only reports, and exits with 0.

@@ -17,7 +17,7 @@ gates_app = typer.Typer(help="List and explain the checks of the gates.", no_arg
 
 @gates_app.command("list")
 def gates_list(thresholds: Thresholds = None) -> None:
-    """List all checks with their sources and thresholds, and all invariants."""
+    """List all checks with sources and thresholds, and invariants."""
     from rich.table import Column
 
     from drills.rollout.report import explain_checks
@@ -38,7 +38,10 @@ def gates_explain(
     ],
     thresholds: Thresholds = None,
 ) -> None:
-    """Explain what one check measures and how it decides, or when an invariant is violated."""
+    """Explain what a check or an invariant means.
+
+    What a check measures and how it decides, or when an invariant is violated.
+    """
     from rich.table import Column
 
     from drills.rollout.report import explain_checks

@@ -65,7 +65,7 @@ def _options(
 
 @app.command()
 def doctor(out: Out = RESULTS, as_json: AsJson = False) -> None:
-    """Examine this machine: what is there, and what to do about what is not.
+    """Say what is missing on this machine, and what to do.
 
     Exits with 0 if drills can run here, else with 1. Changes nothing.
     """

@@ -55,7 +55,7 @@ def test_a_drill_runs_and_is_explained_elsewhere(wheel: Installed, tmp_path: Pat
     (summary,) = (tmp_path / "results").glob("*/SUMMARY.md")
     assert "reconnect_storm" in summary.read_text()
     bad = ("drill", "run", "dropped_delivery", "--engine", "virtual", "--defect", "skip_delivery")
-    done = wheel.run(wheel.stormgate, *bad, cwd=tmp_path)
+    done = wheel.run(wheel.stormgate, *bad, cwd=tmp_path, limit_s=300.0)  # it compiles its kernels first
     assert done.code == 1, done
     (run,) = (tmp_path / "results").glob("*-dropped_delivery-*")
     explained = wheel.run(wheel.stormgate, "drill", "explain", run, cwd=tmp_path)

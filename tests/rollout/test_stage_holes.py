@@ -213,13 +213,13 @@ def test_time_of_a_broken_hold_does_not_count_after_a_kill(tmp_path: Path) -> No
 @pytest.fixture(scope="module")
 def on_staging(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a rollout on staging whose preflight is a signed go."""
-    from drills.rollout.report import stage_files
+    from drills.rollout.report import figures, stage_files
     from drills.rollout.verdict import judging
 
     folder = Folder(tmp_path_factory.mktemp("production") / "staging" / "runs").write()
     report = judging.judge_stage(folder.path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage_files.figures, "of", lambda *_: ())
+        patch.setattr(figures, "of", lambda *_: ())
         stage_files.write(folder.path, msgspec.structs.replace(report, decision="go", reason="", why=()))
     return folder.sign().runs.parent
 
