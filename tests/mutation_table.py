@@ -219,7 +219,7 @@ MUTATIONS = (
         only=True,
     ),
     defect("keep_silent_clients", "half_open_sockets", "reconnect.half_open_left", only=True),
-    defect("drop_late_heartbeats", "latency_brownout", "reconnect.needless_disconnects", only=True),
+    defect("drop_late_heartbeats", "latency_brownout", "reconnect.needless_disconnects", "drill.undisturbed", only=True),
     defect("ignore_cursor", "partition_heal", "replay.divergence", only=True),
     defect("replay_off_by_one", "network_flap", "replay.divergence"),
     # A server that stays quiet until somebody comes: our auditor must not be the one.
