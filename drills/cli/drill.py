@@ -267,7 +267,7 @@ FailIfWorse = Annotated[
     typer.Option(
         metavar="METRIC=LIMIT",
         help="Exit with 1 if this metric is worse by more: in percent of the baseline (p99_recovery=10%), or in its unit "
-        "(publish_to_apply_p95_ms=50). Exit with 2 if that cannot be told. Repeatable.",
+        "(publish_to_apply_p95_ms=50). Exit with 2 if that cannot be decided. Repeatable.",
     ),
 ]
 Accept = Annotated[

@@ -180,7 +180,7 @@ def _wait(server: "Server", targets: Path) -> None:
         f"  stormgate drill run reconnect_storm --clients 25 --target {server.name} --targets {targets}",
         "Ctrl-C stops it.",
     )
-    sys.stdout.flush()  # of a pipe, too: whoever started it waits for these lines
+    sys.stdout.flush()  # of a pipe, too: its reader waits for these lines
     try:
         signal.pause()
     except KeyboardInterrupt:

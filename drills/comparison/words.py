@@ -47,7 +47,7 @@ def headline(found: Comparison) -> str:
         case "not_worse":
             return f"not worse by more than the limits ({effect})"
         case "unclear":
-            return f"cannot tell ({effect})"
+            return f"inconclusive ({effect})"
     return f"compared ({effect})"
 
 

@@ -35,3 +35,8 @@ class Request:
     targets: Path | None = None  # the file that names targets; None: the one in the working directory
     predict: bool = False  # predict each drill with the model fitted to the target
     endpoints: "Endpoints | None" = None  # of the target, if already known; else `target` is looked up
+
+    @classmethod
+    def of_target(cls, drill: Drill, endpoints: "Endpoints", thresholds: Path | None, out: Path) -> "Request":
+        """Return the request of one drill on a target that is already known."""
+        return cls((drill,), "sockets", endpoints.name, 1, (), thresholds, out, endpoints=endpoints)

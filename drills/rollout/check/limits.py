@@ -44,18 +44,8 @@ def _refused(drills: Iterable[Drill], endpoints: Endpoints, thresholds: Path) ->
     """The drills that the target cannot run whatever its caps are, each with the reason."""
     unlimited = replace(endpoints, rules=msgspec.structs.replace(endpoints.rules, caps=None))
     for drill in drills:
-        request = Request(
-            drills=(drill,),
-            engine="sockets",
-            target=endpoints.name,
-            seed=1,
-            defects=(),
-            thresholds=thresholds,
-            out=Path(),
-            endpoints=unlimited,
-        )
         try:
-            not_run = checking.check(request).not_run
+            not_run = checking.check(Request.of_target(drill, unlimited, thresholds, Path())).not_run
         except UsageError as error:
             not_run = {drill.name: str(error)}
         yield from not_run.items()

@@ -56,17 +56,7 @@ def check(endpoints: Endpoints, drill: Drill, folder: Path, thresholds: Path | N
     `surely`: refusals must be under the limit with 95 % confidence, which needs 133 connects; else the ratio decides.
     Raises the errors of a drill run, and `InterruptedCanaryCheckError`.
     """
-    request = Request(
-        drills=(drill,),
-        engine="sockets",
-        target=endpoints.name,
-        seed=1,
-        defects=(),
-        thresholds=thresholds,
-        out=folder,
-        endpoints=endpoints,
-    )
-    run_dir = running.run(request)
+    run_dir = running.run(Request.of_target(drill, endpoints, thresholds, folder))
     verdict = results.judge_run(run_dir)
     results.write_reports(run_dir, verdict)
     return judged(run_dir, verdict.drills[0], f"{folder.parent.name}/{folder.name}/{run_dir.name}", surely)

@@ -171,7 +171,7 @@ class StageRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Notify(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The command that is told of a hold's changes, as JSON on its input. It gets no secrets."""
+    """The command that is notified of a hold's changes, as JSON on its input. It gets no secrets."""
 
     argv: tuple[Words, ...] = ()  # program and arguments; run without a shell, beside the stages file; empty: no command
     timeout_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 10.0  # [ours] time limit
