@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 
 from drills.judging import gates
 from drills.judging.checks.verdicts import CheckResult
+from sim.base.errors import UsageError
 from sim.protocols import registry
 from sim.protocols.adapter import Capabilities, FreshStart, Positions, Refusals, StaleSign
 from sim.record.history import History
 from sim.record.observations import Kind
-from tests.drills.asking import ERROR, FAIL, INCONCLUSIVE, NO_DATA, PASS, ask, judged, names, state
+from tests.drills.asking import ERROR, FAIL, INCONCLUSIVE, NO_DATA, NOT_RUN, PASS, THRESHOLDS, ask, judged, names, state
 from tests.histories import STREAM, Story, good_storm, storm_drill
 
 
@@ -164,3 +165,90 @@ EVIDENCE = st.sets(st.sampled_from([*Kind]), max_size=6)  # the empty set too
 def test_removed_evidence_never_makes_a_bad_drill_pass(known_bad: str, removed: set[Kind]) -> None:
     story = KNOWN_BAD[known_bad].without(lambda row: row.kind in removed)
     assert judged(story, LAX).status is not PASS
+
+
+# --- the verdict around the checks --------------------------------------------------------------------
+
+
+def test_drill_with_an_unknown_check_or_without_a_threshold_is_refused() -> None:
+    history = good_storm(1).history()
+    unknown = storm_drill(1, checks=("ux.integrity", "drill.phases"))  # exists, but no drill lists it
+    with pytest.raises(UsageError, match=r"^drill storm: unknown check 'drill.phases' in 'checks'; there are: error.websocket"):
+        gates.judge(unknown, history, THRESHOLDS, "x")
+    thresholds = {name: each for name, each in THRESHOLDS.items() if name != "ux.integrity"}
+    with pytest.raises(UsageError, match=r"^drill storm: check 'ux.integrity' has no threshold; add a table \[ux.integrity\]"):
+        gates.judge(storm_drill(1, checks=("ux.integrity",)), history, thresholds, "x")
+    gates.require_checks(storm_drill(1, checks=("ux.integrity",)), THRESHOLDS)
+    assert [spec.name for spec in gates.asked_of(storm_drill(1, checks=("ux.integrity",) * 2))].count("ux.integrity") == 1
+
+
+def test_verdict_says_how_the_drill_was_run() -> None:
+    story = good_storm(2).tell(20.3, Kind.PACED, 0, value=100.0).tell(50.0, Kind.ENDED, 0, detail="server:1012:retry")
+    story.tell(5.0, Kind.METRICS_POLLED, detail="ok").tell(5.0, Kind.SERVER_METRIC, value=3.0, detail="connections.open")
+    story.tell(6.0, Kind.METRICS_POLLED, detail="timeout").busy(30.0, 31.0)
+    story.header |= {"remarks": ["First."], "unasked": {"garbled_token": "no tokens"}, "hooks": [{}], "defects": ["d"]}
+    story.header |= {"capabilities": msgspec.to_builtins(msgspec.structs.replace(CAPABILITIES, evicts=False))}
+    verdict = judged(story, storm_drill(2, ("delivery.slow_consumer_evictions", "ux.integrity")))
+    assert verdict.remarks == (
+        "First.",
+        "The machine was too busy from 30.0 s to 31.0 s (the load generator had no rest): latencies may be too long then, and "
+        "none too short.",
+        "1 of 2 connects waited for the target's cap: this storm was paced, so it shows less.",
+        "The negative client garbled_token was left out: no tokens.",
+        "1 hook commands were run; their output is in hooks/ of the drill's folder.",
+        "The runtime's metrics endpoint did not answer 1 of 2 polls: timeout (1). Its metrics are missing then, not zero; "
+        "every check above reads what clients observed.",
+        "The decision does not require delivery.slow_consumer_evictions: protocol 'spacetime' cannot tell: its server does not "
+        "disconnect slow consumers.",
+    )
+    assert (verdict.name, verdict.clients, verdict.duration_s, verdict.defects) == ("storm", 2, 60.0, ("d",))
+    assert verdict.server is not None
+    assert (verdict.server.polls, verdict.server.failed, len(verdict.server.figures)) == (2, {"timeout": 1}, 1)
+    assert [(end.code, end.count) for end in verdict.endings] == [("1012", 1)]
+    assert {check.evidence for check in verdict.checks} == {"observations.parquet"}
+
+
+def test_verdict_of_a_plain_drill_has_no_remarks() -> None:
+    verdict = judged(good_storm(2), storm_drill(2, ("ux.integrity",)))
+    assert (verdict.remarks, verdict.server, verdict.endings, verdict.violations) == ((), None, (), ())
+    one_poll = judged(good_storm(2).tell(5.0, Kind.METRICS_POLLED, detail="ok"), storm_drill(2, ("ux.integrity",)))
+    assert (one_poll.remarks, one_poll.server is not None) == ((), True)
+
+
+def test_checks_of_whole_files_say_their_rows_or_what_is_wrong() -> None:
+    fine, torn, stopped = (
+        *(gates.read_evidence("f", 7), gates.read_evidence("f", 7, "torn")),
+        gates.stopped("f", "sync_errors > 3"),
+    )
+    assert (fine.state, fine.value, fine.n, fine.reason) == (PASS, 7, 7, "7 observations, as they were recorded")
+    assert (torn.state, torn.value, torn.n, torn.reason) == (ERROR, 7, 7, "torn")
+    assert (stopped.state, stopped.value, stopped.n) == (FAIL, 1, 1)
+    unreadable, not_run = gates.unreadable("storm", "torn", "f"), gates.not_run("storm", "no hook")
+    assert (unreadable.clients, unreadable.status, unreadable.checks[0].n) == (0, ERROR, 0)
+    assert (not_run.clients, not_run.duration_s, not_run.not_run) == (0, 0.0, "no hook")
+    (check,) = not_run.checks
+    assert (check.state, check.n, check.is_required, check.reason) == (NOT_RUN, 0, False, "no hook")
+
+
+def test_invariants_have_a_check_with_their_number_and_names() -> None:
+    (good,) = (check for check in judged(good_storm(2)).checks if check.name == "drill.invariants")
+    assert (good.value, good.n, good.reason) == (0, len(good_storm(2).rows), "no invariant was violated")
+    story = good_storm(2).tell(30.0, Kind.UNGRANTED, 0, STREAM, 3).tell(31.0, Kind.HASH_MISMATCH, 0, STREAM, 3)
+    (bad,) = (check for check in judged(story).checks if check.name == "drill.invariants")
+    assert (bad.state, bad.value, bad.reason) == (FAIL, 2, "violated: cross_topic_leak, jumbled_message")
+
+
+def test_withheld_events_are_counted() -> None:
+    story = good_storm(2).tell(30.0, Kind.WITHHELD, 0, STREAM, 4).tell(30.0, Kind.WITHHELD, 1, STREAM, 4)
+    story.header["capabilities"] = msgspec.to_builtins(msgspec.structs.replace(CAPABILITIES, positions=Positions.OPAQUE))
+    (found,) = (check for check in judged(story).checks if check.name == "drill.loss_unnoticeable")
+    assert (found.state, found.value, found.n) == (INCONCLUSIVE, 2, 2)
+
+
+def test_without_a_socket_checks_of_clients_are_not_required() -> None:
+    story = Story(0, header={"has_socket": False})
+    clients, published = ask("ux.integrity", story), ask("drill.load", story)
+    assert (clients.state, clients.is_required) == (NO_DATA, False)
+    assert clients.reason == "the target has no socket, so there were no clients"
+    assert (published.state, published.is_required) == (ERROR, True)
+    assert ask("ux.integrity", Story(0)).is_required
