@@ -1,5 +1,6 @@
 """`stormgate plan`: plan capacity by sweeps and searches over simulated drills, and fit a system model to a target."""
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -160,25 +161,28 @@ def _print_swept(swept: "Swept", as_json: bool) -> None:
 
     if as_json:
         points = [_point(swept, point) for point in swept.points]
-        output.json_object({"name": swept.plan.sweep.name, "folder": str(swept.folder), "points": points})
+        said = {"in_words": dataclasses.asdict(plan_report.answer(swept))}
+        output.json_object({"name": swept.plan.sweep.name, "folder": str(swept.folder), **said, "points": points})
     else:
         heads, body = plan_report.lines(swept, brief=True)
         where = f"tables and figures: {swept.folder} (± is half of the 95 % interval)"
-        _print_table(heads, body, swept.plan.sweep.question, where)
+        _print_table(heads, body, swept.plan.sweep.question, *plan_report.answer(swept).paragraphs, where)
     if not any(row.metrics for rows in swept.rows.values() for row in rows):
         raise typer.Exit(ExitCode.INCONCLUSIVE)
 
 
 def _print_searched(searched: "Searched", as_json: bool) -> None:
     """Print the answer of a search and exit with its code."""
+    from drills.planning import report as plan_report
     from drills.planning import search
 
     if as_json:
-        output.json_object({**search.summary(searched), "folder": str(searched.folder)})
+        said = dataclasses.asdict(plan_report.answer(searched))
+        output.json_object({**search.summary(searched), "in_words": said, "folder": str(searched.folder)})
     else:
         heads = [searched.find.key, "gates", "replications", "why"]
         where = f"tables and figures: {searched.folder}"
-        _print_table(heads, search.lines(searched), searched.sentence, searched.confidence, where)
+        _print_table(heads, search.lines(searched), *plan_report.answer(searched).paragraphs, where)
     raise typer.Exit({"green": ExitCode.GO, "red": ExitCode.NO_GO}.get(searched.found.outcome, ExitCode.INCONCLUSIVE))
 
 

@@ -1,18 +1,20 @@
 """The figures of a sweep or a search. The design selects them; they are drawn from the table alone."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from drills.judging import gates
 from drills.judging.checks.verdicts import DrillVerdict
+from drills.planning import answers
 from drills.planning.search import Searched
 from drills.planning.sweeps import THRESHOLDS_NAME, Swept
-from sim.planning import tables
+from sim.planning import bottlenecks, tables
 from sim.planning.search import Outcome
-from sim.plots import sweeps
+from sim.planning.store import Row
+from sim.plots import stations, sweeps
 from sim.plots.style import LINES
 
 PREFIX = "figure-"  # of file names; all files with this prefix are replaced
@@ -43,7 +45,14 @@ def of_sweep(swept: Swept) -> dict[str, Figure]:
         drawn |= draw(swept, table, metrics)
     if len(swept.points) <= _MAX_STATES:
         drawn["gates"] = sweeps.gates(_states(swept), "State of each check at each point")
-    return drawn
+    point = answers.hardest(swept)
+    return drawn | _stations(swept.rows[point.number], answers.at(point))
+
+
+def _stations(rows: Sequence[Row], where: str) -> dict[str, Figure]:
+    """The load of the service's queues over time; nothing if no run ended."""
+    loads = bottlenecks.mean_loads(rows)
+    return {"stations": stations.over_time(loads, f"Load of the service's queues at {where}")} if loads else {}
 
 
 def _states(swept: Swept) -> pd.DataFrame:
@@ -140,13 +149,15 @@ def of_search(searched: Searched) -> dict[str, Figure]:
     key, title = searched.find.key, searched.sentence
     if not metrics:
         return {}
+    place = answers.limiting_trial(searched)
+    loads = _stations(searched.rows[place], answers.at(searched.points[place]))
     if searched.find.want == "best":
         by = searched.find.by
         first = {by: metrics.get(by, by)} if by in set(table["metric"]) else {}
-        return {"trials": sweeps.ranking(table, key, {**first, **metrics}, title)}
+        return {"trials": sweeps.ranking(table, key, {**first, **metrics}, title), **loads}
     marked = {"answer": searched.found.answer, "red": searched.found.beyond}
     known = {name: float(value) for name, value in marked.items() if value is not None}
-    return {"trials": sweeps.trials(table, key, metrics, title, known, _limits_of_search(searched))}
+    return {"trials": sweeps.trials(table, key, metrics, title, known, _limits_of_search(searched)), **loads}
 
 
 def _limits_of_search(searched: Searched) -> dict[str, float]:

@@ -12,20 +12,26 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from drills.planning import answers, search, sweeps
 from drills.planning import figures as plan_figures
-from drills.planning import search, sweeps
+from drills.planning.answers import Answer
 from drills.planning.search import Searched
 from drills.planning.sweeps import Swept
 from drills.reports import page
 from drills.reports.report import cell, number
 from drills.runs.request import SIMULATED as ENGINES_SAY
 from sim.base.atomic_files import write_whole
+from sim.planning import bottlenecks
 from sim.planning.sweep_file import Sweep
 from sim.plots.svg import svg
 
 SUMMARY_NAME = "SUMMARY.md"
 _TONES: Mapping[str, page.Tone] = {"": "plain", "green": "good", "red": "bad", "inconclusive": "doubt"}
 _FILES = (".json", ".jsonl", ".md", ".parquet", ".png", ".toml")
+_STATIONS = (
+    "Means over the runs of each point. A station is full while at least 95 % of its workers are busy; stations.parquet has "
+    "each one over time."
+)
 _INTERVALS = "Each mean has its 95 % interval over replications (Student's t)."
 
 
@@ -68,12 +74,11 @@ def html(done: Swept | Searched, figures: Mapping[str, Figure]) -> str:
     """`report.html`: the answer, the figures and the table of a sweep or a search, in one file."""
     sweep = done.plan.sweep
     if isinstance(done, Swept):
-        tone = _TONES[""]
-        answer, what = f"{len(done.points)} points ({sweep.design}).", "Points"
+        tone, what = _TONES[""], "Points"
         heads, body = lines(done)
     else:
         tone = _TONES.get(done.found.outcome, _TONES["inconclusive"])
-        answer, what = f"{done.sentence} {done.confidence}", "Tried values"
+        what = "Tried values"
         heads, body = _searched_table(done)
     place = heads.index("gates")
     rows = [[*line[:place], page.badge(line[place]), *line[place + 1 :]] for line in body]
@@ -92,16 +97,45 @@ def html(done: Swept | Searched, figures: Mapping[str, Figure]) -> str:
             title=f"{sweep.name}: {sweep.question}",
             headline=sweep.name,
             tone=tone,
-            lines=(sweep.question, answer),
+            lines=(sweep.question, *answer(done).paragraphs),
             facts=page.together(page.facts(about), page.paragraph(ENGINES_SAY[sweep.engine], "note")),
             sections=(
                 page.Section("Figures", page.together(*map(page.figure, drawn))),
                 page.Section(what, page.together(page.table(heads, rows), *errors)),
+                page.Section("Bottlenecks", page.together(page.paragraph(_STATIONS, "note"), page.table(*stations(done)))),
                 page.Section("Files", page.listed(files)),
             ),
             footer=f"{_INTERVALS} To write this report again, run stormgate plan report with its folder.",
         )
     )
+
+
+def answer(done: Swept | Searched) -> Answer:
+    """The answer in words."""
+    if isinstance(done, Swept):
+        return answers.of_sweep(done, plan_figures.headlines(done.table))
+    return answers.of_search(done)
+
+
+def stations(done: Swept | Searched) -> tuple[list[str], list[list[str]]]:
+    """A table as text: how each queue of the service was used at each point, the most limiting first."""
+    keys = list(done.points[0].values)
+    rows = done.rows if isinstance(done, Swept) else dict(enumerate(done.rows))
+    body = [
+        [*(search.shown(point.values[key]) for key in keys), *_used(use)]
+        for point in done.points
+        for use in bottlenecks.uses(rows[point.number])
+    ]
+    return [*keys, *_STATION_HEADS], body
+
+
+_STATION_HEADS = ("station", "workers", "busy, mean", "busiest", "full (s)", "most waiting", "queue full")
+
+
+def _used(use: bottlenecks.Use) -> list[str]:
+    shares = (f"{use.busy:.0%}", f"{use.busiest:.0%}", number(use.full_s))
+    full = f"{use.refused:,.0f} times (places: {use.places:,})" if use.places else "-"
+    return [use.name, str(use.workers), *shares, f"{use.max_waiting:,.1f}", full]
 
 
 def sweep_paragraphs(swept: Swept) -> list[str]:
@@ -111,8 +145,10 @@ def sweep_paragraphs(swept: Swept) -> list[str]:
         *_head(sweep),
         f"Drill `{sweep.drill}` on the {sweep.engine} engine: {len(swept.points)} points ({sweep.design}), "
         f"{sweep.replications} replications per point, first seed {sweep.seed}. {ENGINES_SAY[sweep.engine]} {_INTERVALS}",
+        *_answered(swept),
         _table(*lines(swept)),
         *_errors(swept),
+        *_bottlenecks(swept),
     ]
 
 
@@ -161,11 +197,22 @@ def search_paragraphs(searched: Searched) -> list[str]:
     sweep = searched.plan.sweep
     return [
         *_head(sweep),
-        f"**{searched.sentence}**",
-        f"{searched.confidence} Drill `{sweep.drill}` on the {sweep.engine} engine, first seed {sweep.seed}. "
+        *_answered(searched),
+        f"Drill `{sweep.drill}` on the {sweep.engine} engine, first seed {sweep.seed}. "
         f"{ENGINES_SAY[sweep.engine]} {_INTERVALS}",
         _table(*_searched_table(searched)),
+        *_bottlenecks(searched),
     ]
+
+
+def _answered(done: Swept | Searched) -> list[str]:
+    """The answer, with the names of its parts in bold."""
+    parts = (text.split(":", 1) for text in answer(done).paragraphs)
+    return [f"**{name}:**{text}" for name, text in parts]
+
+
+def _bottlenecks(done: Swept | Searched) -> list[str]:
+    return ["## Bottlenecks", _STATIONS, _table(*stations(done))]
 
 
 def _searched_table(searched: Searched) -> tuple[list[str], list[list[str]]]:

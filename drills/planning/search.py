@@ -40,9 +40,14 @@ class Searched:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """A row per value and metric (see `tables.summary`); the number of a trial is the number of its point."""
-        points = [designs.point(self.plan, {self.find.key: trial.value}, n) for n, trial in enumerate(self.found.trials)]
-        return tables.summary(points, dict(enumerate(self.rows)))
+        """A row per value and metric (see `tables.summary`)."""
+        return tables.summary(self.points, dict(enumerate(self.rows)))
+
+    @cached_property
+    def points(self) -> tuple[Point, ...]:
+        """The tried values as points; the number of a trial is the number of its point."""
+        trials = enumerate(self.found.trials)
+        return tuple(designs.point(self.plan, {self.find.key: trial.value}, number) for number, trial in trials)
 
     @property
     def sentence(self) -> str:
@@ -62,9 +67,16 @@ class Searched:
     @property
     def _beyond(self) -> str:
         found = self.found
+        assert found.answer is not None
         if found.beyond is None:
             return "values beyond it are inconclusive, none is red"
-        return f"{shown(found.beyond)} is red, values in between are inconclusive"
+        low, high = sorted((float(found.answer), float(found.beyond)))
+        between = [trial for trial in found.trials if low < float(trial.value) < high]
+        if not between:
+            return (
+                f"{shown(found.beyond)} is red, and no value in between was tried (find.tolerance is {self.find.tolerance:.0%})"
+            )
+        return f"{shown(found.beyond)} is red, and in between {', '.join(f'{shown(t.value)} is {t.outcome}' for t in between)}"
 
     @property
     def confidence(self) -> str:
@@ -123,7 +135,8 @@ def _search(task: "_Search") -> Searched:
 
 
 def write_found(searched: Searched) -> None:
-    """Write `found.json`. Raises `StorageError`."""
+    """Write `found.json` and `stations.parquet`. Raises `StorageError`."""
+    sweeps.write_stations(searched.folder, searched.points, dict(enumerate(searched.rows)))
     write_whole(searched.folder / sweeps.FOUND_NAME, msgspec.json.encode(summary(searched)) + b"\n")
 
 

@@ -7,6 +7,7 @@ results/plans/<name>/
     rows/            one file per completed run (`sim.planning.store`)
     runs.parquet     a row per run and metric
     sweep.parquet    a row per point and metric with its interval; written last, when all runs are done
+    stations.parquet a row per point, queue of the service and bin of time: how busy it was, how many waited
     SUMMARY.md       the report, with figures in the same folder (`drills.planning.report`)
 """
 
@@ -27,14 +28,14 @@ from sim.base.atomic_files import write_whole
 from sim.base.errors import EvidenceError, StorageError, StormgateError, UsageError
 from sim.base.ownership import Mark, is_left_over, remove_leftovers
 from sim.base.process_pool import INTERRUPTED
-from sim.planning import designs, runs, sweep_file
+from sim.planning import bottlenecks, designs, runs, sweep_file
 from sim.planning.designs import Point
 from sim.planning.runs import Job
 from sim.planning.store import Row, Store, code_digest
 from sim.planning.sweep_file import Plan
 from sim.planning.tables import Results
 
-SWEEP_NAME, RUNS_NAME, TABLE_NAME = "sweep.toml", "runs.parquet", "sweep.parquet"
+SWEEP_NAME, RUNS_NAME, TABLE_NAME, STATIONS_NAME = "sweep.toml", "runs.parquet", "sweep.parquet", "stations.parquet"
 PLAN_NAME, THRESHOLDS_NAME, FOUND_NAME = "plan.json", "thresholds.toml", "found.json"
 _RUN_AGAIN = "Run the plan again; it simulates only the missing runs."
 
@@ -232,6 +233,12 @@ def write_tables(swept: Swept) -> None:
     folder = swept.folder
     write(folder / RUNS_NAME, _one_type_a_column(swept.runs).to_parquet)
     write(folder / TABLE_NAME, _one_type_a_column(swept.table).to_parquet)
+    write_stations(folder, swept.points, swept.rows)
+
+
+def write_stations(folder: Path, points: Sequence[Point], rows: Mapping[int, Sequence[Row]]) -> None:
+    """Write how busy each queue of the service was over time, at each point. Raises `StorageError`."""
+    write(folder / STATIONS_NAME, _one_type_a_column(bottlenecks.over_time(points, rows)).to_parquet)
 
 
 def _one_type_a_column(frame: pd.DataFrame) -> pd.DataFrame:

@@ -114,7 +114,7 @@ def perform(job: Job, say: Say) -> Row | None:
     if history is None:
         return None
     found, judgement = job.evaluator.evaluate(job.drill, history)
-    return Row(job.digest, job.seed, found, judgement, code=code_digest())
+    return Row(job.digest, job.seed, found, judgement, code=code_digest(), stations=tuple(history.header.stations))
 
 
 def _simulate(job: Job, say: Say) -> History | None:

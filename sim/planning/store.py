@@ -16,6 +16,7 @@ import msgspec
 
 from sim.analysis.metrics import Metric
 from sim.base.errors import StorageError
+from sim.record.stations import StationLoad
 
 ROWS = "rows"
 _HASH_BYTES = 32
@@ -41,6 +42,7 @@ class Row(msgspec.Struct, frozen=True):
     judgement: bytes = b""
     error: str = ""
     code: str = ""  # `code_digest` of the machine that simulated it
+    stations: tuple[StationLoad, ...] = ()  # how busy each queue of the service was
 
 
 class Store:

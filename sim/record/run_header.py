@@ -10,6 +10,7 @@ from sim.base.errors import EvidenceError
 from sim.protocols import registry
 from sim.record.parquet import FILE_NAME, Recorded, file_sha256
 from sim.record.predictions import Prediction
+from sim.record.stations import StationLoad
 from sim.record.tally import Tally
 from sim.service.paths import RETIRED
 
@@ -68,6 +69,7 @@ class RunHeader(msgspec.Struct, kw_only=True):
     prediction: Prediction | None = None  # made with a fitted model before the run
     evidence: dict[str, str] = {}  # further files of this folder with their hex SHA-256
     tally: Tally | None = None  # counts of a fleet run, which has no observations
+    stations: list[StationLoad] = []  # of a simulated service: how busy each of its queues was, and how long
     observations_sha256: str = ""  # of observations.parquet
     observations_rows: int = 0  # number of rows
     sha256: str = ""  # of everything else in this file

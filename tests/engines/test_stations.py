@@ -68,7 +68,7 @@ def test_a_station_forgets_those_who_have_left():
     station = Station(1)
     for number in range(10_000):
         station.admit(float(number), 0.5)
-    assert len(station._ends) == 1
+    assert len(station._inside) == 1
 
 
 def test_a_change_of_a_turnstile_changes_the_wait_of_those_who_wait():

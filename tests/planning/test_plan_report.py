@@ -41,7 +41,7 @@ def test_report_is_reproduced_without_simulation(swept: Swept, monkeypatch: pyte
     monkeypatch.setattr(runs, "perform", lambda job, say: pytest.fail("a report simulates nothing"))
     before = contents(swept.folder)
     assert {"SUMMARY.md", "report.html", "figure-curves.png", "figure-gates.png"} <= set(before)
-    for name in ("SUMMARY.md", "report.html", "figure-curves.png", "sweep.parquet"):
+    for name in ("SUMMARY.md", "report.html", "figure-curves.png", "sweep.parquet", "stations.parquet"):
         (swept.folder / name).unlink()
     (swept.folder / "figure-of-another-design.png").write_bytes(b"stale")
     said = stormgate_here("plan", "report", swept.folder, "--json")
@@ -50,7 +50,7 @@ def test_report_is_reproduced_without_simulation(swept: Swept, monkeypatch: pyte
     assert contents(swept.folder) == before
     assert "| 8 | inconclusive |" in before["SUMMARY.md"].decode()
     shown = before["report.html"].decode()
-    assert shown.count("<figure>") == shown.count("<svg ") == 2
+    assert shown.count("<figure>") == shown.count("<svg ") == 3
     assert '<span class="state inconclusive">inconclusive</span>' in shown
     assert all((swept.folder / name).is_file() for name in re.findall(r'href="(?!#)([^"]+)"', shown))
 
@@ -141,7 +141,7 @@ def test_values_of_a_best_are_simulated_at_once_and_ranked(tmp_path: Path):
     plan = load(tmp_path, 'engine = "fleet"\n' + best + 'keep = ["reconnect.live_again_99_s"]\n')
     searched = search.find(plan, tmp_path, execute)
     assert [len(missing) for missing in asked if missing] == [6]
-    assert set(plan_figures.of_search(searched)) == {"trials"}
+    assert set(plan_figures.of_search(searched)) == {"trials", "stations"}
     assert search.read(searched.folder).sentence == searched.sentence
 
 

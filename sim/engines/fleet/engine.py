@@ -121,6 +121,7 @@ class _FleetRun:
                 signal.signal(number, handler)
             self.header.duration_s = self._storm.now()
             self.header.tally = self._storm.tally()
+            self.header.stations = self._storm.loads()
 
     def _interrupt(self, _: int, __: FrameType | None) -> None:
         self._interrupted = True

@@ -12,6 +12,8 @@ from sim.drill.model import Drill
 from sim.drill.system_model import SystemModel
 from sim.engines.fleet.kernel.world import Array, World
 from sim.engines.shared.publishing import RETRY_S
+from sim.record import stations
+from sim.record.stations import StationLoad
 
 
 class FleetPublisher:
@@ -58,6 +60,21 @@ class FleetPublisher:
     def last_s(self) -> float:
         """The moment of the last announcement, in seconds."""
         return float(self._done.max(initial=0.0))
+
+    def load(self, level_s: float, until_s: float) -> StationLoad:
+        """Return the load of the publish workers."""
+        started = self._done - self._takes_s
+
+        def of(start: Array, end: Array) -> Array:
+            changes, parts = np.zeros((2, int(max(end.max(initial=0.0), until_s) / level_s) + 1))
+            for at, by in ((start, 1.0), (end, -1.0)):
+                whole = (at / level_s).astype(np.int64)
+                np.add.at(changes, whole, by)
+                np.add.at(parts, whole, by * (1 - (at / level_s - whole)))
+            return stations.means(changes, parts, level_s, until_s)
+
+        busy, waiting = of(started, self._done), of(self._tried, started)
+        return stations.load(stations.PUBLISHING, self._workers, level_s, busy, waiting)
 
     @property
     def events(self) -> int:

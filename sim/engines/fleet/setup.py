@@ -15,6 +15,7 @@ from sim.engines.fleet.kernel.world import ARRIVAL, CHUNK, CLIENT, MORE, PLACE, 
 from sim.engines.shared import client_setup
 from sim.engines.shared.publishing import streams_of
 from sim.protocols import registry
+from sim.record import stations
 
 topic_class = registry.server_forms(registry.DEFAULT).profile.topics.topic_class
 _BEAT_S = 0.005  # seconds; the heartbeats of each such step are served together
@@ -32,11 +33,13 @@ def make_world(drill: Drill, model: SystemModel, seed: int, horizon_s: float, ep
     policy, settings = policies.get(drill.fleet.policy), client_setup.client_settings(drill, seed)
     buckets = min(max(clients * _BUCKETS_A_CLIENT, 1024), _MAX_BUCKETS)
     bins = min(math.ceil(horizon_s / _BIN_S), _MAX_BINS) + 1
+    level_s = stations.fine_s(horizon_s)
     beats = max(round(drill.runtime.heartbeat_interval_s / _BEAT_S), 1)
     is_away = any(getattr(fault, "offline_s", 0.0) > 0 for fault in drill.faults)
     topics = topics_of(drill)
     server = model.server
     service = _service(drill, model, seed, horizon_s, horizon_s / buckets, horizon_s / (bins - 1), policy)
+    service["level_s"] = level_s
     arrays: dict[str, Array] = {
         "clients": _aligned(clients),
         "more": np.zeros(clients, MORE),
@@ -61,6 +64,7 @@ def make_world(drill: Drill, model: SystemModel, seed: int, horizon_s: float, ep
         "holders": np.zeros(1),
         "beats": np.zeros(beats, np.int32),
         "series": np.zeros((len(world.SERIES), bins), np.int32),
+        "levels": np.zeros((16, math.ceil(horizon_s / level_s) + 1)),
         "sizes": np.zeros((3, world.OCTAVE_BINS * world.OCTAVES), np.int64),
         "herd": np.zeros((world.HERD_ATTEMPTS, world.STEP_BINS * world.MAX_STEPS), np.int32),
         "lives": np.zeros((2, world.LIFE_BINS), np.int64),

@@ -16,8 +16,9 @@ from sim.engines.fleet.faults import NOTICE_S, FleetFault
 from sim.engines.fleet.kernel import entry, world
 from sim.engines.fleet.publisher import FleetPublisher
 from sim.engines.fleet.setup import make_world
-from sim.engines.fleet.tally import tally_of
+from sim.engines.fleet.tally import loads_of, tally_of
 from sim.engines.shared import client_setup
+from sim.record.stations import StationLoad
 from sim.record.tally import Tally
 
 Monitor = Callable[[str, float, int], None]  # phase, simulated seconds, live clients
@@ -35,6 +36,7 @@ class Storm:
         monitor: Monitor = lambda *_: None,
     ) -> None:
         self._clients = drill.fleet.clients
+        self._model = model
         self.record = Record(add, self.now, 0.0)
         self._monitor = monitor
         self.faults = faults.plan(drill, seed)
@@ -61,6 +63,10 @@ class Storm:
     def tally(self) -> Tally:
         """Return the tally so far."""
         return tally_of(self.world, self.actions.begun, self.unconverged, self._publisher.events)
+
+    def loads(self) -> list[StationLoad]:
+        """Return the load of each station so far."""
+        return [*loads_of(self.world, self._model), self._publisher.load(float(self.world.service["level_s"][0]), self.now())]
 
     def run(self) -> None:
         """Run all phases."""

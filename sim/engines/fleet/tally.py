@@ -5,8 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sim.drill.system_model import SystemModel
 from sim.engines.fleet.kernel import world as fleet_world
 from sim.engines.fleet.kernel.world import Array, World
+from sim.record import stations
+from sim.record.stations import StationLoad
 from sim.record.tally import Herd, Lives, Recovery, Sizes, Tally, sizes
 
 _MAX_BINS = 2000  # per recorded series
@@ -41,6 +44,31 @@ def tally_of(world: World, faults: Sequence[tuple[str, float, float]], unconverg
         unconverged=unconverged,
         overloaded_at_s=_finite(float(service["overloaded_at"])),
     )
+
+
+def loads_of(world: World, model: SystemModel) -> list[StationLoad]:
+    """The load of each station of the kernel so far."""
+    service, server, control = world.service[0], model.server, model.control
+    delivery = stations.EVENT_LOOP if server.one_loop else stations.DELIVERY
+    kept = (
+        (fleet_world.TOKEN_LIMIT, stations.TOKEN_LIMIT, 1),
+        (fleet_world.MINTING, stations.MINTING, control.mint_workers),
+        (fleet_world.HANDSHAKES, stations.HANDSHAKES, server.handshake_workers),
+        (fleet_world.DELIVERY, delivery, 1),
+    )
+    level_s, until_s = float(service["level_s"]), float(service["now"])
+
+    def means(station: int, what: int) -> Array:
+        row = 4 * station + 2 * what
+        return stations.means(world["levels"][row], world["levels"][row + 1], level_s, until_s)
+
+    def load(station: int, name: str, workers: int) -> StationLoad:
+        is_door = name == stations.HANDSHAKES
+        places, refused = (server.accept_backlog, int(service["unanswered"])) if is_door else (0, 0)
+        busy, waiting = (means(station, what) for what in (fleet_world.BUSY, fleet_world.WAIT))
+        return stations.load(name, workers, level_s, busy, waiting, places, refused)
+
+    return [load(*each) for each in kept if each[1] != stations.TOKEN_LIMIT or control.mints_per_s]
 
 
 def times_until(percents: Sequence[int], seconds: Array) -> list[float]:

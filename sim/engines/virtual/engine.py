@@ -172,6 +172,7 @@ class _VirtualRun:
             for number, handler in before.items():
                 signal.signal(number, handler)
             self._header.duration_s = self._since_start_s
+            self._header.stations = self._service.loads()
             self._header.observations_sha256, self._header.observations_rows = self._recorder.seal()
             write_header(self._options.folder, self._header)
         return self._header

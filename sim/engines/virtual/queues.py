@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable
 
 from sim.engines.virtual.clock import VirtualClock
+from sim.record import stations
+from sim.record.stations import Level, StationLoad
 
 NO_LIMIT = 2**31
 Done = Callable[[], None]
@@ -19,9 +21,10 @@ Done = Callable[[], None]
 class Station:
     """A queue with `workers` servers. Times are in seconds of any clock that never goes back."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, begin: float = 0.0) -> None:
         self._free_at = [0.0] * workers
-        self._ends: list[float] = []  # end of service of each arrival inside; a heap
+        self._inside: list[tuple[float, float]] = []  # when the service of each arrival inside ends and starts; a heap
+        self._busy, self._waiting = Level(begin), Level(begin)
         self.arrivals = 0
         self.waited_s = 0.0
         self.served_s = 0.0
@@ -32,7 +35,9 @@ class Station:
         end = start + service_s
         heapq.heapreplace(self._free_at, end)
         self.inside(now)  # removes those that have left
-        heapq.heappush(self._ends, end)
+        heapq.heappush(self._inside, (end, start))
+        self._waiting.between(now, start)
+        self._busy.between(start, end)
         self.arrivals += 1
         self.waited_s += start - now
         self.served_s += service_s
@@ -40,14 +45,23 @@ class Station:
 
     def inside(self, now: float) -> int:
         """Return how many are waiting or being served at `now`."""
-        while self._ends and self._ends[0] <= now:
-            heapq.heappop(self._ends)
-        return len(self._ends)
+        while self._inside and self._inside[0][0] <= now:
+            heapq.heappop(self._inside)
+        return len(self._inside)
 
     def clear(self, now: float) -> None:
         """Remove all arrivals at once: the server died."""
         self._free_at = [now] * len(self._free_at)
-        self._ends.clear()
+        self.inside(now)
+        for end, start in self._inside:  # they wait and are served no longer
+            self._waiting.between(now, start, -1.0)
+            self._busy.between(max(now, start), end, -1.0)
+        self._inside.clear()
+
+    def load(self, name: str, until_s: float, places: int = 0, refused: int = 0) -> StationLoad:
+        """Return its load until then, in seconds since it began."""
+        busy, waiting = self._busy.means(until_s), self._waiting.means(until_s)
+        return stations.load(name, len(self._free_at), stations.FINE_S, busy, waiting, places, refused)
 
 
 class Turnstile:

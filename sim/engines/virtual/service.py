@@ -22,6 +22,8 @@ from sim.protocols.events import Batch, Closed, Message, Refused
 from sim.protocols.intents import Intent, Raw
 from sim.protocols.payloads import canonical_json
 from sim.protocols.profile import Publication, ServerForms
+from sim.record import stations
+from sim.record.stations import Level, StationLoad
 from sim.server import misbehaviours
 from sim.server.admission import Appends, PublishLimits, Refusal, failure, is_acknowledged_unwritten, no_answer
 from sim.server.closing import CloseOrder, UpgradeRefusedError
@@ -64,17 +66,21 @@ class SimulatedService:
         self._rotations = 0
         self._events_of: dict[str, int] = {}  # by run
         self.is_up = True
-        self._handshakes = Station(model.server.handshake_workers)
+        self._began = env.now
+        self._handshakes = Station(model.server.handshake_workers, env.now)
         self._accept_queue: deque[tuple[Connect, Peer]] = deque()  # if the service has one loop: waiting for a handshake
-        self._minting = Station(model.control.mint_workers)
-        self._mint_limit = Station(1)
+        self._unanswered = 0  # SYNs that found the accept backlog full
+        self._minting = Station(model.control.mint_workers, env.now)
+        self._mint_limit = Station(1, env.now)
         self._mint_gap_s = 1 / model.control.mints_per_s if model.control.mints_per_s else 0.0
         self._slow_minting = Turnstile(env)
-        self._publishing = Station(model.server.publish_workers)
+        self._publishing = Station(model.server.publish_workers, env.now)
         self._peers: dict[int, Peer] = {}
         self._in_handshake: dict[Peer, Callable[[int | str | Refused], None]] = {}
         self._waiting: deque[int] = deque()
         self._queued: set[int] = set()
+        self._delivering, self._undelivered = Level(env.now), Level(env.now)
+        self._shaking, self._unshaken = Level(env.now), Level(env.now)  # if the service has one loop
         self._full: set[int] = set()  # connections whose link is full for now
         self._free_at = 0.0
         self._working = False
@@ -90,6 +96,24 @@ class SimulatedService:
     def switches(self) -> Switches:
         """The faults and defects in force."""
         return self.runtime.switches
+
+    def loads(self) -> list[StationLoad]:
+        """Return the load of each station so far."""
+        until_s = self._env.now - self._began
+        backlog, is_one = self._model.server.accept_backlog, self._is_one_loop
+
+        def of(name: str, busy: Level, waiting: Level, places: int = 0, refused: int = 0) -> StationLoad:
+            return stations.load(name, 1, stations.FINE_S, busy.means(until_s), waiting.means(until_s), places, refused)
+
+        return [
+            *([self._mint_limit.load(stations.TOKEN_LIMIT, until_s)] if self._mint_gap_s else []),
+            self._minting.load(stations.MINTING, until_s),
+            of(stations.HANDSHAKES, self._shaking, self._unshaken, backlog, self._unanswered)
+            if is_one
+            else self._handshakes.load(stations.HANDSHAKES, until_s, backlog, self._unanswered),
+            of(stations.EVENT_LOOP if is_one else stations.DELIVERY, self._delivering, self._undelivered),
+            self._publishing.load(stations.PUBLISHING, until_s),
+        ]
 
     # --- control service ----------------------------------------------------------------------------
 
@@ -133,13 +157,16 @@ class SimulatedService:
     def has_room(self) -> bool:
         """Return whether the accept backlog takes another connection; if not, its SYN is not answered."""
         inside = len(self._accept_queue) if self._is_one_loop else self._handshakes.inside(self._env.now)
-        return inside < self._model.server.accept_backlog
+        has_room = inside < self._model.server.accept_backlog
+        self._unanswered += not has_room
+        return has_room
 
     def upgrade(self, asked: Connect, peer: Peer, answer: Callable[[int | str | Refused], None]) -> None:
         """Do a handshake in its turn; answer with a connection's number, or a refusal or its code (`network`: it died)."""
         self._in_handshake[peer] = answer
         if self._is_one_loop:
             self._accept_queue.append((asked, peer))
+            self._unshaken.set(self._env.now, len(self._accept_queue))
             self._go_to_work()
             return
         _, end = self._handshakes.admit(self._env.now, self._handshake_s)
@@ -290,6 +317,7 @@ class SimulatedService:
         new = [number for number in numbers if number not in queued]
         queued.update(new)
         self._waiting.extend(new)
+        self._undelivered.set(self._env.now, len(self._waiting))
         self._go_to_work()
 
     def _go_to_work(self) -> None:
@@ -322,9 +350,13 @@ class SimulatedService:
             if runtime.is_closing(number):
                 self._hang_up(number, done_at, runtime.end_of(number))
         while self._accept_queue and done_at <= until:
+            self._shaking.between(done_at, done_at + self._handshake_s)
             done_at += self._handshake_s
             self._env.call_at(done_at, self._shake, *self._accept_queue.popleft())
         self._free_at = done_at
+        self._delivering.between(now, done_at)
+        for level, still in ((self._undelivered, waiting), (self._unshaken, self._accept_queue)):
+            level.set((now + done_at) / 2, len(still))  # they left one after the other
         self._working = bool(waiting or self._accept_queue)
         if self._working:
             self._env.call_at(done_at, self._work)
@@ -415,6 +447,8 @@ class SimulatedService:
         waiting, self._in_handshake = self._in_handshake, {}
         self._waiting.clear()
         self._accept_queue.clear()
+        for level in (self._undelivered, self._unshaken):
+            level.set(self._env.now, 0)
         self._queued.clear()
         self._full.clear()
         self._wake_at = float("inf")

@@ -11,10 +11,12 @@ from sim.engines.fleet.kernel.arrays import accept_queue, clients, give_up_at, g
 from sim.engines.fleet.kernel.compilation import inner
 from sim.engines.fleet.kernel.disconnecting import fail
 from sim.engines.fleet.kernel.event_queue import rise, schedule, sink
+from sim.engines.fleet.kernel.service import between, stay
 from sim.engines.fleet.kernel.world import Service, whole
 
 _JOIN, _DENIED, _FOR_HANDSHAKE = world.JOIN, world.DENIED, world.FOR_HANDSHAKE
 _NETWORK = world.NETWORK
+_HANDSHAKES, _DELIVERY, _BUSY = world.HANDSHAKES, world.DELIVERY, world.BUSY
 
 
 @inner
@@ -41,8 +43,11 @@ def next_handshake(w: Service) -> float:
 @inner
 def shake_hands(w: Service) -> None:
     """Do the next handshake. It takes the same time if its client has left."""
-    w.free_at = done = next_handshake(w) + w.handshake_s
+    start = next_handshake(w)
+    w.free_at = done = start + w.handshake_s
     place = accept_queue(w)[w.accept_head % len(accept_queue(w))]
+    stay(w, _HANDSHAKES, place.since, start, done)
+    between(w, _DELIVERY, _BUSY, start, done, 1.0)
     w.accept_head += 1
     i = whole(place.who)
     client = clients(w)[i]

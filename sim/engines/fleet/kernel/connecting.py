@@ -23,7 +23,7 @@ from sim.engines.fleet.kernel.compilation import inner
 from sim.engines.fleet.kernel.delivery import one_more, stand_in_line
 from sim.engines.fleet.kernel.disconnecting import back_off, connect
 from sim.engines.fleet.kernel.event_queue import schedule
-from sim.engines.fleet.kernel.service import admit, attempted, count, has_room, head_of, size, stream_of
+from sim.engines.fleet.kernel.service import admit, attempted, count, has_room, head_of, size, stay, stream_of
 from sim.engines.fleet.kernel.world import Service, whole
 
 _WAITING, _CONNECTING, _JOINING = world.WAITING, world.CONNECTING, world.JOINING
@@ -36,6 +36,7 @@ _EXPELLED, _LEAVE_STALE, _REFRESH = world.EXPELLED, world.LEAVE_STALE, world.REF
 _FOR_JOIN, _FOR_STALE, _FOR_REPLAY = world.FOR_JOIN, world.FOR_STALE, world.FOR_REPLAY
 _FOR_REPLY, _FOR_HANG_UP, _FOR_EXPEL = world.FOR_REPLY, world.FOR_HANG_UP, world.FOR_EXPEL
 _UNAUTHORIZED = world.UNAUTHORIZED
+_TOKEN_LIMIT, _MINTING, _HANDSHAKES = world.TOKEN_LIMIT, world.MINTING, world.HANDSHAKES
 _HAS_BEAT, _IS_SUBSCRIBED = world.HAS_BEAT, world.IS_SUBSCRIBED
 _REBOOTSTRAPPED, _CURSOR_ZERO = world.REBOOTSTRAPPED, world.CURSOR_ZERO
 _WENT_LIVE, _MINTED, _TOKEN_REFUSED = world.WENT_LIVE, world.MINTED, world.TOKEN_REFUSED
@@ -48,7 +49,11 @@ def mint(w: Service, i: int, at: float) -> None:
     """Queue a request for a token that arrived at the control service."""
     turn = max(at, w.mint_turn)
     w.mint_turn = turn + w.mint_gap_s
-    schedule(w, i, _ISSUE, admit(minters(w), turn, w.mint_s))
+    if w.mint_gap_s > 0:
+        stay(w, _TOKEN_LIMIT, at, turn, w.mint_turn)
+    done = admit(minters(w), turn, w.mint_s)
+    stay(w, _MINTING, turn, done - w.mint_s, done)
+    schedule(w, i, _ISSUE, done)
 
 
 @inner
@@ -89,7 +94,15 @@ def syn(w: Service, i: int, at: float) -> None:
         schedule(w, i, _REFUSED, at + client.delay)
     elif has_room(w, at):
         schedule(w, i, _UPGRADE, at + 2 * client.delay)
-    elif at + client.retry_s < give_up_at:
+    else:
+        w.unanswered += 1
+        _syn_again(w, i, at, give_up_at)
+
+
+@inner
+def _syn_again(w: Service, i: int, at: float, give_up_at: float) -> None:
+    client = clients(w)[i]
+    if at + client.retry_s < give_up_at:
         schedule(w, i, _SYN, at + client.retry_s)
         client.retry_s *= 2
     else:
@@ -107,6 +120,7 @@ def upgrade(w: Service, i: int, at: float) -> None:
         queue_handshake(w, i, at)
         return
     done = admit(handshakers(w), at, w.handshake_s)
+    stay(w, _HANDSHAKES, at, done - w.handshake_s, done)
     if len(inside(w)):
         inside(w)[w.inside_tail % len(inside(w))] = done
         w.inside_tail += 1

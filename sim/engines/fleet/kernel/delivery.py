@@ -10,10 +10,12 @@ import math
 from sim.engines.fleet.kernel import world
 from sim.engines.fleet.kernel.arrays import announced_to, beats, clients, line, more, order, order_stream, queued, readers
 from sim.engines.fleet.kernel.compilation import inner
+from sim.engines.fleet.kernel.service import between
 from sim.engines.fleet.kernel.world import Service, whole
 
 _NOBODY = 1e-6  # readers: at most a rounding error of summed fractions
 _TURN_S = 0.001  # same as the virtual service's `WORK_QUANTUM_S`
+_DELIVERY, _WAIT, _BUSY = world.DELIVERY, world.WAIT, world.BUSY
 _HEARTBEATS, _FIRST_GROUP = world.HEARTBEATS, world.FIRST_GROUP
 
 
@@ -96,7 +98,10 @@ def _at_once(w: Service, number: int) -> float:
 def _hand_out(w: Service, number: int, done: float) -> None:
     """Send `done` of a place's frames, and update what is left of it."""
     frames, place = _frames(w, number), line(w)[number]
+    start = w.free_at
     w.free_at += done * _cost_s(w, number)
+    between(w, _DELIVERY, _BUSY, start, w.free_at, 1.0)
+    between(w, _DELIVERY, _WAIT, place.since, (start + w.free_at) / 2, done)
     if place.who != _HEARTBEATS:
         group = _FIRST_GROUP - place.who
         waiting = queued(w)[group] - done  # readers that left are no longer in it
@@ -145,6 +150,8 @@ def take_turn(w: Service) -> int:
             return -1
     w.line_head += 1
     who = whole(place.who)
+    if who >= 0:
+        between(w, _DELIVERY, _WAIT, place.since, w.free_at, 1.0)
     if who >= 0 and (more(w)[who].ticket != place.ticket or clients(w)[who].event < world.IN_LINE):
         return -1
     return who

@@ -15,7 +15,7 @@ from sim.engines.fleet.kernel.disconnecting import fail, lost
 from sim.engines.fleet.kernel.event_queue import fill, forget_queue, pop, requeue, schedule
 from sim.engines.fleet.kernel.injection import cut, expel, fall_silent, forget, hang_up, kill, mint_freely
 from sim.engines.fleet.kernel.randomness import draw
-from sim.engines.fleet.kernel.service import attempted
+from sim.engines.fleet.kernel.service import attempted, between
 from sim.engines.fleet.kernel.world import Array, Service
 
 _LIVE = world.LIVE
@@ -28,6 +28,7 @@ _EXPELLED, _LEAVE_STALE, _REFRESH = world.EXPELLED, world.LEAVE_STALE, world.REF
 _NETWORK, _REFRESH_DUE, _STALE = world.NETWORK, world.REFRESH_DUE, world.STALE
 _UNAUTHORIZED, _FORBIDDEN = world.UNAUTHORIZED, world.FORBIDDEN
 _CURSOR_ZERO = world.CURSOR_ZERO
+_DELIVERY, _BUSY = world.DELIVERY, world.BUSY
 
 
 @inner
@@ -76,7 +77,9 @@ def turn(w: Service) -> None:
         return
     i = take_turn(w)
     if i >= 0:
-        served(w, i, w.free_at)
+        start = w.free_at
+        served(w, i, start)
+        between(w, _DELIVERY, _BUSY, start, w.free_at, 1.0)
 
 
 @compiled

@@ -11,7 +11,7 @@ from sim.engines.fleet.kernel.compilation import inner
 from sim.engines.fleet.kernel.delivery import stand_in_line
 from sim.engines.fleet.kernel.disconnecting import connect, fail, lost, unsubscribe
 from sim.engines.fleet.kernel.event_queue import schedule
-from sim.engines.fleet.kernel.service import attempted
+from sim.engines.fleet.kernel.service import attempted, empty
 from sim.engines.fleet.kernel.world import Service
 
 _WAITING, _CONNECTING, _LIVE = world.WAITING, world.CONNECTING, world.LIVE
@@ -21,6 +21,7 @@ _LOST, _EXPELLED = world.LOST, world.EXPELLED
 _FOR_HANG_UP, _FOR_EXPEL = world.FOR_HANG_UP, world.FOR_EXPEL
 _FOR_HANDSHAKE = world.FOR_HANDSHAKE
 _NETWORK = world.NETWORK
+_HANDSHAKES, _DELIVERY = world.HANDSHAKES, world.DELIVERY
 
 
 @inner
@@ -60,6 +61,8 @@ def fall_silent(w: Service) -> None:
     w.inside_head, w.accept_head = w.inside_tail, w.accept_tail
     w.free_at = w.now
     handshakers(w)[:] = w.now
+    empty(w, _HANDSHAKES, w.now)
+    empty(w, _DELIVERY, w.now)
     w.line_head = w.line_tail
     queued(w)[:] = 0.0
 

@@ -3,11 +3,12 @@
 import math
 
 from sim.engines.fleet.kernel import world
-from sim.engines.fleet.kernel.arrays import clients, heads, inside, published, series, sizes
+from sim.engines.fleet.kernel.arrays import clients, heads, inside, levels, published, series, sizes
 from sim.engines.fleet.kernel.compilation import inner
 from sim.engines.fleet.kernel.world import Array, Service
 
 _ATTEMPTED = world.ATTEMPTED
+_WAIT, _BUSY = world.WAIT, world.BUSY
 _OCTAVE_BINS, _LOWEST_OCTAVE = world.OCTAVE_BINS, world.LOWEST_OCTAVE
 _SIZE_BINS = world.OCTAVE_BINS * world.OCTAVES
 _MAX_TRIES = 2**15 - 1
@@ -26,6 +27,39 @@ def size(w: Service, what: int, seconds: float) -> None:
     part, octave = math.frexp(max(seconds, 1e-6))
     place = (octave - _LOWEST_OCTAVE) * _OCTAVE_BINS + int((part - 0.5) * 2 * _OCTAVE_BINS)
     sizes(w)[what, min(max(place, 0), _SIZE_BINS - 1)] += 1
+
+
+@inner
+def between(w: Service, station: int, what: int, start: float, end: float, by: float) -> None:
+    """Add `by` to how many wait or are served at a station, from `start` until `end`."""
+    if end <= start:
+        return
+    row, table = 4 * station + 2 * what, levels(w)
+    for at, change in ((start, by), (end, -by)):
+        place = at / w.level_s
+        whole = min(int(place), table.shape[1] - 1)
+        table[row, whole] += change
+        table[row + 1, whole] += change * max(1 - (place - whole), 0.0)
+
+
+@inner
+def stay(w: Service, station: int, at: float, start: float, end: float) -> None:
+    """Note an arrival at a station that is served from `start` until `end`."""
+    between(w, station, _WAIT, at, start, 1.0)
+    between(w, station, _BUSY, start, end, 1.0)
+
+
+@inner
+def empty(w: Service, station: int, now: float) -> None:
+    """Forget who waits and is served at a station from now on. Changes in the bin of `now` count from `now`."""
+    table, place = levels(w), min(int(now / w.level_s), levels(w).shape[1] - 1)
+    left = 1 - (now / w.level_s - place)
+    for row in range(4 * station, 4 * station + 4, 2):
+        inside = table[row, : place + 1].sum()
+        table[row, place] -= inside
+        table[row + 1, place] -= inside * left
+        table[row, place + 1 :] = 0.0
+        table[row + 1, place + 1 :] = 0.0
 
 
 @inner

@@ -38,6 +38,9 @@ SERIES = (
 )
 # Durations in bins of a thousandth, in seconds: bootstraps before and after the first fault, and waits for tokens.
 BOOTSTRAP_BEFORE, BOOTSTRAP_AFTER, TOKEN_WAIT = _codes(3)
+# Stations whose load is kept, and the two numbers of each: how many wait, and how many are served.
+TOKEN_LIMIT, MINTING, HANDSHAKES, DELIVERY = _codes(4)
+WAIT, BUSY = _codes(2)
 OCTAVE_BINS, LOWEST_OCTAVE, OCTAVES = 1024, -20, 44
 HERD_ATTEMPTS, STEP_BINS, MAX_STEPS = 33, 200, 64  # delays by attempt, in bins of a fraction of their nominal step
 LIFE_BINS, LIFE_BIN_S = 6001, 0.1  # live periods that ended in a backoff
@@ -124,6 +127,7 @@ TABLES: dict[str, Any] = {
     "chunks": "i4",  # [chunk, 2 + place]: the next chunk of its bucket, or the next free one; number of clients; clients
     "published": "f8",  # [stream, event]: when each is announced
     "series": "i4",  # [SERIES, bin]
+    "levels": "f8",  # [4 * station + 2 * (WAIT or BUSY), bin]: changes; and in the next row, the share of the bin after each
     "sizes": "i8",  # [3, bin]
     "herd": "i4",  # [attempt, bin]
     "lives": "i8",  # [2, bin]: all, and those after which the backoff did not reset
@@ -146,7 +150,8 @@ SERVICE = np.dtype(
         *((name, "i8") for name in ("rebootstrapped", "held_mints", "one_loop", "accept_head", "accept_tail", "waiting")),
         *((name, "u8") for name in ("backoff_key", "delay_u_key", "delay_v_key")),
         *((name, "f8") for name in ("median_s", "sigma", "overloaded_at", "held_mint_s", "void_before", "delivered_at")),
-        ("next_give_up", "f8"),
+        *((name, "f8") for name in ("next_give_up", "level_s")),
+        ("unanswered", "i8"),
         *((f"{name}_at", "u8") for name in (*ARRAYS, *TABLES)),  # address and size of each array: see `arrays`
         *((f"{name}_rows", "i8") for name in (*ARRAYS, *TABLES)),
         *((f"{name}_columns", "i8") for name in TABLES),

@@ -1,0 +1,115 @@
+"""The load of each queue of a simulated service over time: how many of its workers are busy, and how many wait for one.
+
+Both are means per bin of time, exact however short a stay is. Only simulated runs have them: a real service is not seen from
+inside.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+FINE_S, _MAX_FINE = 0.1, 4000  # [ours] width of a bin while a run is simulated, and the number of bins of a long one
+_MAX_BINS = 120  # [ours] kept of each station
+FULL = 0.95  # [ours] share of its workers that are busy, from which a station is full
+
+TOKEN_LIMIT, MINTING, HANDSHAKES, DELIVERY, EVENT_LOOP, PUBLISHING = (
+    *("token limit", "minting", "handshakes", "delivery", "event loop", "publishing"),
+)
+
+
+class StationLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """One queue with its workers over a run, in bins of `bin_s` seconds from the run's start."""
+
+    name: str  # what its workers do
+    workers: int  # that serve at the same time
+    bin_s: float  # seconds
+    busy: list[float]  # workers that serve, mean of each bin
+    waiting: list[float]  # how many wait for a worker, mean of each bin
+    # In bins of a tenth of a second, longer in the fleet engine's longest runs:
+    max_busy: float  # the highest mean of busy workers
+    max_waiting: float  # the highest mean of those that wait
+    full_s: float  # seconds in which at least 95 % of the workers were busy
+    places: int = 0  # of a queue with an end, such as the accept queue; 0: it has none
+    refused: int = 0  # how often one more found no place
+
+
+def fine_s(horizon_s: float) -> float:
+    """The width of a bin in arrays that are as long as a run may last, of at most `horizon_s` seconds."""
+    return max(FINE_S, horizon_s / _MAX_FINE)
+
+
+class Level:
+    """A number that changes at moments in any order, and its mean per bin. Moments are seconds from `begin`."""
+
+    def __init__(self, begin: float = 0.0) -> None:
+        self._begin = begin
+        self._changes: list[float] = []
+        self._parts: list[float] = []
+        self._now = 0.0
+
+    def change(self, at: float, by: float) -> None:
+        """Change it by `by` from `at` on."""
+        place = (at - self._begin) / FINE_S
+        whole = int(place)
+        while len(self._changes) <= whole:
+            self._changes.append(0.0)
+            self._parts.append(0.0)
+        self._changes[whole] += by
+        self._parts[whole] += by * (1 - (place - whole))
+
+    def between(self, start: float, end: float, by: float = 1.0) -> None:
+        """Add `by` from `start` until `end`."""
+        if end > start:
+            self.change(start, by)
+            self.change(end, -by)
+
+    def set(self, at: float, value: float) -> None:
+        """Set it to `value` from `at` on; then nothing else may change it."""
+        if value != self._now:
+            self.change(at, value - self._now)
+            self._now = value
+
+    def means(self, until_s: float) -> NDArray[np.float64]:
+        """Its mean in each whole bin until then."""
+        return means(np.array(self._changes), np.array(self._parts), FINE_S, until_s)
+
+
+def means(changes: NDArray[Any], parts: NDArray[Any], bin_s: float, until_s: float) -> NDArray[np.float64]:
+    """The mean level of each whole bin until then: what earlier bins left, and the changes in it for the rest of the bin."""
+    count = max(int(until_s / bin_s + 1e-9), 1)
+    sums = np.zeros(count)
+    known = min(count, len(changes))
+    sums[:known] = np.cumsum(changes[:known])
+    if known and known < count:
+        sums[known:] = sums[known - 1]
+    found = np.concatenate(([0.0], sums[:-1]))
+    found[:known] += parts[:known]
+    return np.maximum(found, 0.0)  # a sum of fractions can be a rounding error below
+
+
+def load(
+    name: str, workers: int, fine: float, busy: NDArray[Any], waiting: NDArray[Any], places: int = 0, refused: int = 0
+) -> StationLoad:
+    """A station's load from its means in bins of `fine` seconds, in fewer and wider bins."""
+    joined = -(-len(busy) // _MAX_BINS)
+    return StationLoad(
+        name=name,
+        workers=workers,
+        bin_s=fine * joined,
+        busy=_joined(busy, joined),
+        waiting=_joined(waiting, joined),
+        max_busy=round(float(busy.max(initial=0.0)), 4),
+        max_waiting=round(float(waiting.max(initial=0.0)), 3),
+        full_s=round(fine * int((busy >= FULL * workers).sum()), 4),
+        places=places,
+        refused=refused,
+    )
+
+
+def _joined(values: Sequence[float] | NDArray[Any], count: int) -> list[float]:
+    starts = np.arange(0, len(values), count)
+    sums = np.add.reduceat(np.asarray(values, np.float64), starts)
+    return [round(float(value), 4) for value in sums / np.diff([*starts, len(values)])]
