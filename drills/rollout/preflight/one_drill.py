@@ -127,7 +127,8 @@ def _fault_times(folder: Path) -> tuple[tuple[float, ...], list[float]]:
 
 def _end_with_parent() -> None:
     """Wait until the parent has ended; then revert faults, save the observations and end."""
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 65536):  # `sys.stdin` would hold its lock, and then Python aborts when it ends
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 
