@@ -12,7 +12,7 @@ from drills.rollout.setup.commands import Setting
 from drills.rollout.setup.records import CommandDone
 from drills.rollout.setup.stages import Command
 from sim.base.clocks import SystemClock
-from tests.commands import is_running, soon
+from tests.commands import http_server, is_running, soon
 
 CARGO = """
 running 1 test
@@ -134,6 +134,44 @@ def test_command_that_ran_tests_passes_and_its_output_is_kept(tmp_path: Path):
 def test_command_passes_only_if_tests_ran(tmp_path: Path, script: str, more: dict[str, object], state: str, words: str):
     found = done(tmp_path, command(script, **more))
     assert (found.state, words in found.reason) == (state, True), found
+
+
+_ERROR = '{"error":{"code":"unauthorized"}}'
+
+
+@pytest.mark.parametrize(
+    ("line", "answer", "state", "words"),
+    [
+        (f"echo '{_ERROR}'", "", "fail", 'its output is an error answer: {"error":{"code":"unauthorized"}}'),
+        (f"echo warning; echo '{_ERROR}'", "", "fail", "is an error answer"),
+        ('echo \'{"errors": ["forbidden"]}\'', "json", "fail", "is an error answer"),
+        ('echo \'{"error": null, "checked": 3}\'', "json", "pass", "exit code 0"),
+        ("echo 'curl: (7) Failed to connect' >&2", "json", "fail", "no answer of a service (curl: (7) Failed"),
+        ("true", "json", "fail", "it printed nothing"),
+        ("echo '{}'", "json", "fail", "no answer of a service ({})"),
+        ('echo \'{"status": "ok"}\'', "metrics", "fail", "no metrics of the sync service"),
+        ("true | jq .", "", "fail", "it printed nothing"),
+        ("true | jq -r .status", "", "pass", "exit code 0"),
+    ],
+)
+def test_answer_that_is_an_error_or_missing_is_no_evidence(tmp_path: Path, line: str, answer: str, state: str, words: str):
+    """As `curl -sS URL | jq`, which exits with 0 whatever it gets."""
+    found = done(tmp_path, command(line, answer=answer))
+    assert (found.state, found.exit_code, words in found.reason) == (state, 0, True), found.reason
+
+
+def test_operators_snapshot_command_passes_as_it_is_with_metrics_and_only_then(tmp_path: Path):
+    """The runbook's line, without `--fail`, `-e` or `pipefail`."""
+    line = 'curl -sS "$RUNTIME_BASE_URL/metrics" -H "Authorization: Bearer $RUNTIME_ADMIN_TOKEN" | jq'
+    metrics = json.dumps({"generated_at": "2026-11-20T12:00:00Z", "delivery": {"served_messages": 3}}).encode()
+    answers = {"200": (200, metrics), "401": (401, _ERROR.encode()), "empty": (502, b"")}
+    for name, (status, body) in answers.items():
+        with http_server(lambda *_, status=status, body=body: (status, "application/json", body)) as url:
+            given = {**os.environ, "RUNTIME_BASE_URL": url, "RUNTIME_ADMIN_TOKEN": "adm1n-s3cret"}
+            for answer in ("metrics", ""):
+                asked = command(line, answer=answer, environment=("RUNTIME_BASE_URL", "RUNTIME_ADMIN_TOKEN"))
+                found = done(tmp_path, asked, environment=given)
+                assert (found.exit_code, found.state) == (0, "pass" if name == "200" else "fail"), (name, found.reason)
 
 
 def test_command_gets_only_named_variables_and_secrets_are_redacted(tmp_path: Path):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from drills.rollout.setup import records, runner_summaries, script_results
+from drills.rollout.setup import answers, records, runner_summaries, script_results
 from drills.rollout.setup.evidence import append, cannot_write
 from drills.rollout.setup.records import CommandDone, Outcome
 from drills.rollout.setup.runner_summaries import Count
@@ -110,6 +110,8 @@ def _run(command: Command, folder: Path, setting: Setting, redact: Redactor, pla
         raise cannot_write(folder / log, error) from None
     steps, trouble = _steps(command, cwd, started)
     counts = _counts(command, cwd, said.decode("utf-8", "replace"), started, steps)
+    if not command.runner:
+        trouble = trouble or answers.trouble(said, answers.expected(command.argv, command.answer))
     state, reason = _judged(code, why or trouble, counts, command)
     return msgspec.structs.replace(
         plain,

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, NamedTuple
 import msgspec
 
 from drills import DATA
+from drills.rollout.setup.answers import Answer
 from drills.rollout.setup.records import COMMAND_PRECONDITIONS, Stage
 from sim.base.config import read_toml, to_struct
 from sim.base.errors import UsageError
@@ -191,6 +192,9 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     # Patterns of results files that it writes in its folder, as JSON lines with `status` and `log_file`: each step must be
     # `passed`, and the tests in its log file are counted, if there is a runner.
     results: tuple[Words, ...] = ()
+    # What it must print: `json`, a service's answer that is no error; `metrics`, the metrics of the sync service. An error
+    # answer never passes. A shell's line that ends with `| jq` must print JSON.
+    answer: Answer = ""
     timeout_s: Positive = 600.0  # [ours] time limit
     precondition: Literal["", "observability_tests", "retired_route_guard"] = ""  # the precondition that its tests decide
     stands_for: str = ""  # the operators' command that this command of stormgate accompanies
