@@ -149,7 +149,7 @@ class Files(NamedTuple):
 
 def _run(request: "Request", exports: tuple[int | None, str, float, str], as_json: bool, files: Files) -> None:
     """Run drills, show them to other tools meanwhile, and exit with the verdict's code."""
-    from drills.exports.asked import Exports, worst_of
+    from drills.exports.asked import Exports, trace_of, worst_of
     from drills.runs import running
 
     asked = Exports(*exports)
@@ -161,7 +161,7 @@ def _run(request: "Request", exports: tuple[int | None, str, float, str], as_jso
         if live is not None:
             live.changed(run_id=verdict.run_id)
             live.concluded(verdict.exit_code, verdict.decision, verdict.decision_reason, worst_of(verdict))
-        asked.trace_run(run_dir, verdict)
+        asked.trace(lambda: trace_of(run_dir, verdict))
         finish(verdict, run_dir, as_json, files, then=asked.linger)
 
 

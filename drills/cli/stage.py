@@ -17,6 +17,7 @@ from drills.cli.options import (
     MetricsHost,
     MetricsLinger,
     MetricsPort,
+    OtlpEndpoint,
     Out,
     Rollout,
     Targets,
@@ -28,6 +29,7 @@ from sim.base.exit_codes import ExitCode
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from drills.exports.asked import Exports
     from drills.rollout.hold.stage_plan import Asked
     from drills.rollout.setup.records import StageReport
     from drills.rollout.setup.stages import Stages
@@ -68,6 +70,10 @@ def run(
     as_json: AsJson = False,
     export_operators: ExportOperators = None,
     dry_run: DryRun = False,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = LOOPBACK,
+    metrics_linger: MetricsLinger = 0.0,
+    otlp_endpoint: OtlpEndpoint = "",
 ) -> None:
     """Run the preflight, stage 0, and report.
 
@@ -77,7 +83,7 @@ def run(
     if stage != "0":
         raise UsageError(f"stage {stage} is held, not run: stormgate stage hold {stage}.")
     asked = _asked(stage, target, targets, rollout, stages, thresholds, out)
-    _execute(asked, as_json, dry_run, export_operators, anyway=anyway)
+    _execute(asked, anyway, as_json, dry_run, export_operators, (metrics_port, metrics_host, metrics_linger, otlp_endpoint))
 
 
 @stage_app.command("hold")
@@ -96,6 +102,7 @@ def hold(
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = LOOPBACK,
     metrics_linger: MetricsLinger = 0.0,
+    otlp_endpoint: OtlpEndpoint = "",
 ) -> None:
     """Hold a stage for its whole time, and report. Resumes an interrupted hold.
 
@@ -105,7 +112,7 @@ def hold(
     if stage == "0":
         raise UsageError("stage 0 is run, not held: stormgate stage run 0.")
     asked = _asked(stage, target, targets, rollout, stages, thresholds, out)
-    _execute(asked, as_json, dry_run, export_operators, (metrics_port, metrics_host, metrics_linger), anyway=anyway)
+    _execute(asked, anyway, as_json, dry_run, export_operators, (metrics_port, metrics_host, metrics_linger, otlp_endpoint))
 
 
 @stage_app.command("check")
@@ -373,17 +380,16 @@ def _require_checked(asked: "Asked") -> None:
 
 def _execute(
     asked: "Asked",
+    anyway: bool,
     as_json: bool,
     dry_run: bool,
     export_operators: Path | None,
-    exports: tuple[int | None, str, float] = (None, LOOPBACK, 0.0),
-    *,
-    anyway: bool = False,
+    exports: tuple[int | None, str, float, str],
 ) -> None:
     """Run or hold a stage, print its report, and exit with its code."""
     from drills.exports.asked import Exports, say
     from drills.rollout.hold import stage_run
-    from drills.rollout.report import stage_report
+    from drills.rollout.report import stage_report, trace
     from sim.base.clocks import SystemClock
 
     shown = Exports(*exports)
@@ -399,6 +405,7 @@ def _execute(
             code = stage_report.exit_code(report)
             if live is not None:
                 live.concluded(code, report.decision, report.reason, live.verdict.worst_check)
+            shown.trace(lambda: trace.of_stage(run_dir, report))
             _export(report, run_dir, export_operators)
             if as_json:
                 output.json_object(report)
@@ -406,9 +413,10 @@ def _execute(
                 _print(report, run_dir)
             sys.stdout.flush()
             shown.linger()
-    except KeyboardInterrupt:
+    except stage_run.Interrupted as interrupted:
         from drills.rollout.setup.stages import command_for
 
+        _export_interrupted(interrupted.run_dir, export_operators, shown)
         again = f"stormgate stage {command_for(asked.stage)} --rollout {asked.rollout}"
         again += "" if asked.out == RESULTS else f" --out {shlex.quote(str(asked.out))}"
         how = "run it again with" if asked.stage == "0" else "resume it with"
@@ -416,12 +424,24 @@ def _execute(
     raise typer.Exit(code)
 
 
-def _export(report: "StageReport", run_dir: Path, folder: Path | None) -> None:
+def _export(report: "StageReport", run_dir: Path, folder: Path | None, *, is_interrupted: bool = False) -> None:
     """Write the operators' forms of a report, if they are asked for."""
     if folder is not None:
         from drills.rollout.report import operators
 
-        operators.of_stage(report, run_dir, folder)
+        operators.of_stage(report, run_dir, folder, is_interrupted=is_interrupted)
+
+
+def _export_interrupted(run_dir: Path, folder: Path | None, shown: "Exports") -> None:
+    """Write and send what was asked for of an interrupted stage, which has a report only if it is the preflight."""
+    from drills.rollout.report import trace
+    from drills.rollout.setup import evidence
+    from drills.rollout.verdict.judging import judge_stage
+
+    if folder is not None or shown.otlp:
+        report = evidence.read_report(run_dir) or judge_stage(run_dir)
+        shown.trace(lambda: trace.of_stage(run_dir, report))
+        _export(report, run_dir, folder, is_interrupted=True)
 
 
 def _show_dry_run(asked: "Asked") -> None:

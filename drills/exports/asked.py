@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,10 +53,16 @@ class Exports:
             say(f"serving the final metrics and the verdict for {self.linger_s:g} s; Ctrl-C ends it")
             server.linger(self.linger_s)
 
-    def trace_run(self, run_dir: Path, verdict: RunVerdict) -> None:
-        """Send a run's traces, if that was asked for; a failure is a warning and changes nothing."""
-        if self.otlp:
-            otlp.send(self.otlp, trace_of(run_dir, verdict), say)
+    def trace(self, made: Callable[[], Span]) -> None:
+        """Make and send a trace, if that was asked for; a failure is a warning and changes nothing."""
+        if not self.otlp:
+            return
+        try:
+            trace = made()
+        except Exception as error:  # whatever goes wrong here says nothing about the run
+            say(f"traces were not sent ({str(error).rstrip('.') or type(error).__name__}); the verdict is not affected")
+            return
+        otlp.send(self.otlp, trace, say)
 
 
 def say(text: str) -> None:

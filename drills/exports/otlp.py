@@ -1,7 +1,8 @@
 """Traces of what was recorded, sent to an OpenTelemetry collector over OTLP (HTTP, protobuf).
 
 A run is a trace: a span for the run, for each drill, phase and fault in it, and an event for connections that ended alike in
-the same second. They are made from the record after the run, so they cost the load generator nothing. Needs the extra `otel`.
+the same second. A stage's trace has such drills in it: see `drills.rollout.report.trace`. Traces are made from the record
+after the run, so they cost the load generator nothing. Needs the extra `otel`.
 """
 
 import logging
@@ -26,6 +27,7 @@ Value = str | int | float | bool
 _PATH = "/v1/traces"
 _TIMEOUT_S = 5.0  # [ours] for the collector to answer
 _MAX_EVENTS = 10_000  # [ours] of one span; the SDK's own limit is 128
+_BATCH = 512  # spans of one request, as the SDK's own batches
 _EXTRA = "opentelemetry is not installed; install stormgate with the extra 'otel'"
 
 
@@ -123,9 +125,11 @@ def send(endpoint: str, trace: Span, warn: Callable[[str], None]) -> None:
     _add(provider.get_tracer("stormgate"), trace, None)
     path = urlsplit(endpoint).path.rstrip("/")
     url = endpoint.rstrip("/") + ("" if path.endswith(_PATH) else _PATH)
+    spans = kept.get_finished_spans()
+    batches = [spans[begin : begin + _BATCH] for begin in range(0, len(spans), _BATCH)]
     try:
         exporter = OTLPSpanExporter(url, timeout=_TIMEOUT_S)
-        is_taken = exporter.export(kept.get_finished_spans()) is SpanExportResult.SUCCESS
+        is_taken = all(exporter.export(batch) is SpanExportResult.SUCCESS for batch in batches)
     except Exception as error:  # whatever goes wrong here says nothing about the run
         warn(f"traces were not sent to {url} ({error}); the verdict is not affected")
         return

@@ -43,5 +43,6 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     target: str = ""
     rollout: str = ""  # this and the following are for stages only
     stage: str = ""
+    part: str = ""  # what a preflight does now: commands, drills, rollback or baseline
     worst_check: CheckNow | None = None
     hold: HoldNow | None = None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from drills.exports import otlp
+from drills.exports import asked, otlp
 from drills.exports.otlp import Event, Span
 from sim.base.errors import UsageError
 from tests.commands import Answer, Said, free_port, http_server, sets, stormgate_here
@@ -96,6 +96,23 @@ def test_unreachable_collector_changes_no_verdict(tmp_path: Path, monkeypatch: p
     (folder,) = [path for path in tmp_path.iterdir() if (path / "summary.json").exists()]
     assert json.loads((folder / "summary.json").read_text()) == summary
     assert stormgate_here("judge", folder).code == said.code
+
+
+def test_defect_while_a_trace_is_made_is_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    warned: list[str] = []
+    monkeypatch.setattr(asked, "say", warned.append)
+    asked.Exports(otlp="http://127.0.0.1:9").trace(lambda: {}["gone"])
+    assert warned == ["traces were not sent ('gone'); the verdict is not affected"]
+
+
+def test_large_trace_is_sent_in_parts() -> None:
+    collector = Collector()
+    children = tuple(Span(f"evaluation {n}", 1.0, 2.0, {}) for n in range(1200))
+    with http_server(collector.answer, takes_body=True) as url:
+        otlp.send(url, Span("stage 1", 1.0, 2.0, {}, children=children), pytest.fail)
+    assert len(collector.paths) == 3
+    (top,) = collector.named("stage 1")
+    assert sum(span.parent_span_id == top.span_id for span in collector.spans) == 1200
 
 
 def test_address_with_the_path_is_used_as_it_is() -> None:

@@ -35,11 +35,19 @@ if TYPE_CHECKING:
     from drills.exports.live import Live
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a stage, whose evidence so far is in `run_dir`."""
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__()
+        self.run_dir = run_dir
+
+
 def run(asked: Asked, clock: Clock, say: Say, live: "Live | None" = None) -> tuple[Path, StageReport]:
     """Run the preflight, or hold another stage; returns the run's folder and its report.
 
     Invalid requests are refused before anything starts (`UsageError`, `TargetError`). After Ctrl-C, a preflight writes a report
-    of what was done, and a hold can be resumed; both then raise `KeyboardInterrupt`. `live` shows a hold to other tools.
+    of what was done, and a hold can be resumed; both then raise `Interrupted`. `live` shows a stage to other tools.
     """
     stages, thresholds = stage_plan.read_files(asked)
     folder = rollouts.folder_of(asked.out, asked.rollout)
@@ -55,13 +63,16 @@ def run(asked: Asked, clock: Clock, say: Say, live: "Live | None" = None) -> tup
             say(f"[stages.{asked.stage}] names no control, so this stage will be no go; the stages file says what to write")
         if live is not None:
             live.changed(run_id=run.plan.run_id, target=run.plan.target)
-        with watching.watching(run, live) as watcher:
-            if asked.stage == PREFLIGHT:
-                _preflight(run, prepared.drills)
-            else:
-                _hold(run, prepared.calendar, watcher)
-            report = rollouts.conclude(run)
-            watcher.reported(report)
+        try:
+            with watching.watching(run, live) as watcher:
+                if asked.stage == PREFLIGHT:
+                    _preflight(run, prepared.drills, watcher)
+                else:
+                    _hold(run, prepared.calendar, watcher)
+                report = rollouts.conclude(run)
+                watcher.reported(report)
+        except KeyboardInterrupt:
+            raise Interrupted(run.run_dir) from None
         return run.run_dir, report
 
 
@@ -113,31 +124,37 @@ def _adopt(run_dir: Path, plan: StagePlan, clock: Clock, journal: Journal, say: 
 # --- the preflight ----------------------------------------------------------------------------------
 
 
-def _preflight(run: StageRun, drills: dict[str, Path]) -> None:
+def _preflight(run: StageRun, drills: dict[str, Path], watcher: Watcher) -> None:
     """Run all of stage 0: what can say no first, the baseline last. A failed requirement is recorded, and the rest runs."""
     expected = times.preflight(
         run.stages, run.plan.target_kind, [drill_file.load(path) for path in drills.values()], run.target.is_embedded
     )
     try:
         with Progress(f"stage {run.plan.stage}", expected.parts) as progress:
-            _ask(run, progress.show)
+
+            def begin(part: str) -> None:
+                progress.begin(part)
+                watcher.begin(part)
+
+            begin("commands")
+            _ask(run, progress.show, watcher)
             with contextlib.closing(_sampler(run)) as sampler:
-                progress.begin("drills")
+                begin("drills")
                 if not run.target.is_embedded:
                     sampler.poll("drills", fault=True)
                 at_once = run.stages.stages[PREFLIGHT].side_by_side
-                drill_runs.run_all(drills, run.run_dir, run.target, at_once, run.say, progress.show)
-                progress.begin("rollback")
+                drill_runs.run_all(drills, run.run_dir, run.target, at_once, run.say, progress.show, watcher.drilled)
+                begin("rollback")
                 sampler.poll("rollback", fault=True)
-                _rehearse(run)
-                progress.begin("baseline")
-                _baseline(run, sampler)
+                _rehearse(run, watcher)
+                begin("baseline")
+                _baseline(run, sampler, watcher)
     except KeyboardInterrupt:
         rollouts.conclude(run)
         raise
 
 
-def _ask(run: StageRun, show: Say) -> None:
+def _ask(run: StageRun, show: Say, watcher: Watcher) -> None:
     """Run the verification commands, then check the preconditions, two of which depend on the commands."""
     target, rules = run.target, run.stages
     setting = commands.Setting(
@@ -152,10 +169,14 @@ def _ask(run: StageRun, show: Say) -> None:
         run.say(f"command {command.name}")
         done[command.name] = found = commands.run(command, run.run_dir, run.clock, setting)
         run.say(f"command {command.name}: {found.state} ({found.reason})")
+        if found.required:
+            watcher.found(f"command {command.name}", found.state, found.reason)
     good = armed.last_good(target.entry.rollback) if target.entry else None
     answers = preconditions.ask(target.endpoints, rules.client_builds, rules.commands, done, run.plan.revisions, good)
     for line in preconditions.keep(answers, run.run_dir, run.clock, target.endpoints.is_mock):
         run.say(f"precondition {line.name}: {line.state} ({line.reason})")
+        if line.required:
+            watcher.found(f"precondition {line.name}", line.state, line.reason)
 
 
 def _sampler(run: StageRun) -> Sampler:
@@ -168,7 +189,7 @@ def _canary_checks(run: StageRun) -> canary_checks.CanaryCheckRunner:
     return canary_checks.CanaryCheckRunner(rules, beside, run.run_dir, run.target, run.clock, builds, run.control)
 
 
-def _baseline(run: StageRun, sampler: Sampler) -> None:
+def _baseline(run: StageRun, sampler: Sampler, watcher: Watcher) -> None:
     """Sample servers and run canary checks without a fault for the length of the baseline; recorded like a hold."""
     plan, clock, checks = run.plan, run.clock, _canary_checks(run)
 
@@ -184,7 +205,10 @@ def _baseline(run: StageRun, sampler: Sampler) -> None:
         turns = 0
         while clock.now() < until or checks.is_running:
             sampler.poll("baseline")
-            checks.step("baseline", clock.now() <= last_check)
+            if (done := checks.step("baseline", clock.now() <= last_check)) is not None:
+                watcher.checked(done)
+                watcher.found(f"canary check {done.drill}", done.status, done.reason)
+            watcher.baseline((clock.now() - began).total_seconds())
             turns = max(turns + 1, (clock.now() - began) // interval + 1)
             clock.sleep_until(began + turns * interval)
     except KeyboardInterrupt:
@@ -196,7 +220,7 @@ def _baseline(run: StageRun, sampler: Sampler) -> None:
     record("ended")
 
 
-def _rehearse(run: StageRun) -> None:
+def _rehearse(run: StageRun, watcher: Watcher) -> None:
     """Rehearse the rollback. If it cannot begin, write a record with the reason."""
     run.say("rollback rehearsal")
     limit_s, target = run.stages.stages[PREFLIGHT].rehearsal_limit_s or LIMIT_S, run.target
@@ -207,6 +231,7 @@ def _rehearse(run: StageRun) -> None:
     except StormgateError as error:
         found = _not_rehearsed(run, limit_s, str(error))
     run.say(f"rollback rehearsal: {found.state} ({found.reason})")
+    watcher.found("rollback rehearsal", found.state, found.reason)
 
 
 def _not_rehearsed(run: StageRun, limit_s: float, why: str) -> Rollback:

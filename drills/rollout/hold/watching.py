@@ -1,4 +1,4 @@
-"""Who follows a hold while it runs: the served metrics and verdict, and the operators' notification command.
+"""Who follows a stage while it runs: the served metrics and verdict, and the operators' notification command.
 
 The command gets JSON on its input for each change: an event of the hold, another worst check, the report. Its environment has
 only what every program needs, so it holds no secrets. Its outcome goes to the rollout's journal, and changes no verdict.
@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,8 +18,8 @@ import msgspec
 from drills.exports.verdict import CheckNow, HoldNow
 from drills.judging.checks.verdicts import GRAVEST_FIRST, CheckResult, State
 from drills.rollout.hold.rollouts import StageRun
-from drills.rollout.setup import commands
-from drills.rollout.setup.records import CanaryCheckDone, HoldEvent, StageReport
+from drills.rollout.setup import commands, records
+from drills.rollout.setup.records import CanaryCheckDone, DrillDone, HoldEvent, StageReport
 from drills.rollout.setup.stage_target import StageTarget
 from drills.rollout.setup.stages import Notify
 from drills.runs import recorded_runs
@@ -66,12 +67,35 @@ def worst_of(checks: Sequence[CheckNow]) -> CheckNow | None:
 
 
 class Watcher:
-    """Follows one hold. `show` and `report` may raise `StorageError`, for the journal."""
+    """Follows one stage. `show` and `report` may raise `StorageError`, for the journal."""
 
     def __init__(self, run: StageRun, live: "Live | None" = None) -> None:
         self._run, self._live = run, live
         self._notifier = _Notifier(run) if run.stages.notify.argv else None
         self._worst = ""
+        self._failed: list[CheckNow] = []  # of a preflight
+
+    def begin(self, part: str) -> None:
+        """A part of a preflight begins."""
+        if self._live is not None:
+            self._live.changed(part=part)
+
+    def found(self, name: str, state: str, reason: str) -> None:
+        """Show a command, precondition, drill or rehearsal of a preflight that has ended."""
+        if self._live is not None and state != State.PASS:
+            self._failed.append(CheckNow(name=name, state=state, reason=reason))
+            self._live.changed(worst_check=min(self._failed, key=lambda each: GRAVEST_FIRST.index(State(each.state))))
+
+    def drilled(self, done: DrillDone) -> None:
+        """Show a drill of a preflight that has ended, and add its rows to the live metrics."""
+        self.found(f"drill {done.name}", done.status, done.reason)
+        self._observe(Path(records.DRILLS) / done.run if done.run else None)
+
+    def baseline(self, held_s: float) -> None:
+        """Show how much of the baseline has been taken."""
+        if self._live is not None:
+            required_s = self._run.plan.hold_required_s
+            self._live.changed(hold=HoldNow(is_holding=True, held_s=min(held_s, required_s), required_s=required_s))
 
     def show(self, now: HoldNow, event: HoldEvent | None = None) -> None:
         """Show the state of the hold, and the event that has just been recorded."""
@@ -88,10 +112,13 @@ class Watcher:
 
     def checked(self, done: CanaryCheckDone) -> None:
         """Add the rows of a canary check to the live metrics."""
-        if self._live is None or not done.run:
+        self._observe(Path(done.run) if done.run else None)
+
+    def _observe(self, run: Path | None) -> None:
+        if self._live is None or run is None:
             return
-        with contextlib.suppress(StormgateError):  # a check without a whole record has its own line in the evidence
-            for each in recorded_runs.runs_in(self._run.run_dir / done.run):
+        with contextlib.suppress(StormgateError):  # a run without a whole record has its own line in the evidence
+            for each in recorded_runs.runs_in(self._run.run_dir / run):
                 self._live.observe(each.history.header, Recorded(each.folder).table().combine_chunks())
 
     def reported(self, report: StageReport) -> None:

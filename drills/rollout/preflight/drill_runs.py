@@ -127,8 +127,11 @@ def run_all(
     side_by_side: int,
     say: Say,
     show: Say = lambda text: None,
+    follow: Callable[[DrillDone], None] = lambda done: None,
 ) -> list[DrillDone]:
     """Run the drills into a stage's folder, and record each as it ends; `show` gets how many have ended, and which run.
+
+    `follow` gets each record.
 
     On the embedded mock, `side_by_side` drills run at once, each with its own runtime, the longest first; elsewhere one at a
     time, the shortest first, so that a no-go shows early. Ctrl-C ends the running drills; those that have not started are
@@ -147,6 +150,7 @@ def run_all(
     def record(answer: DrillDone) -> None:
         done.append(answer)
         append(folder / records.DRILL_RESULTS, answer)
+        follow(answer)
         say(_line(answer, is_first_failure=[each.status != State.PASS for each in done].count(True) == 1))
 
     try:

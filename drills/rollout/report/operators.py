@@ -9,8 +9,8 @@
 
 `status` is `passed` only for a pass. It is `skipped` for a drill that the target cannot run, and for a gate that is for
 information only. The decision is `allow` only for a go against a deployed target: a go against a mock or in simulation says
-nothing about one. A number of the snapshot is the upper 95 % bound of a check that was decided. Any other is left out, and then
-the operators' scripts block.
+nothing about one. The summary says of an interrupted stage that it was, and counts it as a failure. A number of the snapshot is
+the upper 95 % bound of a check that was decided. Any other is left out, and then the operators' scripts block.
 """
 
 import math
@@ -64,6 +64,7 @@ class _Export:
     gates: Sequence[_Step]
     cohorts: Sequence[dict[str, str | float]]
     checks: Sequence[CheckResult | GateCheck]  # of which the snapshot is made
+    is_interrupted: bool = False
 
     @property
     def is_allowed(self) -> bool:
@@ -74,7 +75,8 @@ class _Export:
     def failures(self) -> int:
         """Drills, gates and cohorts that failed."""
         failed = sum(step.status == "failed" for step in (*self.drills, *self.gates))
-        return failed + sum(each["status"] == "failed" for each in self.cohorts)
+        failed += sum(each["status"] == "failed" for each in self.cohorts)
+        return max(failed, int(self.is_interrupted))
 
 
 def prepare(folder: Path) -> None:
@@ -98,7 +100,7 @@ def of_run(verdict: RunVerdict, run_dir: Path, folder: Path) -> None:
     _write(
         folder,
         _Export(
-            evidence=run_dir,
+            evidence=run_dir.resolve(),
             target_kind=verdict.target_kind,
             decision=verdict.decision,
             why=verdict.decision_reason.replace("_", " "),
@@ -110,7 +112,7 @@ def of_run(verdict: RunVerdict, run_dir: Path, folder: Path) -> None:
     )
 
 
-def of_stage(report: StageReport, run_dir: Path, folder: Path) -> None:
+def of_stage(report: StageReport, run_dir: Path, folder: Path, *, is_interrupted: bool = False) -> None:
     """Write the verdict on a stage. Raises `StorageError`, and `EvidenceError` for damaged evidence."""
     drills = evidence.read_lines(run_dir / records.DRILL_RESULTS, DrillDone)
     checks = [check for gate in report.gates for check in gate.checks]
@@ -120,7 +122,7 @@ def of_stage(report: StageReport, run_dir: Path, folder: Path) -> None:
     _write(
         folder,
         _Export(
-            evidence=run_dir,
+            evidence=run_dir.resolve(),
             target_kind=report.plan.target_kind,
             decision=report.decision,
             why=report.reason.replace("_", " "),
@@ -128,6 +130,7 @@ def of_stage(report: StageReport, run_dir: Path, folder: Path) -> None:
             gates=steps,
             cohorts=[*_cohorts(report)],
             checks=checks,
+            is_interrupted=is_interrupted,
         ),
     )
 
@@ -250,6 +253,7 @@ def _summary(folder: Path, export: _Export) -> str:
         f"- Evidence: {export.evidence}",
         f"- Target: {about}",
         f"- Scenario count: {len(export.drills)}",
+        *(["- Interrupted: yes, so this is what was done until then"] if export.is_interrupted else []),
         f"- Failures: {export.failures}",
         f"- Skipped: {skipped}",
         f"- Verdict: {export.decision.replace('_', '-')}{why}",
