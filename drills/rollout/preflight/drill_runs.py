@@ -137,11 +137,8 @@ def run_all(
     time, the shortest first, so that a no-go shows early. Ctrl-C ends the running drills; those that have not started are
     recorded as not run.
     """
-    out, log = folder / records.DRILLS, folder / records.LOGS / "drills.txt"
-    try:
-        out.mkdir(exist_ok=True)
-    except OSError as error:
-        raise cannot_write(out, error) from None
+    log = folder / records.LOGS / "drills.txt"
+    _make(folder / records.DRILLS)
     at_once = side_by_side if target.is_embedded else 1
     orders = [_order(path, folder, target) for path in sorted(drills.values(), key=_length_s, reverse=at_once > 1)]
     done: list[DrillDone] = []
@@ -173,6 +170,13 @@ def run_all(
     finally:
         _write_summary(folder, done)
     return done
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
 
 
 def _line(answer: DrillDone, is_first_failure: bool) -> str:
