@@ -7,7 +7,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import aiohttp
 
-from sim.base import operator_command
+from sim.base import bounded_reads, operator_command
+from sim.base.bounded_reads import TooLargeError
 from sim.base.errors import shortage
 from sim.base.operator_command import Output
 from sim.base.redaction import Redactor
@@ -83,7 +84,8 @@ class ServiceHttp:
                 kind = answer.headers.get("Content-Type", "no content type").partition(";")[0]
                 headers = {name.lower(): value for name, value in answer.headers.items()}
                 self.target_clock.note(headers, sent_s, time.time())
-                return Answer(answer.status, kind, await answer.read(), headers)
+                content = await bounded_reads.joined_async(answer.content.iter_any())
+                return Answer(answer.status, kind, content, headers)
         except aiohttp.ClientConnectorCertificateError as error:
             raise UntrustedError(str(error.certificate_error)) from None
         except aiohttp.ClientSSLError as error:
@@ -92,6 +94,8 @@ class ServiceHttp:
             if (ours := shortage(error.os_error)) is not None:
                 raise ours from None
             raise RefusedError(str(error)) from None
+        except TooLargeError as error:
+            raise NoAnswerError(f"its answer is wrong: {error.strerror}") from None
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
             raise NoAnswerError(str(error) or type(error).__name__) from None
 
