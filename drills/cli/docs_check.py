@@ -25,6 +25,7 @@ from typer.main import get_command
 
 from drills import DATA
 from drills.cli import main as cli
+from sim.base import bounded_reads
 from sim.base.exit_codes import ExitCode
 
 _FENCE = re.compile(r"^ *```(?P<language>\w*).*\n(?P<body>(?:.*\n)*?) *```", re.MULTILINE)
@@ -60,7 +61,7 @@ def check(document: Path) -> list[Tried]:
 
     The folder has an example targets file, too, whose environment variables are set.
     """
-    said = document.read_text(encoding="utf-8")
+    said = bounded_reads.file_text(document)
     with _sandbox():
         for file in _WRITTEN.finditer(said):
             Path(file["name"]).write_text(file["text"], encoding="utf-8")
@@ -138,7 +139,7 @@ def _run(words: Sequence[str], expected: int) -> str:
 def _make_problem(target: str, folder: Path) -> str:
     candidates = (folder / "Makefile", folder.parent / "Makefile", root() / "Makefile")
     makefile = next((path for path in candidates if path.exists()), None)
-    is_there = makefile and re.search(rf"^{re.escape(target)}:", makefile.read_text(), re.MULTILINE)
+    is_there = makefile and re.search(rf"^{re.escape(target)}:", bounded_reads.file_text(makefile), re.MULTILINE)
     return "" if is_there else f"the Makefile has no target {target}"
 
 
@@ -150,7 +151,7 @@ def _sandbox() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="stormgate-docs-") as folder:
         shutil.copyfile(example, Path(folder) / "targets.toml")
         (Path(folder) / "drills").symlink_to(DATA)
-        for variable in re.findall(r'_env = "(\w+)"', example.read_text()):
+        for variable in re.findall(r'_env = "(\w+)"', bounded_reads.file_text(example)):
             os.environ.setdefault(variable, "https://docs.example.com" if variable.endswith("_URL") else "docs")
         os.environ.update(COLUMNS="300", NO_COLOR="1", TERM="dumb")
         os.chdir(folder)

@@ -27,6 +27,7 @@ from drills.rollout.report import explain_checks
 from drills.rollout.setup import stages
 from drills.runs import catalog, target_forms, targets
 from drills.third_party import findings, recipes
+from sim.base import bounded_reads
 from sim.base.atomic_files import write_whole
 from sim.base.exit_codes import ExitCode
 from sim.drill import model, system_model, target_rules
@@ -323,7 +324,7 @@ def _real_servers() -> Iterator[str]:
 def write(folder: Path = FOLDER) -> list[str]:
     """Write all pages; return the names of the changed ones. Raises `StorageError`."""
     made = {folder / name: text for name, text in pages().items()}
-    changed = {path: text for path, text in made.items() if not path.exists() or path.read_text(encoding="utf-8") != text}
+    changed = {path: text for path, text in made.items() if not path.exists() or bounded_reads.file_text(path) != text}
     for path, text in changed.items():
         write_whole(path, text.encode())
     return [path.name for path in changed]

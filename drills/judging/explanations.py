@@ -15,6 +15,7 @@ from sim.analysis.disconnects import Owner
 from sim.analysis.invariants import reactions
 from sim.analysis.invariants.evidence import Evidence
 from sim.analysis.invariants.registry import INVARIANTS
+from sim.base import bounded_reads
 from sim.protocols.events import EndedBy
 from sim.record.history import History, Rows
 from sim.record.ledger import Which
@@ -77,7 +78,7 @@ _DERIVED = ("drill.invariants",)
 @cache
 def blame() -> Mapping[str, Mapping[str, tuple[str, str, str]]]:
     """What is expected, who is blamed and why, by invariant and by check."""
-    read = tomllib.loads(BLAME_PATH.read_text())
+    read = tomllib.loads(bounded_reads.file_text(BLAME_PATH))
     return {part: {name: (words[0], words[1], words[2]) for name, words in table.items()} for part, table in read.items()}
 
 

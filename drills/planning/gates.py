@@ -11,9 +11,9 @@ from drills.judging import gates, replications
 from drills.judging.checks.thresholds import DEFAULT_PATH, Thresholds
 from drills.judging.checks.verdicts import DrillVerdict
 from sim.analysis.metrics import Metric
+from sim.base import bounded_reads
 from sim.drill.model import Drill
 from sim.planning.store import Row
-from sim.record import parquet
 from sim.record.history import History
 
 _EVIDENCE = "not kept"
@@ -28,7 +28,7 @@ class Gates:
     @property
     def key(self) -> str:
         """The identity of the thresholds and the judging code."""
-        return f"gates {parquet.file_sha256(self.thresholds or DEFAULT_PATH)} {judging_code()}"
+        return f"gates {bounded_reads.file_sha256(self.thresholds or DEFAULT_PATH)} {judging_code()}"
 
     def evaluate(self, drill: Drill, history: History) -> tuple[tuple[Metric, ...], bytes]:
         """The metrics and the verdict."""
@@ -55,4 +55,4 @@ def _load(path: Path | None) -> Thresholds:
 def judging_code() -> str:
     """A digest of the judging code. It leaves out `sim`, which is part of every row's digest."""
     paths = sorted(Path(gates.__file__).parent.rglob("*.py"))
-    return " ".join(parquet.file_sha256(path)[:16] for path in paths)
+    return " ".join(bounded_reads.file_sha256(path)[:16] for path in paths)

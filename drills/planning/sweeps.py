@@ -24,6 +24,7 @@ from drills.judging.checks.verdicts import DrillVerdict
 from drills.planning.gates import Gates, judging_code
 from drills.reports.terminal import Progress, Several
 from drills.runs import catalog
+from sim.base import bounded_reads
 from sim.base.atomic_files import write_whole
 from sim.base.errors import EvidenceError, StorageError, StormgateError, UsageError
 from sim.base.ownership import Mark, is_left_over, remove_leftovers
@@ -176,7 +177,7 @@ def lock(folder: Path) -> Mark:
 
 def _copy(source: Path, to: Path) -> None:
     if source.resolve() != to.resolve():
-        write_whole(to, source.read_bytes())
+        write_whole(to, bounded_reads.file_bytes(source))
 
 
 def code() -> str:
@@ -190,7 +191,7 @@ def read_kept(folder: Path) -> tuple[Plan, Gates]:
     if not path.is_file():
         raise UsageError(f"{folder}: is not the folder of a sweep or search (it has no {PLAN_NAME}). See results/plans/.")
     try:
-        kept = msgspec.json.decode(path.read_bytes(), type=Kept)
+        kept = msgspec.json.decode(bounded_reads.file_bytes(path), type=Kept)
     except (OSError, msgspec.DecodeError) as error:
         raise EvidenceError(f"{path}: is damaged ({error}). {_RUN_AGAIN}") from None
     if kept.code != code():

@@ -4,7 +4,6 @@ Simulated runs are alike, but the speed of a real service varies from run to run
 vary as much as the rounds of the calibration drills did, and the predicted interval includes this variation.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 
 from drills.reports.terminal import Several
 from sim.analysis.statistics import half_width
+from sim.base import bounded_reads
 from sim.base.errors import EvidenceError, UsageError
 from sim.base.ownership import OwnedFolder
 from sim.calibration import files
@@ -60,7 +60,7 @@ class Predictor:
         found = [predicted(name, rows, self.pace) for name in RECOVERY]
         return Prediction(
             model=f"{self.path.name}, fitted to {self.fitted_to}",
-            model_sha256=hashlib.sha256(self.path.read_bytes()).hexdigest(),
+            model_sha256=bounded_reads.file_sha256(self.path),
             engine=ENGINE,
             replications=REPLICATIONS,
             made_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -52,6 +52,7 @@ from drills.runs.run_files import read_plan as read_plan
 from drills.runs.run_files import recorded as recorded
 from drills.runs.variants import Variant
 from sim.analysis import parity
+from sim.base import bounded_reads
 from sim.base.atomic_files import write_whole
 from sim.base.errors import EvidenceError, StorageError, UsageError
 from sim.base.ownership import MARK_NAME, STATE_PREFIX, Mark, is_left_over, remove_leftovers
@@ -98,7 +99,7 @@ def create_run(
         target_kind=target_kind,
         seed=seed,
         created_at=now.astimezone(UTC).isoformat(timespec="seconds"),
-        thresholds_sha256=parquet.file_sha256(thresholds),
+        thresholds_sha256=bounded_reads.file_sha256(thresholds),
         drills=[PlannedDrill(drill.name, drill.digest(), (not_run or {}).get(drill.name, "")) for drill in drills],
         replications=replications,
         target_sha256=target_sha256,
@@ -226,7 +227,7 @@ def judge_run(run_dir: Path, thresholds: Path | None = None, judged: Mapping[str
     if thresholds is None and not path.exists():
         raise EvidenceError(f"{path}: the run's own thresholds are missing; give a file with --thresholds.")
     loaded = gates.load_thresholds(path, is_record=thresholds is None)
-    sha256 = parquet.file_sha256(path)
+    sha256 = bounded_reads.file_sha256(path)
     if thresholds is None and sha256 != plan.thresholds_sha256:
         raise EvidenceError(
             f"{path}: are not the thresholds with which this run began (their SHA-256 differs from {PLAN_NAME}). Restore them, "
@@ -446,7 +447,7 @@ def _notes(plan: RunPlan, path: Path, sha256: str) -> tuple[str, ...]:
         notes.append(f"Recorded by stormgate {plan.tool_version}, judged by {version('stormgate')}.")
     if sha256 != plan.thresholds_sha256:
         notes.append(f"Judged with {path}, which differs from the thresholds that this run recorded.")
-    if sha256 != parquet.file_sha256(DEFAULT_PATH):
+    if sha256 != bounded_reads.file_sha256(DEFAULT_PATH):
         notes.append("The thresholds differ from those that this version of stormgate ships.")
     for name in (drill.name for drill in ran if not _as_shipped(drill)):
         notes.append(f"{name} differs from the drill of that name that this version of stormgate ships.")

@@ -11,6 +11,7 @@ import msgspec
 from drills.judging import gates
 from drills.judging.checks.verdicts import DrillVerdict
 from sim.analysis.invariants import registry
+from sim.base import bounded_reads
 from sim.base.atomic_files import read_struct
 from sim.base.errors import EvidenceError, UsageError
 from sim.drill.model import Drill
@@ -55,7 +56,7 @@ def read_plan(run_dir: Path) -> RunPlan:
     """Read a run's plan. Raises `UsageError` if the folder is not a run's, `EvidenceError` for a damaged plan."""
     path = run_dir / PLAN_NAME
     try:
-        plan = msgspec.json.decode(path.read_bytes(), type=RunPlan)
+        plan = msgspec.json.decode(bounded_reads.file_bytes(path), type=RunPlan)
     except (FileNotFoundError, NotADirectoryError):
         if (run_dir / DRILLS).is_dir():
             raise EvidenceError(f"{path}: is missing, so the drills of this run are unknown.") from None
@@ -82,7 +83,7 @@ def read_drill(folder: Path, planned: PlannedDrill) -> Drill:
 
 def digest(path: Path) -> str:
     """`Drill.digest` of the written file. A later version with more keys would compute another digest from the drill."""
-    return hashlib.sha256(msgspec.json.format(path.read_bytes(), indent=-1)).hexdigest()
+    return hashlib.sha256(msgspec.json.format(bounded_reads.file_bytes(path), indent=-1)).hexdigest()
 
 
 def digest_of(path: Path, drill: Drill) -> str:
@@ -175,7 +176,7 @@ class _Report(msgspec.Struct):
 def judged_files(run_dir: Path) -> dict[str, str]:
     """Every file of a run's folder that its verdict may depend on: path relative to the folder -> hex SHA-256."""
     found = [run_dir / PLAN_NAME, run_dir / THRESHOLDS_NAME, *sorted((run_dir / DRILLS).rglob("*"))]
-    return {path.relative_to(run_dir).as_posix(): parquet.file_sha256(path) for path in found if _counts(path)}
+    return {path.relative_to(run_dir).as_posix(): bounded_reads.file_sha256(path) for path in found if _counts(path)}
 
 
 def _counts(path: Path) -> bool:

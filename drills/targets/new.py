@@ -7,6 +7,7 @@ from pathlib import Path
 
 from drills import DATA
 from drills.runs import targets
+from sim.base import bounded_reads
 from sim.base.atomic_files import write_whole
 from sim.base.config import read_toml
 from sim.base.errors import UsageError
@@ -19,7 +20,7 @@ def text(name: str, protocol: str) -> str:
     """Return the annotated table of a target. Raises `UsageError` for an unknown protocol or an impossible name."""
     targets.check_name(name)
     protocol = registry.get(protocol).name
-    example = _EXAMPLE.read_text().partition(_NEXT)[0].rstrip() + "\n"
+    example = bounded_reads.file_text(_EXAMPLE).partition(_NEXT)[0].rstrip() + "\n"
     example = re.sub(rf"\btargets\.{_NAME}\b", f"targets.{name}", example)
     example = example.replace(f"check {_NAME}", f"check {name}").replace(f"--target {_NAME}", f"--target {name}")
     return example.replace(f'protocol = "{registry.DEFAULT}"', f'protocol = "{protocol}"', 1)
@@ -35,7 +36,7 @@ def add(path: Path, name: str, table: str) -> None:
     """Add the table of a target to a targets file. Raises `UsageError` for a name that it has."""
     if name == targets.EMBEDDED:
         raise UsageError(f"'{name}' is the name of the embedded mock; give the target another one.")
-    before = f"{path.read_text().rstrip()}\n\n" if path.exists() else ""
+    before = f"{bounded_reads.file_text(path).rstrip()}\n\n" if path.exists() else ""
     if before and name in read_toml(path).get("targets", {}):
         raise UsageError(f"{path}: there is a target '{name}' already; remove it, or give the new one another name.")
     write_whole(path, (before + table).encode())
@@ -49,7 +50,7 @@ def while_it_runs(path: Path, name: str, table: str) -> Iterator[None]:
         yield
     finally:
         if path.exists():
-            left = path.read_text().replace(table, "").strip()
+            left = bounded_reads.file_text(path).replace(table, "").strip()
             if left:
                 write_whole(path, f"{left}\n".encode())
             else:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from drills.third_party.recipe import Recipe
+from sim.base import bounded_reads
 from sim.base.errors import StormgateError, TargetError, UsageError
 
 CHECKOUT = Path(__file__).parents[2]
@@ -44,7 +45,7 @@ def require(recipe: Recipe) -> None:
 
 def npm_version(package: str) -> str:
     """Return the version of an npm package that is installed."""
-    return str(json.loads((PROGRAMS / "package.json").read_text())["dependencies"][package])
+    return str(json.loads(bounded_reads.file_text(PROGRAMS / "package.json"))["dependencies"][package])
 
 
 def program(name: str) -> str:
@@ -117,7 +118,7 @@ def _install_centrifugo() -> None:
 
 def _install_node() -> None:
     """Install the npm packages of our programs."""
-    listed = (PROGRAMS / "package.json").read_text()
+    listed = bounded_reads.file_text(PROGRAMS / "package.json")
     if _marked(_NODE, listed):
         return
     _need("npm", "Node.js 18 or newer with npm")
@@ -142,7 +143,7 @@ def _run(what: str, command: Sequence[str], **environment: str) -> None:
 
 def _marked(folder: Path, content: str) -> bool:
     mark = folder / ".installed"
-    return mark.exists() and mark.read_text() == content
+    return mark.exists() and bounded_reads.file_text(mark) == content
 
 
 def _mark(folder: Path, content: str) -> None:

@@ -12,6 +12,7 @@ import httpx
 
 from drills.third_party import installed, nats_keys
 from drills.third_party.recipe import Parameters, Place, Recipe, Variant
+from sim.base import bounded_reads
 from sim.base.errors import TargetError
 
 STREAM = "stormgate"
@@ -141,7 +142,7 @@ def _create(place: Place) -> None:
 
 def _crash(place: Place, _: Parameters) -> None:
     """Let the process hang, then kill it while it works off what came meanwhile: some is stored but not acknowledged."""
-    process = int(_pid_file(place).read_text())
+    process = int(bounded_reads.file_text(_pid_file(place)))
     os.kill(process, signal.SIGSTOP)
     time.sleep(_HANG_S)
     os.kill(process, signal.SIGCONT)

@@ -13,6 +13,7 @@ import httpx
 import msgspec
 
 from drills.third_party.recipe import Parameters, Place, Recipe, Report, Variant
+from sim.base import bounded_reads
 from sim.base.errors import TargetError
 from sim.drill.fault_bases import SwitchFault
 from sim.drill.fault_kinds import AnyFault, CloseConnections, ExpireTokens, RecreateLog, RollingDeploy, ShrinkWindow
@@ -154,7 +155,7 @@ def _switch(place: Place, changes: Mapping[str, object]) -> Report:
 def _change(place: Place, parameters: Parameters) -> Report:
     """Apply a step of the rollback, or restore what it has changed."""
     step, kept = parameters["step"], place.folder / _BEFORE
-    before: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    before: dict[str, Any] = json.loads(bounded_reads.file_text(kept)) if kept.exists() else {}
     if parameters["action"] == "restore":
         if step in before:
             _put(place, step, before.pop(step))

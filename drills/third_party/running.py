@@ -21,6 +21,7 @@ import httpx
 
 from drills.third_party import control, installed, recipes
 from drills.third_party.recipe import NO_PARAMETERS, PREFIX, SANE, Parameters, Place, Recipe, Report
+from sim.base import bounded_reads
 from sim.base.errors import StormgateError, TargetError, UsageError
 from sim.base.ownership import OwnedFolder
 
@@ -29,6 +30,7 @@ STOP_LIMIT_S = 10.0  # [ours] for a server to end by itself
 TARGETS = "targets.toml"
 _LOOK_EVERY_S = 0.02
 _MAX_REQUEST_BYTES = 1 << 20
+_LOG_END_BYTES = 1 << 16  # [ours] of a server's log: what is looked at for its last line
 
 
 class Server:
@@ -139,7 +141,7 @@ class Server:
         raise TargetError(f"{self.recipe.title} did not get ready within {START_LIMIT_S:g} s{self._last_words()}")
 
     def _last_words(self) -> str:
-        last = self.log.read_text(errors="replace").splitlines()[-1:]
+        last = bounded_reads.file_end(self.log, _LOG_END_BYTES).decode(errors="replace").splitlines()[-1:]
         return f". The last line of its log ({self.log}) is: {last[0][:300] if last else '(none)'}"
 
 

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import msgspec
 
+from sim.base import bounded_reads
 from sim.base.errors import EvidenceError, StorageError
 
 T = TypeVar("T")
@@ -13,10 +14,10 @@ T = TypeVar("T")
 def read_struct(path: Path, kind: type[T]) -> T:
     """Read one JSON file as `kind`. Raises `EvidenceError` for a missing or damaged file."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return msgspec.json.decode(bounded_reads.file_bytes(path), type=kind)
     except OSError as error:
         raise EvidenceError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise EvidenceError(f"{path}: is damaged ({error}).") from None
 
 

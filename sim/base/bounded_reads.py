@@ -23,7 +23,7 @@ class TooLargeError(OSError):
         super().__init__(errno.EFBIG, f"it is larger than {_size(max_bytes)}")
 
 
-def open_file(path: Path) -> BufferedReader:
+def open_file(path: Path | str) -> BufferedReader:
     """Open a file to read it. Raises `OSError`, also for what is no file, such as a pipe that nobody writes to."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -32,7 +32,7 @@ def open_file(path: Path) -> BufferedReader:
     raise OSError(errno.EINVAL, "it is not a file")
 
 
-def file_bytes(path: Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+def file_bytes(path: Path | str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
     """Return a file's content. Raises `OSError`, also for a file of more than `max_bytes`."""
     with open_file(path) as file:
         content = file.read(max_bytes + 1)

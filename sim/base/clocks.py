@@ -9,6 +9,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+from sim.base import bounded_reads
+
 # --- of the machine ---------------------------------------------------------------------------------
 
 
@@ -25,7 +27,7 @@ def elapsed_s() -> float:
 def boot_id() -> str:
     """Identify the machine's current boot, with which its monotonic clocks start; empty where the system does not report it."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return bounded_reads.file_text(Path("/proc/sys/kernel/random/boot_id")).strip()
     except OSError:
         return ""
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 
+from sim.base import bounded_reads
 from sim.base.errors import UsageError
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -24,13 +25,21 @@ _OTHER = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>[^`]+)`)?$", re.DOTALL)
 def read_toml(path: Path) -> dict[str, Any]:
     """Read `path` as TOML; raises `UsageError` for a missing, unreadable or malformed file."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(bounded_reads.file_text(path))
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read ({error}).") from None
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}).") from None
+    except ValueError as error:
         raise UsageError(f"{path}: is not valid TOML ({error}).") from None
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Parse TOML; raises `ValueError`, also for tables that are nested too deeply."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def to_struct(data: dict[str, Any], kind: type[T], where: str) -> T:
@@ -51,8 +60,8 @@ def set_key(data: dict[str, Any], assignment: str) -> None:
     if not separator or not all(key.strip().split(".")):
         raise UsageError(f"--set {assignment}: expected KEY=VALUE, for example --set load.events_per_s=50.")
     try:
-        value = tomllib.loads(f"v = {text.strip()}")["v"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"v = {text.strip()}")["v"]
+    except ValueError:
         value = text.strip()
     put(data, key.strip(), value, f"--set {assignment}")
 

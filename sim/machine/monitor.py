@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from sim.base import bounded_reads
 from sim.base.clocks import awake_s, elapsed_s
 from sim.machine.processes import LocalTarget, Wanted, first_line, is_stopped, wanted, wanted_by_threads
 from sim.record.columns import RowSink
@@ -144,7 +145,7 @@ def this_machine() -> str:
     """Processor, cores and operating system of this machine, without its name: runs on another one are slower or faster."""
     model = platform.machine()
     with contextlib.suppress(OSError):  # other systems than Linux do not have the file
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = bounded_reads.file_text(Path("/proc/cpuinfo")).splitlines()
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
     return f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
 

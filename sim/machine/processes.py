@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from sim.base import bounded_reads
+
 Wanted = tuple[float, float]
 """Seconds for which a thread ran, and for which it waited for a core, since it started."""
 
@@ -24,7 +26,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 def first_line(path: Path) -> str:
     """Return the first line of a file; empty if it cannot be read, as on other systems than Linux."""
     try:
-        return path.read_text().partition("\n")[0]
+        return bounded_reads.file_text(path).partition("\n")[0]
     except OSError:
         return ""
 
@@ -116,7 +118,7 @@ def _listening_on(ports: Collection[int]) -> Iterator[int]:
 def _listening_inodes(ports: Collection[int]) -> Iterator[str]:
     for table in _SOCKET_TABLES:
         with contextlib.suppress(OSError):
-            for line in (_PROC / table).read_text().splitlines()[1:]:
+            for line in bounded_reads.file_text(_PROC / table).splitlines()[1:]:
                 fields = line.split()
                 if fields[3] == _LISTENS and int(fields[1].rpartition(":")[2], 16) in ports:
                     yield fields[_INODE]

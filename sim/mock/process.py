@@ -15,12 +15,14 @@ from pathlib import Path
 
 import msgspec
 
+from sim.base import bounded_reads
 from sim.base.errors import ShortageError, StorageError, StormgateError, TargetError
 from sim.base.ownership import STATE_PREFIX, OwnedFolder
 from sim.mock.process_limits import START_LIMIT_S, STOP_LIMIT_S
 from sim.mock.server import ERROR_PREFIX, SHORTAGE, ServeOptions
 
 LOG_NAME = "runtime.log"
+_LOG_END_BYTES = 1 << 16  # [ours] of the log: what is looked at for its last lines
 _LISTENING = re.compile(rb"listening on http://\S+:(?P<port>\d+) ")
 
 
@@ -50,12 +52,15 @@ class _Process:
 
     def require_descriptors(self) -> None:
         """Raise `ShortageError` if the mock had no file descriptor left at some time."""
-        if f"{ERROR_PREFIX}{SHORTAGE}" in self._log.read_text(errors="replace").splitlines():
+        if f"{ERROR_PREFIX}{SHORTAGE}" in self._last_lines():
             raise ShortageError(f"the embedded mock: {SHORTAGE}")
+
+    def _last_lines(self) -> list[str]:
+        return bounded_reads.file_end(self._log, _LOG_END_BYTES).decode(errors="replace").splitlines()
 
     def _failure(self, code: int) -> StormgateError:
         """Return why the process did not start: the last line of its log, if that line is an error."""
-        last = self._log.read_text(errors="replace").splitlines()[-1:]
+        last = self._last_lines()[-1:]
         if not last or not last[0].startswith(ERROR_PREFIX):
             return TargetError(f"the embedded mock did not start. Its output is in {self._log}.")
         kind = StorageError if code == StorageError.exit_code else TargetError

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import uvicorn
 
+from sim.base import bounded_reads
 from sim.base.errors import StormgateError, UsageError, shortage
 from sim.base.gc_tuning import relaxed_gc
 from sim.base.ownership import STATE_PREFIX, OwnedFolder
@@ -149,7 +150,7 @@ def _listen(host: str, port: int, send_buffer_kib: int) -> socket.socket:
 def _candidate_ports() -> Iterator[int]:
     """Yield ports outside the range of outgoing connections, so that a restarted mock finds its port free; at last 0 (any)."""
     try:
-        outgoing_from = int(_OUTGOING_PORTS.read_text().split()[0])
+        outgoing_from = int(bounded_reads.file_text(_OUTGOING_PORTS).split()[0])
     except (OSError, ValueError, IndexError):
         outgoing_from = 0
     if outgoing_from > MIN_PORT:

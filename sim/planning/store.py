@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from sim.analysis.metrics import Metric
+from sim.base import bounded_reads
 from sim.base.errors import StorageError
 from sim.record.stations import StationLoad
 
@@ -60,7 +61,7 @@ class Store:
     def get(self, digest: str) -> Row | None:
         """A stored row; None if it is missing or damaged."""
         with contextlib.suppress(OSError, msgspec.DecodeError):
-            content = self.path(digest).read_bytes()
+            content = bounded_reads.file_bytes(self.path(digest))
             body = content[_HASH_BYTES:]
             if hashlib.sha256(body).digest() == content[:_HASH_BYTES]:
                 row = msgspec.msgpack.decode(body, type=Row)
@@ -104,5 +105,5 @@ def code_digest() -> str:
     root = Path(__file__).parents[1]
     found = hashlib.sha256()
     for path in sorted(path for path in root.rglob("*.py") if path.parent.name != "plots"):
-        found.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+        found.update(path.relative_to(root).as_posix().encode() + bounded_reads.file_bytes(path))
     return found.hexdigest()

@@ -5,7 +5,6 @@ last chunk. `Recorder.seal` joins them into `observations.parquet`; the run head
 """
 
 import errno
-import hashlib
 import os
 import queue
 import shutil
@@ -19,6 +18,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sim.base import bounded_reads
 from sim.base.errors import EvidenceError, StorageError
 from sim.record.columns import Columns, RowSink
 from sim.record.observations import SCHEMA, Row
@@ -135,7 +135,7 @@ class Recorder(Collector):
             raise
         if rows != self._rows:
             raise StorageError(f"{self._joined.path}: {rows} rows were written where {self._rows} were observed.")
-        return file_sha256(self._joined.path), rows
+        return bounded_reads.file_sha256(self._joined.path), rows
 
     def _begin_writing(self) -> None:
         """Start `_write_chunks` in a thread."""
@@ -194,12 +194,6 @@ class _Joined:
         self._open().close()
         self._partial.rename(self.path)
         return self._rows
-
-
-def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Recorded:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import msgspec
 
+from sim.base import bounded_reads
 from sim.base.atomic_files import read_struct, write_whole
 from sim.base.errors import EvidenceError
 from sim.protocols import registry
-from sim.record.parquet import FILE_NAME, Recorded, file_sha256
+from sim.record.parquet import FILE_NAME, Recorded
 from sim.record.predictions import Prediction
 from sim.record.stations import StationLoad
 from sim.record.tally import Tally
@@ -87,7 +88,7 @@ def read_header(folder: Path) -> RunHeader:
     header = read_struct(path, RunHeader)
     if header.schema != SCHEMA_VERSION:
         raise EvidenceError(f"{path}: has schema {header.schema}, but this version reads schema {SCHEMA_VERSION} only.")
-    if header.sha256 != _digest(path.read_bytes()):
+    if header.sha256 != _digest(bounded_reads.file_bytes(path)):
         raise EvidenceError(f"{path}: is not as it was written (its SHA-256 is not the one that it states).")
     return header
 
@@ -118,5 +119,5 @@ def read_verified(folder: Path) -> tuple[RunHeader, Recorded]:
 
 
 def _check_unchanged(path: Path, sha256: str) -> None:
-    if not path.is_file() or file_sha256(path) != sha256:
+    if not path.is_file() or bounded_reads.file_sha256(path) != sha256:
         raise EvidenceError(f"{path}: is not the file that the run recorded (its SHA-256 differs from {HEADER_NAME}).")

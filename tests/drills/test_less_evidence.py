@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from drills.judging.checks.verdicts import RunVerdict, State
 from drills.runs import results
+from sim.base import bounded_reads
 from sim.base.errors import EvidenceError, UsageError
 from sim.record.observations import Kind
 from sim.record.parquet import FILE_NAME
@@ -162,7 +163,7 @@ def test_observations_that_an_engine_never_made_let_nothing_pass(
     what, kept = some_rows(pq.read_table(path), rng)
     pq.write_table(kept, path)
     header = read_header(path.parent)
-    header.observations_sha256, header.observations_rows = results.parquet.file_sha256(path), kept.num_rows
+    header.observations_sha256, header.observations_rows = bounded_reads.file_sha256(path), kept.num_rows
     write_header(path.parent, header)
     failed = {check.name for drill in before.drills for check in drill.checks if check.state is State.FAIL}
     assert set(helps(before, copy).split(", ")) - failed <= {""}, what
@@ -189,6 +190,6 @@ def test_run_without_all_observations_of_a_kind_is_no_go(
     assert kept.num_rows < table.num_rows
     pq.write_table(kept, path)
     header = read_header(path.parent)
-    header.observations_sha256, header.observations_rows = results.parquet.file_sha256(path), kept.num_rows
+    header.observations_sha256, header.observations_rows = bounded_reads.file_sha256(path), kept.num_rows
     write_header(path.parent, header)
     assert results.judge_run(copy).exit_code != 0

@@ -16,6 +16,7 @@ from drills import CATALOG
 from drills.judging.checks.thresholds import DEFAULT_PATH
 from drills.judging.checks.verdicts import RunVerdict, State
 from drills.runs import results
+from sim.base import bounded_reads
 from sim.base.errors import EvidenceError, StorageError, UsageError
 from sim.drill.model import Drill, load
 from sim.record import parquet, run_header
@@ -87,7 +88,7 @@ def without(run_dir: Path, check: str) -> None:
     assert len(left) == len(tables) - 1
     path.write_text("".join(left))
     plan = results.read_plan(run_dir)
-    plan = msgspec.structs.replace(plan, thresholds_sha256=parquet.file_sha256(path))
+    plan = msgspec.structs.replace(plan, thresholds_sha256=bounded_reads.file_sha256(path))
     (run_dir / results.PLAN_NAME).write_bytes(msgspec.json.encode(plan))
 
 
@@ -295,7 +296,7 @@ def test_a_report_has_the_hash_of_every_file_that_was_judged(run_dir: Path) -> N
         "thresholds.toml",
         *(f"{folder}/{name}" for name in ("drill.json", "run.json", parquet.FILE_NAME)),
     )
-    assert summary["files"] == {name: parquet.file_sha256(run_dir / name) for name in wanted}
+    assert summary["files"] == {name: bounded_reads.file_sha256(run_dir / name) for name in wanted}
     assert summary["tool_version"] == results.read_plan(run_dir).tool_version != ""
     assert results.judge_run(run_dir).decision == "go", "nothing was changed"
 

@@ -17,11 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim.base import bounded_reads
 from sim.base.errors import EvidenceError, StorageError
 from sim.record import parquet
 from sim.record.columns import Columns
 from sim.record.observations import SCHEMA
-from sim.record.parquet import CHUNK_FOLDER, FILE_NAME, Collector, Recorder, file_sha256, read
+from sim.record.parquet import CHUNK_FOLDER, FILE_NAME, Collector, Recorder, read
 from sim.record.run_header import HEADER_NAME, RunHeader, read_header, read_verified, write_header
 
 ROWS = [
@@ -317,7 +318,7 @@ def test_other_evidence_that_was_changed_is_refused(sealed: Path, damage: Callab
     path = sealed / "metrics.json"
     path.write_text("{}")
     written = read_header(sealed)
-    written.evidence = {path.name: file_sha256(path)}
+    written.evidence = {path.name: bounded_reads.file_sha256(path)}
     write_header(sealed, written)
     read_verified(sealed)
     damage(path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from drills.rollout.check.findings import Finding, fails, ok
 from drills.rollout.setup.stages import Stages
+from sim.base import bounded_reads
 from sim.drill.model import Drill, expected_duration_s
 from sim.drill.target_rules import TargetKind
 from sim.engines.shared import permission
@@ -66,7 +67,7 @@ def _connections(drill: Drill, endpoints: Endpoints | None) -> int:
 def _ports() -> int:
     """The number of ports for connections to one address; elsewhere than on Linux the number that IANA suggests."""
     try:
-        first, last = map(int, _PORTS.read_text().split())
+        first, last = map(int, bounded_reads.file_text(_PORTS).split())
     except (OSError, ValueError):
         return 65_535 - 49_152
     return last - first + 1

@@ -1,6 +1,5 @@
 """One rollout: the stage runs that its journal records, and the files of a run in progress."""
 
-import hashlib
 import re
 import secrets
 import shutil
@@ -18,6 +17,7 @@ from drills.rollout.setup.records import HoldEvent, Stage, StagePlan, StageRepor
 from drills.rollout.setup.stage_target import StageTarget
 from drills.rollout.setup.stages import PREFLIGHT, Stages
 from drills.runs import results
+from sim.base import bounded_reads
 from sim.base.clocks import Clock, from_iso
 from sim.base.errors import EvidenceError, StorageError, UsageError
 
@@ -144,7 +144,7 @@ def new_run_id(stage: Stage, clock: Clock) -> str:
 def sha256(path: Path) -> str:
     """Hex SHA-256 of a file that operators provide. Raises `UsageError`."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return bounded_reads.file_sha256(path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}).") from None
 

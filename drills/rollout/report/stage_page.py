@@ -14,6 +14,7 @@ from drills.rollout.report import figures, stage_report
 from drills.rollout.report.stage_report import minutes, moment, value
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup.records import CommandDone, DrillDone, GateCheck, Precondition, Rollback, StageReport
+from sim.base import bounded_reads
 from sim.base.atomic_files import read_struct
 from sim.base.errors import StormgateError
 
@@ -57,7 +58,7 @@ def _page_of(run_dir: Path, drill: DrillDone) -> str:
 def _end_of(log: Path) -> str:
     """The last lines of a command's output."""
     try:
-        text = _ESCAPES.sub("", log.read_bytes()[-_LAST_CHARACTERS:].decode(errors="replace"))
+        text = _ESCAPES.sub("", bounded_reads.file_end(log, _LAST_CHARACTERS).decode(errors="replace"))
     except OSError:
         return ""
     return "\n".join(text.strip().splitlines()[-_LAST_LINES:])

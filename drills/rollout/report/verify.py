@@ -3,7 +3,6 @@
 It hashes, judges and renders the evidence again, and compares the results with the files.
 """
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from drills.rollout.report.stage_page import Kept
 from drills.rollout.setup import evidence, journal, records
 from drills.rollout.setup.records import Evidence, Signoff, StageReport, Waiver
 from drills.rollout.verdict import judging
+from sim.base import bounded_reads
 from sim.base.clocks import from_iso
 from sim.base.errors import EvidenceError
 
@@ -70,7 +70,7 @@ def _report(run_dir: Path, problems: list[str]) -> StageReport | None:
         return None
     if report is None:
         problems.append(f"{path}: is missing; this stage has no verdict yet.")
-    elif evidence.encoded(report) != path.read_bytes():
+    elif evidence.encoded(report) != bounded_reads.file_bytes(path):
         problems.append(f"{path}: was edited: stormgate writes it differently.")
     return report
 
@@ -83,7 +83,7 @@ def _signoff(run_dir: Path, run_id: str, problems: list[str]) -> Signoff | None:
         if signoff is None:
             return None
         from_iso(signoff.at)
-        if msgspec.json.decode(path.read_bytes()) != msgspec.to_builtins(signoff):
+        if msgspec.json.decode(bounded_reads.file_bytes(path)) != msgspec.to_builtins(signoff):
             raise EvidenceError(f"{path}: has unknown keys.")
     except EvidenceError as error:
         problems.append(str(error))
@@ -92,7 +92,7 @@ def _signoff(run_dir: Path, run_id: str, problems: list[str]) -> Signoff | None:
         problems.append(f"{path}: is damaged ({error}).")
         return None
     report = run_dir / records.REPORT
-    if not report.is_file() or hashlib.sha256(report.read_bytes()).hexdigest() != signoff.report_sha256:
+    if not report.is_file() or bounded_reads.file_sha256(report) != signoff.report_sha256:
         problems.append(f"{report}: was changed after {signoff.owner} signed it at {signoff.at} (its SHA-256 differs).")
     if signoff.run_id != run_id:
         problems.append(f"{path}: signs run {signoff.run_id}, not {run_id}.")
@@ -163,7 +163,7 @@ def _rendered(run_dir: Path, written: StageReport) -> Iterator[str]:
             continue
         if found != each:
             yield f"{each.path}: was changed (its SHA-256 differs)."
-        elif each.path != records.REPORT_HTML and (run_dir / each.path).read_bytes() != again.get(each.path):
+        elif each.path != records.REPORT_HTML and bounded_reads.file_bytes(run_dir / each.path) != again.get(each.path):
             yield f"{each.path}: differs from what this version of stormgate writes."
     if {each.path for each in written.rendered} != set(again):
         yield f"{records.REPORT}: does not list the files that belong to it."

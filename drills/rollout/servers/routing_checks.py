@@ -1,5 +1,6 @@
 """Routing checks: ask the routing service for each key, and check that the cohort has its claimed size and the right keys."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -12,11 +13,11 @@ from drills.rollout.setup.evidence import append
 from drills.rollout.setup.records import ROUTING_CHECKS, Requirement, RoutingCheck
 from drills.rollout.setup.stages import RoutingChecks
 from sim.base.clocks import Clock, iso
-from sim.engines.shared import service_api
+from sim.engines.shared import fetch, service_api
 from sim.engines.shared.endpoints import Endpoints
 from sim.server.deployment import cohort_bucket
 from sim.service.forms import RoutingForm
-from sim.service.metrics import word
+from sim.service.metrics import OK, word
 from sim.service.requests import Answer
 from sim.service.templates import NOWHERE, find
 
@@ -30,33 +31,26 @@ _THREAD = "stormgate-probe"
 def ask(endpoints: Endpoints, rules: RoutingChecks, folder: Path, clock: Clock) -> list[RoutingCheck]:
     """Ask for every key at the allowed rate, and write the answers to `routing-checks.jsonl`. Raises only `StorageError`."""
     began, done, silent = clock.now(), [], 0
-    with httpx.Client(timeout=_TIMEOUT_S, trust_env=False) as http:
+    with asyncio.Runner() as runner:
+        http = fetch.client()
         for n in range(rules.keys):
             if not endpoints.is_mock:
                 clock.sleep_until(began + timedelta(seconds=n / rules.per_s))
-            found = _ask(http, endpoints, f"{_THREAD}-{n}", iso(clock.now()))
+            found = runner.run(_ask(http, endpoints, f"{_THREAD}-{n}", iso(clock.now())))
             append(folder / ROUTING_CHECKS, found)
             done.append(found)
             silent = 0 if found.in_cohort is not None else silent + 1
             if silent == _MAX_SILENT_KEYS:
                 break
+        runner.run(http.aclose())
     return done
 
 
-def _ask(http: httpx.Client, endpoints: Endpoints, key: str, at: str) -> RoutingCheck:
+async def _ask(http: httpx.AsyncClient, endpoints: Endpoints, key: str, at: str) -> RoutingCheck:
     form = endpoints.forms.routing
     asked = service_api.request(endpoints, form, lambda answer: answer, {"key": key})
-    outcome, in_cohort, revision = "ok", None, ""
-    try:
-        answer = http.request(asked.method, asked.url, content=asked.body, headers=asked.all_headers)
-        if answer.status_code != 200:
-            outcome = f"http_{answer.status_code}"
-        else:
-            outcome, in_cohort, revision = _read(answer.content, form, key)
-    except httpx.TimeoutException:
-        outcome = "timeout"
-    except (httpx.HTTPError, httpx.InvalidURL):
-        outcome = "unreachable"
+    fetched = await fetch.fetch(http, asked.url, asked.all_headers, _TIMEOUT_S, method=asked.method, body=asked.body)
+    outcome, in_cohort, revision = _read(fetched.body, form, key) if fetched.outcome == OK else (fetched.outcome, None, "")
     bucket = cohort_bucket(form.scope, key)
     return RoutingCheck(at=at, key=key, bucket=bucket, in_cohort=in_cohort, outcome=outcome, revision=revision)
 

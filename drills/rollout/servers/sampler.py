@@ -19,6 +19,7 @@ from drills.rollout.servers.snapshots import Source, control_source, metrics_sou
 from drills.rollout.setup.evidence import LockedFile, cannot_write, whole_lines
 from drills.rollout.setup.records import BODIES, SNAPSHOTS, Phase, Snapshot
 from drills.runs.targets import Target
+from sim.base import bounded_reads
 from sim.base.clocks import Clock, from_iso
 from sim.base.errors import EvidenceError
 from sim.base.redaction import Redactor
@@ -177,8 +178,7 @@ def _require_body(folder: Path, snapshot: Snapshot) -> None:
         raise EvidenceError(f"{folder / SNAPSHOTS}: line {snapshot.n} names {snapshot.body!r}, which is not a body's file.")
     path = f"{folder}/{snapshot.body}"  # a plain string is faster: a window of a day has thousands of bodies
     try:
-        with open(path, "rb") as file:
-            body = file.read()
+        body = bounded_reads.file_bytes(path)
     except OSError as error:
         raise EvidenceError(f"{path}: the body of snapshot {snapshot.n} cannot be read ({error.strerror}).") from None
     if hashlib.sha256(body).hexdigest() != snapshot.sha256:

@@ -21,7 +21,7 @@ from drills.rollout.setup.records import CommandDone, Outcome
 from drills.rollout.setup.runner_summaries import Count
 from drills.rollout.setup.script_results import Step, UnreadableError
 from drills.rollout.setup.stages import Command
-from sim.base import operator_command
+from sim.base import bounded_reads, operator_command
 from sim.base.clocks import Clock, iso
 from sim.base.exit_codes import ExitCode
 from sim.base.operator_command import NOT_STARTED, Output
@@ -163,7 +163,7 @@ def _counts(command: Command, cwd: Path, said: str, started: float, steps: Seque
         if not new:
             counts.append((f"no file {pattern} was written, so it", Count(0, 0)))
         for path in new:
-            text = path.read_bytes()[-_MAX_OUTPUT_BYTES:].decode("utf-8", "replace")
+            text = bounded_reads.file_end(path, _MAX_OUTPUT_BYTES).decode("utf-8", "replace")
             counts += [(str(path.relative_to(cwd)), count) for count in runner_summaries.calls(command.runner, text)]
     return counts
 
@@ -172,7 +172,7 @@ def _counts_of(step: Step, runner: str) -> list[tuple[str, Count]]:
     """The calls of the runner in the log of one step of a script."""
     if step.log is None or not step.log.is_file():
         return [(f"{step.name} has no log file, so it", Count(0, 0))]
-    text = step.log.read_bytes()[-_MAX_OUTPUT_BYTES:].decode("utf-8", "replace")
+    text = bounded_reads.file_end(step.log, _MAX_OUTPUT_BYTES).decode("utf-8", "replace")
     found = runner_summaries.calls(runner, text)
     return [
         (f"{step.name}, call {n} of {len(found)}" if len(found) > 1 else step.name, count) for n, count in enumerate(found, 1)

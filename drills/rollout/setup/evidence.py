@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import msgspec
 
 from drills.rollout.setup import records
 from drills.rollout.setup.records import Evidence, Signoff, StagePlan, StageReport, Waiver
+from sim.base import bounded_reads
 from sim.base.atomic_files import read_struct, write_whole
 from sim.base.errors import EvidenceError, StorageError, UsageError
 from sim.base.ownership import MARK_NAME
@@ -52,7 +52,7 @@ def read_waivers(run_dir: Path) -> list[Waiver]:
     """All entries of `waivers.json`, valid or not; empty without the file. Raises `EvidenceError`."""
     path = run_dir / records.WAIVERS
     try:
-        return msgspec.json.decode(path.read_bytes(), type=list[Waiver]) if path.exists() else []
+        return msgspec.json.decode(bounded_reads.file_bytes(path), type=list[Waiver]) if path.exists() else []
     except (OSError, msgspec.DecodeError) as error:
         raise EvidenceError(f"{path}: is damaged ({error}).") from None
 
@@ -74,7 +74,7 @@ def read_lines(path: Path, kind: type[T]) -> list[T]:
 def whole_lines(path: Path) -> list[bytes]:
     """The lines of a file that end with a line feed; empty if the file does not exist. Raises `EvidenceError`."""
     try:
-        return path.read_bytes().split(b"\n")[:-1]
+        return bounded_reads.file_bytes(path).split(b"\n")[:-1]
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -135,7 +135,7 @@ class LockedFile:
     def cut_torn_line(self) -> None:
         """Remove an incomplete line that a killed writer left at the end. Raises `StorageError`."""
         try:
-            head, feed, torn = self.path.read_bytes().rpartition(b"\n")
+            head, feed, torn = bounded_reads.file_bytes(self.path).rpartition(b"\n")
             if torn:
                 os.truncate(self.path, len(head) + len(feed))
         except OSError as error:
@@ -174,7 +174,7 @@ def require_sealed(run_dir: Path, now: Sequence[Evidence]) -> None:
     if not path.is_file():
         raise EvidenceError(f"{path}: is missing, so this run has not ended, or its evidence is not complete.")
     try:
-        sealed = msgspec.json.decode(path.read_bytes(), type=tuple[Evidence, ...])
+        sealed = msgspec.json.decode(bounded_reads.file_bytes(path), type=tuple[Evidence, ...])
     except (OSError, msgspec.DecodeError) as error:
         raise EvidenceError(f"{path}: is damaged ({error}).") from None
     was, found = ({each.path: each for each in each_list} for each_list in (sealed, now))
@@ -193,12 +193,11 @@ def described(run_dir: Path, path: Path) -> Evidence:
     if path.is_symlink():
         raise EvidenceError(f"{path}: is a link; evidence lies in the stage's own folder.")
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
+        digest = bounded_reads.file_sha256(path)
         size = path.stat().st_size
     except OSError as error:
         raise EvidenceError(f"{path}: cannot be read ({error.strerror}).") from None
-    return Evidence(path=path.relative_to(run_dir).as_posix(), sha256=digest.hexdigest(), size_bytes=size)
+    return Evidence(path=path.relative_to(run_dir).as_posix(), sha256=digest, size_bytes=size)
 
 
 def sha256(path: Path) -> str:

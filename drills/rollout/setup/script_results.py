@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from sim.base import bounded_reads
+
 _NAMES = ("scenario", "gate", "cohort_percent", "label")
 _MAX_BYTES = 4 * 1024 * 1024
 PASSED = "passed"
@@ -31,7 +33,7 @@ class UnreadableError(Exception):
 def read(path: Path, folder: Path) -> list[Step]:
     """The steps of a results file. `folder`: where the script ran. Raises `UnreadableError`, also without any step."""
     try:
-        content = path.read_bytes()
+        content = bounded_reads.file_bytes(path)
     except OSError as error:
         raise UnreadableError(f"{path.name} cannot be read ({error.strerror})") from None
     if len(content) > _MAX_BYTES:

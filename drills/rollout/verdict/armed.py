@@ -24,7 +24,7 @@ from drills.rollout.verdict import chain
 from drills.rollout.verdict.requirements import Found, all_passed, hold_span
 from drills.runs import targets
 from sim.base import atomic_files as files
-from sim.base import operator_command
+from sim.base import bounded_reads, operator_command
 from sim.base.clocks import Clock, from_iso, iso
 from sim.base.errors import UsageError
 from sim.base.operator_command import Output
@@ -46,7 +46,7 @@ def _file(word: str) -> str:
     """The hash of the file that a word of a command names; empty if there is no readable file."""
     path = Path(shutil.which(word) or word)
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        return bounded_reads.file_sha256(path) if path.is_file() else ""
     except (OSError, ValueError):
         return ""
 

@@ -185,7 +185,8 @@ def _run(command: Command) -> bytes:
         )
     except OSError as error:
         raise NoAnswerError(f"the command {name} failed ({type(error).__name__})") from None
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     giving = gevent.spawn(_give, process.stdin, command.body)
     try:
         with gevent.Timeout(REQUEST_TIMEOUT_S):

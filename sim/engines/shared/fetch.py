@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from sim.base import certificates, operator_command
+from sim.base import bounded_reads, certificates, operator_command
 from sim.base.clocks import RunClock
 from sim.base.operator_command import Output
 from sim.base.redaction import Redactor
@@ -28,20 +28,26 @@ def client() -> httpx.AsyncClient:
 
 
 async def fetch(
-    http: httpx.AsyncClient, url: str, headers: Mapping[str, str], limit_s: float, query: Mapping[str, str] | None = None
+    http: httpx.AsyncClient,
+    url: str,
+    headers: Mapping[str, str],
+    limit_s: float,
+    query: Mapping[str, str] | None = None,
+    *,
+    method: str = "GET",
+    body: bytes | None = None,
 ) -> Fetched:
     """Fetch one page. `limit_s` limits the whole request, from connecting to the last byte."""
     began = time.perf_counter()
     try:
-        async with asyncio.timeout(limit_s), http.stream("GET", url, headers=headers, params=query) as answer:
-            body, outcome = b"", OK if answer.status_code == 200 else f"http_{answer.status_code}"
-            async for chunk in answer.aiter_bytes():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    body, outcome = b"", "too_large"
-                    break
+        async with asyncio.timeout(limit_s), http.stream(method, url, headers=headers, params=query, content=body) as answer:
+            outcome = OK if answer.status_code == 200 else f"http_{answer.status_code}"
+            try:
+                content = await bounded_reads.joined_async(answer.aiter_bytes(), MAX_BODY_BYTES)
+            except bounded_reads.TooLargeError:
+                content, outcome = b"", "too_large"
             date, age_s = _date(answer.headers.get("date")), _age_s(answer.headers.get("age"))
-            return Fetched(outcome, body, answer.status_code, date, age_s, (time.perf_counter() - began) * 1000)
+            return Fetched(outcome, content, answer.status_code, date, age_s, (time.perf_counter() - began) * 1000)
     except (TimeoutError, httpx.TimeoutException):
         outcome = "timeout"
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from sim.base import bounded_reads
 from sim.base.clocks import RunClock
 from sim.base.errors import StorageError, TargetError
 from sim.base.redaction import Redactor
@@ -73,7 +74,7 @@ class MetricsBook:
     def evidence(self) -> dict[str, str]:
         """Return the name of the file with all answers and its SHA-256; raise `StorageError` if it cannot be read."""
         try:
-            return {FILE_NAME: hashlib.sha256(self._path.read_bytes()).hexdigest()} if self._polls else {}
+            return {FILE_NAME: bounded_reads.file_sha256(self._path)} if self._polls else {}
         except OSError as error:
             raise StorageError(f"{self._path}: cannot be read ({error.strerror}).") from None
 

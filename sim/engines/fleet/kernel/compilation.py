@@ -13,6 +13,8 @@ from typing import Any, TypeVar, cast
 import numba
 from numba import njit
 
+from sim.base import bounded_reads
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -62,7 +64,7 @@ def _folder() -> Path:
     """Return the folder for this state of the source: Numba checks a function's own file for changes, but not its callees'."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-        digest.update(path.read_bytes())
+        digest.update(bounded_reads.file_bytes(path))
     named, cache = os.environ.get("NUMBA_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME")
     base = Path(named) if named else Path(cache or Path("~/.cache").expanduser()) / "stormgate"
     return base / f"fleet-{digest.hexdigest()[:16]}"
