@@ -1,1 +1,2 @@
-"""The machine that a run is on: whether processes that matter to it got the processor time that they wanted, and its clocks."""
+"""The machine that a run is on: whether processes that matter to it got the processor time that they wanted, its clocks, and how
+much of that time Python's garbage collector takes."""

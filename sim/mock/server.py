@@ -18,8 +18,8 @@ import uvicorn
 
 from sim.base import bounded_reads
 from sim.base.errors import StormgateError, UsageError, shortage
-from sim.base.gc_tuning import relaxed_gc
 from sim.base.ownership import STATE_PREFIX, OwnedFolder
+from sim.machine.gc_tuning import relaxed_gc
 from sim.mock.app import DEFAULT_ADMIN_TOKEN, Mock, MockOptions
 from sim.mock.process_limits import BACKLOG, MAX_PORTS_TRIED, MIN_PORT, SHUTDOWN_LIMIT_S, TICK_S
 from sim.mock.store import Store

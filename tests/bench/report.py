@@ -16,12 +16,12 @@ from typing import TypeVar
 
 import msgspec
 
-from sim.base.gc_tuning import relaxed_gc
 from sim.client.actions import ClientSettings
 from sim.client.session import Session
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.session_driver import SessionDriver
 from sim.engines.transports.wire import Wire
+from sim.machine.gc_tuning import relaxed_gc
 from sim.protocols.intents import Compatibility
 from sim.protocols.spacetime.adapter import CAPABILITIES
 from sim.protocols.spacetime.streams import stream_id

@@ -20,7 +20,6 @@ import uvloop
 
 from drills.runs.targets import resolve
 from sim.base.clocks import WallClock
-from sim.base.gc_tuning import relaxed_gc
 from sim.client import policies
 from sim.client.actions import Token
 from sim.client.session import Session
@@ -29,6 +28,7 @@ from sim.engines.shared import client_setup, service_api
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.sockets.client import ClientDriver
 from sim.engines.sockets.http import ServiceHttp
+from sim.machine.gc_tuning import relaxed_gc
 from sim.record.parquet import Recorder
 from tests.bench.report import Connecting, peak_mib
 

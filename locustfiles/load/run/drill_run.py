@@ -20,7 +20,6 @@ from locustfiles.load.workers.messages import AnyFromWorker, Send
 from locustfiles.load.workers.workers import Workers
 from sim.base.clocks import WallClock
 from sim.base.errors import ShortageError, StorageError, StormgateError, UsageError
-from sim.base.gc_tuning import relaxed_gc
 from sim.drill.fault_lifecycle import Record
 from sim.drill.fault_schedule import plan as fault_plan
 from sim.drill.phase_runner import PhaseRunner
@@ -32,6 +31,7 @@ from sim.engines.shared import client_setup, service_api
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.fault_actions import PublishFaults, ServiceFaults
 from sim.engines.shared.publishing import own_streams, streams_of
+from sim.machine.gc_tuning import relaxed_gc
 from sim.mock.process import LOG_NAME, BlockingMockProcess
 from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
 from sim.protocols import registry

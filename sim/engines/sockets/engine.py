@@ -20,7 +20,6 @@ import uvloop
 
 from sim.base.clocks import WallClock
 from sim.base.errors import AdapterError, StorageError, TargetError, UsageError
-from sim.base.gc_tuning import relaxed_gc
 from sim.client import policies
 from sim.client.actions import ClientSettings
 from sim.client.negative.registry import session_class
@@ -44,6 +43,7 @@ from sim.engines.sockets.links import LinkActions
 from sim.engines.sockets.publisher import ProtocolPublisher, Publisher, create_streams
 from sim.engines.sockets.read_back import read_back
 from sim.engines.sockets.target_monitor import TargetMonitor
+from sim.machine.gc_tuning import relaxed_gc
 from sim.machine.monitor import MachineMonitor
 from sim.machine.processes import LocalTarget
 from sim.mock.process import MockProcess

@@ -15,7 +15,6 @@ from types import FrameType
 import simpy
 
 from sim.base.errors import AdapterError, NotRunnableError, UsageError
-from sim.base.gc_tuning import relaxed_gc
 from sim.client import policies
 from sim.client.negative.registry import session_class
 from sim.drill.fault_kinds import (
@@ -49,6 +48,7 @@ from sim.engines.virtual.polling_client import PollingClient
 from sim.engines.virtual.publisher import VirtualPublisher
 from sim.engines.virtual.service import SimulatedService
 from sim.engines.virtual.streams_client import StreamsClient
+from sim.machine.gc_tuning import relaxed_gc
 from sim.protocols import registry
 from sim.protocols.habits import StreamHabits
 from sim.record.parquet import Recorder
