@@ -30,6 +30,12 @@ def test_stored_checkpoint_is_restored(position: Position):
     assert restore(stored(position)) == position
 
 
+@pytest.mark.parametrize("offset", [0, 1, "", "0"])
+@pytest.mark.parametrize("epoch", [None, "", "e1"])
+def test_first_position_of_a_log_is_restored(offset: int | str, epoch: str | None):
+    assert restore(stored(Position(offset, epoch))) == Position(offset, epoch)
+
+
 @given(POSITIONS, st.data())
 def test_partly_written_checkpoint_is_invalid(position: Position, data: st.DataObject):
     whole = stored(position)

@@ -25,6 +25,7 @@ from sim.server.runtime import DeliveryDownError
 from sim.server.settings import RuntimeSettings, Switches
 from sim.server.tokens import Key, TokenRefusedError
 from tests.client.server_double import COMPATIBILITY, KEYRING, START, InMemoryService
+from tests.client.session_driver import SessionDriver
 
 RUN = run_events("7")
 SHORT = RuntimeSettings(token_ttl_min_s=2, token_leeway_s=2, token_max_age_s=6)
@@ -165,6 +166,17 @@ def test_each_build_gets_expected_answer_once_then_client_goes_live(client: type
     (expected,) = client.expects
     assert authority.answers == [f"{client.name}:{expected if expected == 'served' else f'refused:{expected}'}"]
     assert authority.session.is_live
+
+
+def test_only_the_answer_to_its_join_is_the_answer_to_a_build():
+    driver = SessionDriver(session=session_class("old_build"))
+    driver.start()
+    driver.connect()
+    driver.reply("another", ok=False, code="rate_limited")
+    assert driver.of("probed") == []
+    (join,) = driver.sent()
+    driver.reply(join.ref, ok=False, code="upgrade_required")
+    assert [notice.detail for notice in driver.of("probed")] == ["old_build:refused:upgrade_required"]
 
 
 def rotated(*defects: str) -> Authority:

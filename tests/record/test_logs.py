@@ -318,3 +318,22 @@ def test_an_event_whose_position_nobody_knows_says_in_which_log_its_client_is() 
     story.tell(16.0, Kind.GAP, 0, STREAM, 9, marker=7)
     story.tell(16.1, Kind.CHECKPOINT_WRITTEN, 0, STREAM, 9)
     assert streams_of(story, Kind.CHECKPOINT_WRITTEN) == [SECOND]
+
+
+@pytest.mark.parametrize(
+    ("place", "sent_t", "log"),
+    [
+        (101, 9.0, 0),  # near the old log's last, and sent before the new one was known
+        (101, 11.0, 1),
+        (51, 9.0, 0),
+        (50, 9.0, 1),  # the old log has it already, and passed it
+        (2, 9.0, 1),
+    ],
+)
+def test_late_event_is_of_the_log_whose_positions_are_nearer(place: int, sent_t: float, log: int) -> None:
+    """The old log has the positions 40, 50 and 100, the last under way at second 9; the new one begins with 1 at second 11."""
+    seq, sent = [40, 50, 100, 1, place], [0.0, 1.0, 8.9, 10.0, sent_t]
+    events = Events(np.arange(1, 6), np.array(seq), np.array(sent), np.array([0.5, 1.5, 9.5, 11.0, 11.5]))
+    found = by_positions(events, are_dense=False)
+    assert found is not None
+    assert found.log.tolist() == [0, 0, 0, 1, log]

@@ -149,3 +149,11 @@ def test_late_event_is_sent_when_it_is_due_and_not_before():
     ((connection, (batch, _)),) = disorder.due(due_at)
     assert (connection, batch.stream, len(batch.items)) == (number, TOPIC, 1)
     assert disorder.due_at() == pytest.approx(due_at + 0.1), "the second one is not due"
+
+
+def test_fault_that_affects_nobody_leaves_the_others_at_work():
+    driver, number = faulty_driver("jumble_deliveries")
+    driver.runtime.set_switches(Switches(duplicate_deliveries=LiveFault(1e-12, 1.0), jumble_deliveries=ALWAYS))
+    (frame,) = after(driver, number)
+    assert [(update.watermark, is_intact(update)) for update in frame.updates] == [(3, False)]
+    assert driver.runtime.counters.acted == {"jumble_deliveries": 1}

@@ -4,6 +4,8 @@ Each joins once as another build, records the answer, and is then an ordinary cl
 edges the answer must be `served`.
 """
 
+from abc import abstractmethod
+
 from sim.client.negative.base import OneQuestion, verdict
 from sim.client.transitions import State
 from sim.protocols.events import Reply
@@ -18,9 +20,9 @@ class OtherBuild(OneQuestion):
 
     needs_builds = True
 
+    @abstractmethod
     def _build(self, service: RuntimeSettings) -> Compatibility:
         """Return the build to report to a runtime with these settings."""
-        return self.settings.compatibility
 
     def _metadata(self) -> Compatibility:
         return super()._metadata() if self._has_answer else self._build(self.settings.service)
