@@ -80,7 +80,7 @@ class Copy:
     def quick(self, mutants: Sequence[Mutant]) -> Generator[Trial | None]:
         """Try mutants in one session of pytest; None for each that it cannot try. Raises `UnchangedFailedError`."""
         compileall.compile_dir(self.tree, quiet=2)
-        tests = {mutant.module: killers_of(self.root, mutant.module) for mutant in mutants}
+        tests = {mutant.module: killers_of(self.tree, mutant.module) for mutant in mutants}
         if missing := [module for module, paths in tests.items() if not paths]:
             raise UnchangedFailedError(f"{TESTS} has no tests of {', '.join(missing)}")
         reader, writer = os.pipe()
@@ -104,7 +104,7 @@ class Copy:
         Path(cache_from_source(str(path))).unlink(missing_ok=True)
         path.write_text(mutant.code)
         try:
-            code = forked(lambda: self._fresh(killers_of(self.root, mutant.module)))
+            code = forked(lambda: self._fresh(killers_of(self.tree, mutant.module)))
         finally:
             path.write_text(mutant.source)
         if code == _NO_TESTS:
