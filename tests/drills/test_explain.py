@@ -1,6 +1,7 @@
 """`stormgate drill explain` and `drill events`: the first events of each failure, who is blamed, and the rows behind them."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,8 @@ from sim.analysis.invariants.registry import INVARIANTS
 from sim.base.errors import UsageError
 from sim.record.observations import Kind
 from tests.drills.asking import THRESHOLDS
-from tests.histories import STREAM, Story, good_storm, storm_drill
+from tests.drills.test_every_answer import DRILL, troubled
+from tests.histories import GATED, STREAM, Story, good_storm, storm_drill
 
 CLIENTS = 20
 CHECKS = ("delivery.dropped_deliveries", "ux.integrity")
@@ -185,3 +187,110 @@ def test_commands_read_a_drill_s_folder(tmp_path: Path, capsys: pytest.CaptureFi
     assert "40.000  disconnected" in told
     assert run_words(["drill", "events", str(tmp_path)]) == 3
     assert "no drill was recorded here" in capsys.readouterr().err
+
+
+def test_row_has_the_columns_that_it_uses():
+    story = Story(2).tell(1.23456789, Kind.APPLIED, 0, "a.b", 0, marker=0, detail="h")
+    story.tell(2.0, Kind.BACKOFF, 1, attempt=2, value=0.0).tell(3.0, Kind.PHASE, detail="end").tell(4.0, Kind.GAP, 0, "a.c", 7)
+    history = story.history()
+    found = [
+        {"t": 1.234568, "kind": "applied", "client": 0, "position": 0, "marker": 0, "stream": "a.b", "detail": "h"},
+        {"t": 2.0, "kind": "backoff", "client": 1, "attempt": 2, "value": 0.0},
+        {"t": 3.0, "kind": "phase", "detail": "end"},
+        {"t": 4.0, "kind": "gap", "client": 0, "position": 7, "stream": "a.c"},
+    ]
+    for limit in (0, 1, 3, 4, 9):
+        assert list(as_values(history, matching(history, RowQuery()), limit)) == found[:limit]
+    for query, places in (
+        (RowQuery(since_s=2.0, until_s=3.0), (1, 2)),
+        (RowQuery(since_s=3.01), (3,)),
+        (RowQuery(until_s=1.9), (0,)),
+        (RowQuery(stream="a.c"), (3,)),
+        (RowQuery(stream=".b"), (0,)),
+        (RowQuery(stream="a.b", around=5), (0,)),
+        (RowQuery(stream="a.b", around=6), ()),
+        (RowQuery(stream="a.c", around=2), (3,)),
+        (RowQuery(stream="a.c", around=12), (3,)),
+        (RowQuery(stream="a.c", around=13), ()),
+        (RowQuery(kinds=("gap", "phase")), (2, 3)),
+        (RowQuery(client=1), (1,)),
+        (RowQuery(client=0, kinds=("gap",)), (3,)),
+    ):
+        assert list(as_values(history, matching(history, query), 9)) == [found[place] for place in places], query
+
+
+def test_positions_around_the_first_are_no_rows_without_a_position():
+    history = Story(1).tell(1.0, Kind.APPLIED, 0, "a", marker=1).tell(1.0, Kind.APPLIED, 0, "a", 3).history()
+    assert matching(history, RowQuery(stream="a", around=2)).seq.tolist() == [3]
+
+
+def test_name_of_several_streams_is_ambiguous_unless_it_is_whole():
+    story = Story(1)
+    for number in range(12):
+        story.tell(1.0, Kind.APPLIED, 0, f"s{number:02}", 1)
+    history = story.tell(1.0, Kind.APPLIED, 0, "s", 2).history()
+    assert matching(history, RowQuery(stream="s")).seq.tolist() == [2]
+    with pytest.raises(UsageError, match=r"^--stream s0: 10 streams contain it\. There are: s00, s01, .*s09\.$"):
+        matching(history, RowQuery(stream="s0"))
+    with pytest.raises(UsageError, match=r"^--stream x: there is no such stream\. There are: s, s00, .*s08\.$"):
+        matching(history, RowQuery(stream="x"))
+    with pytest.raises(UsageError, match=r"There are: none\.$"):
+        matching(Story(1).tell(1.0, Kind.SUBSCRIBED, 0).history(), RowQuery(stream="x"))
+
+
+# --- a troubled drill, explained as a whole -----------------------------------------------------------
+
+EXPLAINED = tomllib.loads(Path(__file__).with_name("explained.toml").read_text())
+
+
+def in_lines(found: Explanation) -> list[str]:
+    """State, number of rows and query; of each event its time, place, what was seen, who is blamed, query, lines of story."""
+    lines = [f"{found.state}, {found.count}: {found.query}"]
+    for event in found.events:
+        place = ", ".join(explanations.where(event))
+        lines.append(f"{event.t:.3f} s, {place}: {event.seen}; {event.blamed}; {event.query}; {len(event.story)}")
+    return lines
+
+
+def test_troubled_drill_is_explained():
+    drill = storm_drill(4, GATED, stale_reasons=DRILL.expect.stale_reasons, negative_clients=DRILL.expect.negative_clients)
+    history = troubled().marked().history()
+    verdict = gates.judge(drill, history, THRESHOLDS, "observations.parquet")
+    found = {each.name: in_lines(each) for each in explanations.explain(Case(drill, history), verdict)}
+    assert found == EXPLAINED
+
+
+def test_connection_in_a_story_says_who_ended_it():
+    lost = storm().tell(40.0, Kind.DISCONNECTED, 3, detail="network").tell(41.0, Kind.DISCONNECTED, 3, detail="network")
+    lost.tell(40.0, Kind.ENDED, 3, detail="server:1012:retry", attempt=1012)
+    (event,) = [each for each in explained(lost)["drill.undisturbed"].events if each.t == 40.0]
+    assert event.why == "it closed the connection, and no fault explains that (the record says: server:1012)"
+    assert event.story[-2:] == (
+        "40.000 s: client 3 disconnected (network), by the server",
+        "41.000 s: client 3 disconnected (network), by the server or network",
+    )
+
+
+def test_events_that_the_log_lost_come_in_the_order_of_their_acknowledgement():
+    lost = (300, 7, 200)
+    story = storm().without(lambda row: row.kind is Kind.APPLIED and row.marker in lost)
+    found = explained(story)["acknowledged_lost"]
+    assert [(event.client, event.position, event.blamed) for event in found.events] == [
+        (-1, seq, "server") for seq in sorted(lost)
+    ]
+    assert found.events[0].story[2] == "applied by no client"
+    assert found.events[0].query == f"--stream {STREAM} --around 7"
+
+
+@pytest.mark.parametrize("name", ["log_recreated", "retried_terminal", "ignored_hint", "reconnected_too_fast"])
+def test_invariants_of_more_than_single_rows_show_some(name: str):
+    story = storm()
+    if name == "log_recreated":
+        story.publish(1, t=40.0, marker=900).tell(40.1, Kind.APPLIED, 3, STREAM, 1, marker=900)
+    else:
+        said = "server:4500:terminal" if name == "retried_terminal" else "server:1013:wait"
+        story.tell(40.0, Kind.DISCONNECTED, 3, detail="network")
+        story.tell(40.0, Kind.ENDED, 3, detail=said, value=9000.0 if name == "ignored_hint" else float("nan"))
+        story.tell(40.0, Kind.BACKOFF, 3, attempt=1, value=9000.0).tell(41.0, Kind.CONNECT_ATTEMPTED, 3, attempt=1)
+    found = explained(story)[name]
+    assert [(event.client, event.t) for event in found.events] == [(3, 40.1 if name == "log_recreated" else 41.0)]
