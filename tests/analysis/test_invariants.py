@@ -279,6 +279,7 @@ LEGAL: dict[str, Story] = {
     .tell(5.5, Kind.CLAMPED, 0, STREAM, 5, value=1000.0)
     .tell(5.8, Kind.REBOOTSTRAPPED, 0, STREAM, 0, detail="fresh")
     .apply(0, 1, 2, 3, 4, 5, t=7.0),
+    "checkpoint_of_no_event_is_legal": whole().tell(0.4, Kind.CHECKPOINT_WRITTEN, 0, STREAM),
     "one_stale_answer_followed_by_going_live_is_legal": stale(whole(), 0, 3.0).tell(3.5, Kind.SUBSCRIBED, 0),
     "one_answer_for_two_streams_is_not_a_loop": stale(stale(whole(), 0, 3.0), 0, 3.0, stream=WORKER).tell(
         3.5, Kind.SUBSCRIBED, 0

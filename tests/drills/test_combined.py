@@ -11,6 +11,7 @@ from drills.judging import gates, replications
 from drills.judging.checks.registry import OF_RUNS
 from drills.judging.checks.verdicts import CheckResult, DrillVerdict, State
 from sim.analysis import statistics
+from sim.analysis.endings import Ending
 from sim.analysis.invariants.evidence import Violation
 from sim.analysis.metrics import Metric
 
@@ -198,3 +199,101 @@ def test_missing_count_of_disconnects_is_zero():
         "live": (2.0, 2),
         "disconnects.network": (2.0, 2),
     }
+
+
+# --- the verdict and its numbers ----------------------------------------------------------------------
+
+
+def test_combined_verdict_has_the_parts_of_all():
+    ended = Ending("server", "1012", "retry", 2, 1)
+    first = verdict(result(COUNT, 0), metrics=(Metric("m", 1.0, "s", 5, "higher"),), endings=(ended,), duration_s=9.0)
+    second = verdict(result(MEAN, 1.0), metrics=(Metric("m", 2.0, "s", 5, "higher"), Metric("other", 4.0, "ms", 1)))
+    more = {"summary": "why", "policy": "p", "defects": ("d",), "clients": 400, "endings": (ended,)}
+    found = combine(first, replace(second, **more), verdict(result(COUNT, 0)))
+    assert (found.name, found.clients, found.duration_s, found.replications) == ("storm", 400, 17.0, 3)
+    assert (found.summary, found.policy, found.defects) == ("why", "p", ("d",))
+    assert [check.name for check in found.checks] == [COUNT, MEAN]
+    assert found.endings == (Ending("server", "1012", "retry", 4, 2),)
+    assert found.metrics == (Metric("m", 1.5, "s", 2, "higher"), Metric("other", 4.0, "ms", 1))
+    assert [(spread.name, spread.n) for spread in found.spreads] == [("m", 2), ("other", 1)]
+
+
+@pytest.mark.parametrize(("count", "seeds"), [(5, "1, 2, 3, 4, 5"), (6, "1, 2, 3, 4, 5, ...")])
+def test_at_most_five_seeds_are_named(count: int, seeds: str):
+    found = check_of(COUNT, *[result(COUNT, 1)] * count, result(COUNT, 0))
+    assert found.reason == f"in {count} of {count + 1} replications (seed {seeds}), here with seed 1: so it was"
+    everywhere = check_of(COUNT, *[result(COUNT, 1)] * count)
+    assert everywhere.reason == f"in each of {count} replications, here with seed 1: so it was"
+    assert (everywhere.method, everywhere.n) == (f"m; the worst of {count} replications", count * 300)
+
+
+def test_worst_of_equals_is_the_highest_and_a_value_that_is_no_number_the_lowest():
+    errors = [result(COUNT, value, state=State.ERROR) for value in (NAN, -5.0, 3.0, 3.0, NAN)]
+    assert "here with seed 3" in check_of(COUNT, *errors).reason
+    assert "here with seed 1" in check_of(COUNT, errors[0], errors[4]).reason
+
+
+WIDE = "with 95 % confidence -46.15..100.1"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([60.0, 60.0], (State.PASS, "60 over 2 replications, with 95 % confidence 60..60")),
+        ([61.0, 62.0], (State.FAIL, "61.5 over 2 replications, with 95 % confidence 55.15..67.85")),
+        (
+            [10.0, 10.0, 61.0],
+            (
+                State.INCONCLUSIVE,
+                "27 over 3 replications, with 95 % confidence -46.15..100.1; but 1 of 3 replications fail (seed 3)",
+            ),
+        ),
+    ],
+)
+def test_mean_in_words(values: list[float], expected: tuple[State, str]):
+    found = check_of(MEAN, *(result(MEAN, value) for value in values))
+    assert (found.state, found.reason, found.n) == (*expected, len(values))
+    assert found.method == "mean over replications, two-sided 95 % interval by Student's t"
+
+
+@pytest.mark.parametrize(("n", "is_mean"), [(59, True), (58, False)])
+def test_sample_that_is_just_large_enough_counts_towards_a_mean(n: int, is_mean: bool):
+    name = "replay.bootstrap_ms"
+    assert ("over 2 replications" in check_of(name, *[result(name, 10.0, n)] * 2).reason) == is_mean
+
+
+def test_ratio_counts_the_hits_of_all_replications():
+    found = check_of(RATIO, result(RATIO, 0.01, 1000), result(RATIO, 0.02, 500, State.INCONCLUSIVE), result(RATIO, 0.0, 10))
+    assert (found.value, found.n) == (pytest.approx(20 / 1510), 3)
+    assert found.interval is not None
+    pooled, mean = statistics.ratio(20, 1510), statistics.mean(np.array([0.01, 0.02, 0.0]))
+    assert found.interval == (min(pooled.lower, mean.lower), max(pooled.upper, mean.upper))
+    assert found.method.startswith("all replications together, one-sided 95 % Wilson bound")
+    failing = check_of(RATIO, *[result(RATIO, 0.5, 100)] * 3)
+    assert (failing.state, failing.value) == (State.FAIL, 0.5)
+
+
+def test_replication_without_metrics_is_no_count_of_zero():
+    seen = verdict(metrics=(Metric("disconnects.network", 4, "disconnects", 4),))
+    assert [(spread.mean, spread.n) for spread in replications.spreads([seen, verdict()])] == [(4.0, 1)]
+
+
+def test_ratio_names_the_number_of_replications_that_is_enough():
+    values = (0.0075, 0.008, 0.0085)
+    found = check_of(RATIO, *(result(RATIO, value, 1000, State.INCONCLUSIVE) for value in values))
+    named = int(found.reason.partition("--replications ")[2].split()[0])
+    deviation = statistics.mean(np.array(values)).deviation
+
+    def is_enough(more: int) -> bool:
+        pooled = statistics.ratio(round(24 * more / 3), round(3000 * more / 3))
+        return statistics.half_width(deviation, more) <= 0.01 - 0.008 and pooled.upper <= 0.01
+
+    assert named > 4
+    assert [is_enough(named - 1), is_enough(named)] == [False, True]
+
+
+def test_one_replication_more_may_be_enough():
+    values, n = (57.0, 58.0, 59.0), 4
+    found = check_of(MEAN, *(result(MEAN, value) for value in values))
+    assert statistics.half_width(float(np.std(values, ddof=1)), n) <= 60 - np.mean(values)
+    assert f"--replications {n} are enough" in found.reason

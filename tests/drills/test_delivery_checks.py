@@ -5,13 +5,16 @@ import pytest
 
 from drills.judging import gates
 from drills.judging.checks.verdicts import State
-from sim.drill.fault_kinds import DuplicateDeliveries, RollingDeploy, ShrinkReplayBudget
+from sim.drill.fault_kinds import DuplicateDeliveries, RecreateLog, RollingDeploy, ShrinkReplayBudget, ShrinkWindow
 from sim.drill.model import Drill
+from sim.protocols import registry
+from sim.protocols.adapter import Positions, StaleSign
 from sim.record.observations import Kind
 from sim.server.settings import RuntimeSettings
-from tests.drills.asking import CASE, FAIL, NO_DATA, PASS, cases, state, with_fault
+from tests.drills.asking import CASE, FAIL, NO_DATA, PASS, ask, cases, state, with_fault
 from tests.histories import STREAM, Story, good_storm, storm_drill
 
+SPOKEN = registry.get(registry.DEFAULT).capabilities
 FLOOR, BUDGET = "retention_floor_breach", "replay_budget_exceeded"
 NOTICED = {
     "duplicate_deliveries": Kind.DUPLICATE_DROPPED,
@@ -158,3 +161,86 @@ def test_a_replay_for_a_cursor_above_the_head_starts_below_it(clamped: dict[str,
 @pytest.mark.parametrize(("t", "expected"), [(19.99, PASS), (20.0, FAIL), (25.0, FAIL), (25.01, PASS)])
 def test_connections_cut_twice_count_from_the_fault_to_the_recovery(t: float, expected: State) -> None:
     assert state("drill.cut_once", cut_again(t)) is expected
+
+
+def opaque(*applied: tuple[int, int], has_one_order: bool = True, fault: str = "drop_sockets") -> tuple[State, float, int, str]:
+    """What is said where positions cannot be compared: (client, marker) in the order of application."""
+    able = msgspec.structs.replace(SPOKEN, positions=Positions.OPAQUE, has_one_order=has_one_order)
+    story = Story(3, header={"capabilities": msgspec.to_builtins(able)})
+    story.tell(0.5, Kind.FAULT_INJECTED, detail=fault).header["plan"] = [{"kind": fault}]
+    for number in (1, 2, 3):
+        story.tell(1.0, Kind.PUBLISHED, -1, STREAM, value=0.0, marker=number)
+    for place, (client, marker) in enumerate(applied):
+        story.tell(2.0 + place / 10, Kind.APPLIED, client, STREAM, marker=marker)
+    found = ask("delivery.one_order", story)
+    return found.state, found.value, found.n, found.reason
+
+
+def test_order_of_readers_is_compared_where_positions_are_opaque_and_one_order_is_promised() -> None:
+    same = opaque((0, 1), (1, 1), (0, 2), (1, 2), (0, 3), (0, -1), (1, -1))
+    assert same == (PASS, 0, 2, "0 events in another order among 2 events that several applied")
+    assert opaque((0, 1), (0, 2), (0, 3), (1, 2), (1, 1), (1, 3))[:3] == (FAIL, 1, 3)
+    assert opaque((0, 1), (1, 2))[0] is NO_DATA
+    changed = opaque((0, 1), (1, 1), fault="reorder_deliveries")
+    assert (changed[0], changed[2], changed[3]) == (
+        NO_DATA,
+        0,
+        "a fault changed the order of events, and positions do not show it",
+    )
+
+
+def test_two_readers_share_an_event() -> None:
+    found = ask("delivery.one_order", Story(3).publish(1, 2).fresh(0).fresh(1).apply(0, 1, 2).apply(1, 1))
+    assert (found.state, found.value, found.n) == (PASS, 0, 1)
+
+
+def test_reasons_of_stale_answers_count_only_where_the_server_states_them() -> None:
+    drill = shrunk(5)
+    bare = msgspec.to_builtins(msgspec.structs.replace(SPOKEN, stale=StaleSign.FLAG))
+
+    def answer(story: Story) -> tuple[State, float, int]:
+        story.header["capabilities"] = bare
+        found = ask("drill.stale_signalled", story, drill)
+        return found.state, found.value, found.n
+
+    assert answer(stale("the client's own word")) == (PASS, 1, 1)
+    assert answer(stale()) == (FAIL, 0, 0)
+    assert answer(stale("a", "b")) == (PASS, 1, 2)
+
+
+def test_what_is_said_of_refused_cursors() -> None:
+    def answer(story: Story, drill: Drill) -> tuple[State, int, str]:
+        found = ask("drill.stale_justified", story, drill)
+        assert found.value != found.value if found.state is NO_DATA else found.value == (found.state is FAIL)
+        return found.state, found.n, found.reason
+
+    covered = "none of 2 refused cursors was covered"
+    assert answer(stale(BUDGET, BUDGET), shrunk(163)) == (PASS, 2, covered)
+    unknown = stale(BUDGET)
+    unknown.header |= {"streams": {}}
+    assert answer(unknown, storm_drill(10)) == (NO_DATA, 0, "the service's replay budget is not known")
+    assert answer(unknown, shrunk(163))[:2] == (PASS, 1), "the drill's own budget is known"
+    unplaced = stale(BUDGET, seq=-1)
+    assert answer(unplaced, shrunk(163))[:2] == (NO_DATA, 0)
+    stated = msgspec.structs.replace(storm_drill(10), runtime=RuntimeSettings(replay_budget_events=163))
+    assert answer(stale(BUDGET), stated)[:2] == (PASS, 1)
+
+
+def always_on(drill: Drill) -> set[str]:
+    return {spec.name for spec in gates.asked_of(drill)}
+
+
+def test_checks_of_stale_answers_belong_to_the_drills_that_expect_them() -> None:
+    recreated = with_fault(10, RecreateLog(at_s=0.0))
+    trimmed = with_fault(10, ShrinkWindow(at_s=0.0, keep_events=5), stale_reasons=(FLOOR,))
+    floor, budget, plain = storm_drill(10, stale_reasons=(FLOOR,)), storm_drill(10, stale_reasons=(BUDGET,)), storm_drill(10)
+    for name, drills in (
+        ("drill.unexpected_stale", {"plain"}),
+        ("drill.stale_signalled", {"floor", "budget", "trimmed"}),
+        ("drill.stale_justified", {"floor", "budget"}),
+    ):
+        every = {"plain": plain, "floor": floor, "budget": budget, "trimmed": trimmed, "recreated": recreated}
+        assert {which for which, drill in every.items() if name in always_on(drill)} == drills, name
+    assert "drill.retired_routes" in always_on(storm_drill(1, retired_routes=True)) - always_on(plain)
+    assert "drill.negative_clients" in always_on(storm_drill(1, negative_clients=("expired_token",))) - always_on(plain)
+    assert "drill.stale_justified" in always_on(with_fault(10, RecreateLog(at_s=0.0), stale_reasons=(BUDGET,)))

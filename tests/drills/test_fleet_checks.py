@@ -133,7 +133,7 @@ def test_overloaded_delivery_makes_a_pass_inconclusive_and_excuses_nothing(name:
 def test_what_needs_deliveries_or_markers_has_no_data():
     for name in gates.DECISIONS:
         if name not in CASES and name not in fleet._BY_ROWS:
-            assert found(name).state is NO_DATA
+            assert (found(name).state, found(name).n) == (NO_DATA, 0)
             assert ("no payloads" in found(name).reason) == (name in fleet._BY_MARKERS)
 
 
@@ -148,3 +148,11 @@ def test_reader_learns_what_has_no_data_and_since_when_delivery_was_late():
     assert said(12.0)[0] == limits
     assert said(12.0)[1].startswith("From 12.0 s on, delivery was so far behind")
     assert list(fleet.remarks(Case(storm_drill(1), Story(1).history()), [])) == []
+
+
+@pytest.mark.parametrize(("ended_t", "is_calm"), [(49.0, False), (48.9, True)])
+def test_bin_that_begins_as_the_fault_is_over_is_not_calm_yet(ended_t: float, is_calm: bool):
+    story = Story(100, header={"engine": "fleet", "tally": msgspec.structs.replace(GOOD, **lost(0, 0, 0, 0, 0, 3))})
+    story.tell(30.0, Kind.PHASE, detail="fault").tell(ended_t, Kind.PHASE, detail="recovery").tell(30.0, Kind.FAULT_INJECTED)
+    story.tell(ended_t, Kind.FAULT_REVERTED).rows.sort(key=lambda row: row.t)
+    assert (ask("drill.undisturbed", story, storm_drill(100)).state is FAIL) == is_calm

@@ -2,10 +2,12 @@
 
 import pytest
 
+from drills.judging.checks.base import Case
+from drills.judging.checks.service import count_dropped
 from drills.judging.checks.verdicts import State
 from sim.record.observations import Kind
 from tests.drills.asking import ERROR, FAIL, INCONCLUSIVE, INF, NAN, NO_DATA, NOT_RUN, PASS, ask, back_after, many, state
-from tests.histories import AUDITOR, STREAM, Story
+from tests.histories import AUDITOR, STREAM, Story, storm_drill
 
 # --- ratios -----------------------------------------------------------------------------------------
 
@@ -216,3 +218,30 @@ def test_heartbeat_timeouts() -> None:
     assert state("reconnect.heartbeat_timeouts_per_s", story) is PASS
     assert state("reconnect.heartbeat_timeouts_per_s", many(5, Kind.HEARTBEAT_TIMEOUT, story)) is PASS
     assert state("reconnect.heartbeat_timeouts_per_s", many(1, Kind.HEARTBEAT_TIMEOUT, story)) is FAIL
+
+
+def test_recovery_is_that_of_the_slowest_client_in_a_hundred() -> None:
+    story = Story(3).tell(1.0, Kind.FAULT_INJECTED, detail="drop_sockets").tell(2.0, Kind.FAULT_REVERTED)
+    for client, seconds in ((0, 1.0), (1, 61.0), (2, 3.0)):
+        story.tell(1.5, Kind.DISCONNECTED, client).tell(2.0 + seconds, Kind.SUBSCRIBED, client)
+    found = ask("reconnect.live_again_99_s", story)
+    assert (found.state, found.value, found.n) == (FAIL, 61.0, 3)
+    assert found.reason == "99 % of the 3 clients that drop_sockets disconnected were live again after 61 s"
+
+
+def test_herd_is_named_by_its_attempt_and_needs_eighty_delays_to_be_ruled_out() -> None:
+    name = "reconnect.backoff_unjittered"
+    assert (state(name, delays(80, 1.0)), state(name, delays(79, 1.0))) == (PASS, INCONCLUSIVE)
+    one = ask(name, delays(100, 0.0, 3))
+    assert (one.value, one.n, one.reason) == (1.0, 100, "100 of 100 delays of attempt 3 lie within a tenth of their step")
+    both = ask(name, many(40, Kind.BACKOFF, many(40, Kind.BACKOFF, attempt=1, value=250.0), attempt=2, value=500.0))
+    assert both.reason == "80 of 80 delays of all attempts, in steps, lie within a tenth of their step"
+
+
+def test_deliveries_that_may_still_come_are_not_dropped_if_nobody_could_settle() -> None:
+    story = Story(1).publish(1, 2).fresh(0).apply(0, 1)
+    for t, phase in ((0.0, "steady"), (10.0, "settle"), (20.0, "end")):
+        story.tell(t, Kind.PHASE, detail=phase)
+    history = story.busy(10.0, 13.0).history()
+    counts = [count_dropped(Case(storm_drill(1), history, is_excused=is_excused)) for is_excused in (False, True)]
+    assert counts == [1, 0]
