@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sim.analysis import machine, new_logs, reconnects, samples, server_metrics
+from sim.analysis.invariants.registry import violations
 from sim.analysis.machine import BusyTime, Spans
 from sim.record.ledger import Ledger
 from sim.record.observations import Kind
@@ -353,23 +354,66 @@ def test_fault_that_may_restart_the_service_explains_a_reset(
     assert server_metrics.unexplained_resets(story.history()) == expected
 
 
-def test_restarts_of_two_logs_are_named_the_earliest_first() -> None:
-    other, story = "runtime.run.2.events", Story(3)
-    for stream, t in ((other, 5.0), (STREAM, 9.0)):
+OTHER = "runtime.run.2.events"
+
+
+def recreated(*, has_epochs: bool = False, all_aware: bool = False) -> Story:
+    """Two logs start over; client 0 goes on in both, client 1 in the first, client 2 in both and is never told anything."""
+    story = Story(3, header={"capabilities": {"has_epochs": has_epochs}})
+    for stream, t in ((OTHER, 5.0), (STREAM, 9.0)):
         for seq, sent_t in ((1, 1.0), (2, 1.0), (3, 1.0), (1, t), (2, t)):
             marker = seq if sent_t == 1.0 else seq + 3
             story.tell(sent_t, Kind.PUBLISHED, -1, stream, seq, value=0.0, marker=marker)
             for client in range(3):
                 story.tell(sent_t + 1.0, Kind.APPLIED, client, stream, seq, marker=marker)
-        for client, how in ((0, "retained"), (1, "other_log")):
-            story.tell(t, Kind.REBOOTSTRAPPED, client, stream, 0, value=3.0, detail=how if stream == STREAM else "retained")
+        for client, how in ((0, "retained"), (1, "other_log"), (2, "")):
+            how = "other_log" if all_aware else "retained" if how and stream == OTHER else how
+            if how:
+                story.tell(t, Kind.REBOOTSTRAPPED, client, stream, 0, value=3.0, detail=how)
     story.rows.sort(key=lambda row: row.t)
-    found = new_logs.restarts(story.history())
+    return story
+
+
+def test_restarts_of_two_logs_are_named_the_earliest_first() -> None:
+    found = new_logs.restarts(recreated().history())
     assert [(each.stream, each.t, each.first_seq, each.last_seq, each.unaware) for each in found] == [
-        (other, 5.0, 1, 3, 3),
+        (OTHER, 5.0, 1, 3, 3),
         (STREAM, 9.0, 1, 3, 2),
     ]
-    assert str(found[0]).startswith(
-        f"{other} started over at 5.000 s: seq 1 came after seq 3; 3 clients went on in the new log"
-    )
+    assert str(found[0]).startswith(f"{OTHER} started over at 5.000 s: seq 1 came after seq 3; 3 clients went on")
     assert new_logs.restarts(Story(1).history()) == []
+    gone_on = new_logs.went_on(recreated().history())
+    assert sorted(zip(gone_on.client.tolist(), gone_on.t.tolist(), gone_on.seq.tolist(), strict=True)) == [
+        *((0, 6.0, 1), (0, 10.0, 1), (1, 6.0, 1), (2, 6.0, 1), (2, 10.0, 1)),
+    ]
+
+
+def test_who_goes_on_in_a_new_log_violates_an_invariant_by_whether_it_could_know() -> None:
+    def violated(story: Story) -> dict[str, tuple[int, str]]:
+        ledger = story.ledger()
+        found = {each.invariant: (each.count, each.first) for each in violations(ledger.history, ledger)}
+        return {name: each for name, each in found.items() if name in ("log_recreated", "resumed_in_new_log")}
+
+    (found,) = violated(recreated()).items()
+    assert found[0] == "log_recreated"
+    assert found[1][0] == 5
+    assert found[1][1].startswith(f"{OTHER} started over at 5.000 s")
+    assert found[1][1].endswith(". Without epochs, clients cannot notice")
+    aware = violated(recreated(all_aware=True))
+    assert {name: count for name, (count, _) in aware.items()} == {"log_recreated": 2}, "each log counts, even if all knew"
+    assert violated(Story(1).publish(1, 2).fresh(0).apply(0, 1, 2)) == {}
+
+
+def test_client_that_learned_another_epoch_and_goes_on_resumes_in_a_new_log() -> None:
+    """Client 0 learns it and goes on, client 1 starts again, client 2 learns the same epoch again, client 3 learns it early."""
+    story = Story(4, header={"capabilities": {"has_epochs": True}})
+    for client, later in ((0, "e2"), (1, "e2"), (2, "e1"), (3, "e1")):
+        story.tell(1.0, Kind.EPOCH_LEARNED, client, STREAM, 0, detail="e1")
+        story.tell(2.0, Kind.APPLIED, client, STREAM, 1).tell(3.0, Kind.EPOCH_LEARNED, client, STREAM, 1, detail=later)
+        if client == 1:
+            story.tell(3.5, Kind.REBOOTSTRAPPED, client, STREAM, 0, detail="other_log")
+        story.tell(4.0, Kind.APPLIED, client, STREAM, 2).tell(5.0, Kind.APPLIED, client, STREAM, 3)
+    story.rows.sort(key=lambda row: row.t)
+    found = new_logs.resumed(story.history())
+    assert [*zip(found.client.tolist(), found.t.tolist(), strict=True)] == [(0, 4.0)]
+    assert len(new_logs.resumed(Story(1).fresh(0).apply(0, 1).history())) == 0
