@@ -203,6 +203,9 @@ class RoutingForm(RequestForm, frozen=True, kw_only=True, forbid_unknown_fields=
     path: Path = paths.ROUTING_PATH
     headers: dict[str, str] = msgspec.field(default_factory=lambda: dict(_BEARER))
     body: Any = msgspec.field(default_factory=lambda: {"thread_id": "{key}", "cohort_key": "{key}"})
+    # How keys get into the cohort. hash: by the contract's buckets, so each key is checked; own: in the service's own way, so
+    # only the share of keys is checked, and that none changes sides.
+    buckets: Literal["hash", "own"] = "hash"
     scope: str = "thread"  # part of what the bucket of a key is computed from
     key: Pointer = "/data/cohort_key"  # the key in the answer, which must be the asked one; none: not compared
     cohort: Pointer = "/data/cohort"  # the cohort in the answer

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from drills.judging.checks.verdicts import State
@@ -60,6 +61,29 @@ def test_too_few_answers_do_not_pass():
     silent = [RoutingCheck(at="", key="k", bucket=0, in_cohort=None, outcome="http_500")] * 5
     assert routing_checks.judge(silent, 5.0).state == State.NO_DATA
     assert routing_checks.judge([*answers(5.0), *silent], 5.0).state == State.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("percent", [1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 75.0, 100.0])
+def test_asking_the_same_keys_every_hour_does_not_enlarge_the_sample(percent: float):
+    part = routing_checks.judge(answers(percent) * 25, percent)
+    assert part.state == State.PASS, part.reason
+
+
+def without_buckets(found: list[RoutingCheck]) -> list[RoutingCheck]:
+    return [msgspec.structs.replace(each, bucket=None) for each in found]
+
+
+def test_only_the_share_is_known_where_a_service_assigns_keys_in_its_own_way():
+    found = without_buckets(answers(5.0, inside=lambda number, bucket: number % 20 == 0))
+    assert routing_checks.judge(found * 3, 5.0).state == State.PASS
+    assert routing_checks.judge(found, 25.0).state == State.FAIL
+
+
+def test_key_that_changes_sides_fails():
+    found = without_buckets(answers(5.0))
+    moved = [*found, msgspec.structs.replace(found[7], in_cohort=not found[7].in_cohort)]
+    part = routing_checks.judge(moved, 5.0)
+    assert (part.state, "1 of 300 keys changed sides" in part.reason) == (State.FAIL, True), part.reason
 
 
 def asked(folder: Path, answer: Callable[[dict[str, Any]], tuple[int, object]], keys: int = 100) -> list[RoutingCheck]:

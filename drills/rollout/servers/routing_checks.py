@@ -51,7 +51,7 @@ async def _ask(http: httpx.AsyncClient, endpoints: Endpoints, key: str, at: str)
     asked = service_api.request(endpoints, form, lambda answer: answer, {"key": key})
     fetched = await fetch.fetch(http, asked.url, asked.all_headers, _TIMEOUT_S, method=asked.method, body=asked.body)
     outcome, in_cohort, revision = _read(fetched.body, form, key) if fetched.outcome == OK else (fetched.outcome, None, "")
-    bucket = cohort_bucket(form.scope, key)
+    bucket = cohort_bucket(form.scope, key) if form.buckets == "hash" else None
     return RoutingCheck(at=at, key=key, bucket=bucket, in_cohort=in_cohort, outcome=outcome, revision=revision)
 
 
@@ -78,22 +78,27 @@ def _judged(checks: Sequence[RoutingCheck], percent: float) -> tuple[State, str]
     silent = len(checks) - len(answered)
     if not answered:
         return State.NO_DATA, f"the routing service gave no answer for any of {len(checks)} keys ({checks[0].outcome})"
-    if misplaced := _misplaced(answered, percent):
+    if misplaced := _misplaced(answered, percent) or _moved(answered):
         return State.FAIL, misplaced
-    inside = sum(bool(check.in_cohort) for check in answered)
-    lower, upper = interval(inside, len(answered))
+    keys = {check.key: bool(check.in_cohort) for check in answered}  # asking a key again does not enlarge the sample
+    inside = sum(keys.values())
+    lower, upper = interval(inside, len(keys))
     bounds = f"interval {100 * lower:.2f} to {100 * upper:.2f} %"
-    share = f"{inside} of {len(answered)} keys are in the cohort ({100 * inside / len(answered):.2f} %, {bounds})"
+    share = f"{inside} of {len(keys)} keys are in the cohort ({100 * inside / len(keys):.2f} %, {bounds})"
     if not lower <= percent / 100 <= upper:
         return State.FAIL, f"{share}, but it should be {percent:g} %"
-    if silent or len(answered) < MIN_ANSWERS:
-        return State.INCONCLUSIVE, f"{share}; {silent} keys got no answer, and at least {MIN_ANSWERS} must, all of them"
-    return State.PASS, f"{share}, as {percent:g} % should be; each key is where its bucket puts it"
+    if silent or len(keys) < MIN_ANSWERS:
+        return (
+            State.INCONCLUSIVE,
+            f"{share}; {silent} answers are missing, and at least {MIN_ANSWERS} keys must answer every time",
+        )
+    each = "no key changed sides" if answered[0].bucket is None else "each key is where its bucket puts it"
+    return State.PASS, f"{share}, as {percent:g} % should be; {each}"
 
 
 def _misplaced(answered: Sequence[RoutingCheck], percent: float) -> str:
-    """A text about the keys whose answer does not match their bucket; empty if all match."""
-    strays = [check for check in answered if check.in_cohort != (check.bucket < percent)]
+    """A text about the keys whose answer does not match their bucket; empty if all match, or have none."""
+    strays = [check for check in answered if check.bucket is not None and check.in_cohort != (check.bucket < percent)]
     if not strays:
         return ""
     first = strays[0]
@@ -102,6 +107,15 @@ def _misplaced(answered: Sequence[RoutingCheck], percent: float) -> str:
         f"{len(strays)} of {len(answered)} keys are on the wrong side of {percent:g} %, the first {first.key} "
         f"of bucket {first.bucket}: {said} instead of {should}"
     )
+
+
+def _moved(answered: Sequence[RoutingCheck]) -> str:
+    """A text about the keys that were on both sides of a cohort that should not change; empty without any."""
+    sides: dict[str, set[bool | None]] = {}
+    for check in answered:
+        sides.setdefault(check.key, set()).add(check.in_cohort)
+    moved = [key for key, seen in sides.items() if len(seen) > 1]
+    return f"{len(moved)} of {len(sides)} keys changed sides, the first {moved[0]}" if moved else ""
 
 
 def interval(hits: int, n: int) -> tuple[float, float]:

@@ -164,7 +164,7 @@ class RoutingCheck(msgspec.Struct, frozen=True, kw_only=True):
 
     at: str
     key: str
-    bucket: int  # by the cohort hash, computed here
+    bucket: int | None  # by the cohort hash, computed here; None if the service assigns keys in its own way
     in_cohort: bool | None  # the service's answer; None without one
     outcome: str  # ok, or why it is unusable
     revision: str = ""
