@@ -1,6 +1,7 @@
 """Send a bounded burst of publishes or connects, and count what the target's throttle refused."""
 
 import asyncio
+import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -57,33 +58,40 @@ class Burst:
 def publishes(endpoints: Endpoints, n: int) -> Burst:
     """Publish `n` events at once to streams without readers. Raises `TargetError` if no stream can be created."""
 
+    burst_id = secrets.token_hex(6)  # streams that are given by name keep the keys of earlier bursts
+
     async def burst(http: ServiceHttp) -> list[str]:
         async def one(run_id: str, number: int) -> str:
             try:
-                await http.ask(service_api.publish, run_id, _EVENT, _PAYLOAD, f"burst-{number}")
+                await http.ask(service_api.publish, run_id, _EVENT, _PAYLOAD, f"{burst_id}-{number}")
             except PublishFailedError as error:
                 return error.code
             return ""
 
-        runs = [await http.ask(service_api.create_run, f"stormgate-burst-{number}") for number in range(_RUNS)]
-        return await asyncio.gather(*(one(runs[number % _RUNS], number) for number in range(n)))
+        runs = list(endpoints.streams.names[:_RUNS])
+        runs = runs or [await http.ask(service_api.create_run, f"stormgate-burst-{number}") for number in range(_RUNS)]
+        return await asyncio.gather(*(one(runs[number % len(runs)], number) for number in range(n)))
 
     return _burst("publishes", endpoints, n, burst)
 
 
 def writes(endpoints: Endpoints, n: int) -> Burst:
     """Create streams and publish `n` events at once; refusals count by status. Raises `TargetError` without an answer."""
+    burst_id = secrets.token_hex(6)
 
     async def burst(http: ServiceHttp) -> list[str]:
-        created = [
-            await _asked(http, service_api.create_run(endpoints, f"stormgate-burst-{number}"), "[create]")
-            for number in range(_RUNS)
-        ]
-        if refused := [code for code, _ in created if code]:
-            return refused[:1] * n
-        runs = [str(run_id) for _, run_id in created]
+        runs = list(endpoints.streams.names[:_RUNS])
+        if not runs:
+            created = [
+                await _asked(http, service_api.create_run(endpoints, f"stormgate-burst-{number}"), "[create]")
+                for number in range(_RUNS)
+            ]
+            if refused := [code for code, _ in created if code]:
+                return refused[:1] * n
+            runs = [str(run_id) for _, run_id in created]
         events = (
-            service_api.publish(endpoints, runs[number % _RUNS], _EVENT, _PAYLOAD, f"burst-{number}") for number in range(n)
+            service_api.publish(endpoints, runs[number % len(runs)], _EVENT, _PAYLOAD, f"{burst_id}-{number}")
+            for number in range(n)
         )
         return [code for code, _ in await asyncio.gather(*(_asked(http, event, "[publish]") for event in events))]
 

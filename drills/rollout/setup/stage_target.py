@@ -12,6 +12,7 @@ import msgspec
 from drills.runs import targets
 from sim.base.errors import UsageError
 from sim.engines.shared.endpoints import EMBEDDED_MOCK, Endpoints
+from sim.engines.shared.metrics_book import is_asked
 from sim.mock.process import BlockingMockProcess
 from sim.mock.server import ServeOptions, admin_token
 from sim.server.settings import RuntimeSettings, Switches
@@ -34,7 +35,7 @@ class StageTarget:
     @property
     def has_metrics(self) -> bool:
         """Whether the target has a metrics endpoint to sample."""
-        return bool(self.endpoints.admin_token) and self.endpoints.rules.metrics_profile != "none"
+        return is_asked(self.endpoints)
 
     def configuration(self) -> str:
         """Hex SHA-256 of the target's configuration, without secrets."""
