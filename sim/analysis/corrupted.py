@@ -1,6 +1,7 @@
 """Corrupted messages: hash mismatches and malformed frames that no fault explains.
 
-A fault explains as many as it made, for the clients and events that it affects, while it lasted.
+A fault explains as many as it made, for the clients and events that it affects, while it lasted. A hook explains all, while it
+lasted: it chooses its own clients and events, and nobody counts them.
 """
 
 import numpy as np
@@ -22,6 +23,9 @@ def unexplained(history: History, kind: Kind) -> Rows:
     explained = np.zeros(len(rows), np.bool_)
     for index, (start_t, end_t) in history.fault_times(_FAULT_OF[kind]).items():
         inside = (rows.t >= start_t) & (rows.t <= end_t + _IN_FLIGHT_S)
+        if history.parameters(index).get("by") == "hook":
+            explained |= inside
+            continue
         inside &= _is_affected(history, rows, index, _FAULT_OF[kind])
         explained[np.flatnonzero(inside)[: effects(history).get(index, 0)]] = True
     return rows.take(~explained)

@@ -84,3 +84,14 @@ def test_rows_without_a_client_are_of_no_client_that_a_fault_affects(kind: Kind,
     (fault,) = (each for each in history.faults if each.kind == KINDS[kind])
     assert not corrupted.may_affect(history, fault, np.array([-1])).any()
     assert corrupted.may_affect(history, fault, np.array([hit(kind)])).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hook_explains_all_corruption_while_it_lasts(kind: Kind) -> None:
+    """It chose other clients than the seed would, and reported nothing but its success."""
+    made = story(kind, acted=1)
+    made.header["plan"][1]["by"] = "hook"
+    for seq in (5, 6, 7):
+        made.tell(21.0, kind, hit(kind, False), STREAM, seq)
+    assert broken(made) == {}
+    assert broken(made.tell(26.1, kind, hit(kind), STREAM, 8)) == {"jumbled_message": 1}

@@ -32,6 +32,20 @@ def publishes_failed(failed: int) -> Story:
     return story
 
 
+def publishes_failed_by_hook(*moments: float, took_ms: float = 5.0, by: str = "hook") -> Story:
+    """A hook refused publishes from 20 s to 21 s, and said nothing of their number; these failed."""
+    dropped = (Kind.FAULT_OBSERVED, Kind.FAULT_INJECTED, Kind.FAULT_REVERTED)
+    story = good_storm(2).without(lambda row: row.kind in dropped)
+    story.header["plan"] = [{"kind": "fail_publishes", "by": by, "at_s": 0.0}]
+    story.tell(20.0, Kind.FAULT_INJECTED, detail="fail_publishes").tell(
+        21.0, Kind.FAULT_OBSERVED, value=1.0, detail="fail_publishes"
+    )
+    story.tell(21.0, Kind.FAULT_REVERTED, detail="fail_publishes")
+    for t in moments:
+        story.tell(t, Kind.PUBLISH_FAILED, stream=STREAM, value=took_ms, detail="some_code")
+    return story
+
+
 def appended_at_once(*acknowledged_t: float, failed: tuple[float, ...] = ()) -> Story:
     """Appends overlapped until 23 s; single events were acknowledged, or failed, at these times."""
     dropped = (Kind.FAULT_OBSERVED, Kind.FAULT_INJECTED, Kind.FAULT_REVERTED, Kind.PUBLISHED)
@@ -139,6 +153,17 @@ CASES = [
     ),
     *cases("drill.publish_failures", failing(429), PASS=[publishes_failed(0)]),
     *cases("drill.publish_failures", failing(503), FAIL=[publishes_failed(1)]),
+    *cases(
+        "drill.publish_failures",
+        failing(413),
+        PASS=[publishes_failed_by_hook(20.2, 20.6, 20.9)],
+        FAIL=[
+            publishes_failed_by_hook(20.2, 25.0),
+            publishes_failed_by_hook(20.5, took_ms=20_000.0),
+            publishes_failed_by_hook(20.2, 20.6, by="stormgate"),
+        ],
+        INCONCLUSIVE=[publishes_failed_by_hook()],
+    ),
     *cases(
         "drill.token_holders",
         with_fault(3, MintOutage(at_s=0.0, for_s=1.0)),

@@ -1,7 +1,7 @@
 """Checks of tokens, refusals and the HTTP authority: only invalid requests are refused, each with the right code."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -27,6 +27,7 @@ _MALFORMED = MalformedFrames.name
 _CUT = "refused:closed"  # without a reason
 _MAY_BE_CUT = "huge"  # its client may still be sending when the server closes; the reset then hides the reason
 _BARE = ("forbidden", "unauthorized", "network", "protocol")  # what clients note for a refusal without a code
+_GIVEN_UP_MS = 10_000.0  # [ours] the publisher gives up after 20 s; a refusal for good ends its tries at once
 _LATE_PUBLISHES = 0.01  # [ours] share of the publishes that may take longer
 
 
@@ -103,6 +104,8 @@ def _publish_failures(case: Case, threshold: Threshold | None) -> Answer:
     """Check that only publishes with a final refusal failed, and that clients retried all other refused publishes."""
     history = case.history
     for_good = [index for index, fault in enumerate(case.drill.faults) if _refuses_for_good(fault)]
+    if any(history.parameters(index).get("by") == "hook" for index in for_good):
+        return _refused_by_hook(history, for_good)
     seen = history.of(Kind.FAULT_OBSERVED)
     refused = int(seen.value[np.isin(seen.attempt, for_good)].sum())
     failed, tried = len(history.of(Kind.PUBLISH_FAILED)), samples.failed_publishes(history).n
@@ -110,6 +113,23 @@ def _publish_failures(case: Case, threshold: Threshold | None) -> Answer:
     if tried == 0:
         return Answer(State.NO_DATA, NAN, 0, "nothing was published")
     return Answer(State.PASS if failed == refused else State.FAIL, abs(failed - refused), tried, said)
+
+
+def _refused_by_hook(history: History, for_good: Sequence[int]) -> Answer:
+    """The same where a hook refuses publishes, and nobody counts them: each must fail soon, and while the fault lasts."""
+    failed, tried = history.of(Kind.PUBLISH_FAILED), samples.failed_publishes(history).n
+    spans = [(fault.start_t, fault.end_t + _ANSWER_S) for fault in history.faults if fault.index in for_good]
+    is_refused = np.zeros(len(failed), np.bool_)
+    for start_t, end_t in spans:
+        is_refused |= (failed.t >= start_t) & (failed.t <= end_t) & (failed.value < _GIVEN_UP_MS)
+    others = int((~is_refused).sum())
+    if others:
+        return Answer(State.FAIL, others, tried, f"{others} publishes failed that were not refused for good")
+    if not len(failed):
+        return Answer(
+            State.INCONCLUSIVE, NAN, tried, f"none of {tried} publishes failed, though some were to be refused for good"
+        )
+    return Answer(State.PASS, 0, tried, f"{len(failed)} of {tried} publishes failed, all while they were refused for good")
 
 
 def _streams_alive(case: Case, threshold: Threshold | None) -> Answer:
