@@ -29,6 +29,8 @@ _ANSWER_S = 5.0  # [ours]
 _BURST, _PUBLISHES_PER_S = 300, 60.0  # [ours] of the throttle: more than a canary check publishes, and far below a burst
 _BEFORE = "before-rollback.json"  # in the server's folder: what a rollback has changed, as it was
 _RUN_TOPICS = "run:"
+# [ours] What the catalogue's drills expect: a service that soon notices silence, and clients that do not read.
+_SETTINGS = RuntimeSettings(heartbeat_interval_s=2.0, client_timeout_s=4.0, send_buffer_kib=16)
 _INJECTED_BY_HOOK = (
     *("close_connections", "rolling_deploy", "expire_tokens", "slow_mint", "mint_outage", "skew_control"),
     *("fail_publishes", "slow_publishes", "stop_delivery", "skip_deliveries", "duplicate_deliveries", "jumble_deliveries"),
@@ -41,7 +43,7 @@ kind = "staging"
 runtime_url = "{url}"
 control_url = "{url}"
 admin_token_env = "{admin_token_env}"
-caps = {{ clients = 400, connects_per_s = 400.0, events_per_s = 400.0 }}
+caps = {{ clients = 400, connects_per_s = 2000.0, events_per_s = 400.0 }}
 
 [[targets.practice.sign_in]]
 path = "{sign_in}"
@@ -49,6 +51,10 @@ body = {{ account = "{{account}}" }}
 values = {{ session = "/session" }}
 
 [targets.practice.revoke]
+
+[targets.practice.service]
+heartbeat_interval_s = {heartbeat_interval_s}
+client_timeout_s = {client_timeout_s}
 
 """
 _ROLLBACK = """
@@ -73,7 +79,7 @@ def _url(place: Place) -> str:
 def _command(place: Place) -> list[str]:
     revisions = Deployment(NEW, GOOD) if place.settings["has_both_revisions"] else Deployment(GOOD, "")
     options = ServeOptions(
-        RuntimeSettings(),
+        _SETTINGS,
         Switches(),
         port=place.ports[0],
         state=str(place.folder / "log.sqlite"),
@@ -86,7 +92,8 @@ def _command(place: Place) -> list[str]:
 def _target(place: Place) -> str:
     hooks = {kind: place.hook("inject", "revert") for kind in _INJECTED_BY_HOOK}
     hooks |= {"kill_runtime": place.hook("kill", "start"), "expire_tokens": place.hook("inject")}
-    text = _TARGET.format(url=_url(place), admin_token_env=ADMIN_TOKEN_VARIABLE, sign_in=SIGN_IN_PATH)
+    own = {key: getattr(_SETTINGS, key) for key in ("heartbeat_interval_s", "client_timeout_s")}
+    text = _TARGET.format(url=_url(place), admin_token_env=ADMIN_TOKEN_VARIABLE, sign_in=SIGN_IN_PATH, **own)
     text += "\n".join(f"[targets.practice.hooks.{kind}]\n{keys}" for kind, keys in hooks.items())
     if not place.settings["has_both_revisions"]:
         return text
