@@ -45,6 +45,7 @@ def _configuration(place: Place) -> dict[str, object]:
         "http_server": {"address": "127.0.0.1", "port": str(place.ports[0])},
         "http_api": {"key": _API_KEY},
         "health": {"enabled": True},
+        "prometheus": {"enabled": True},
         "log": {"level": "info"},
         "client": {
             "token": {"hmac_secret_key": _TOKEN_KEY},
