@@ -130,6 +130,13 @@ def create_drill_folder(run_dir: Path, drill: Drill) -> Path:
     return _create_folder(drill_folder(run_dir, drill.name), drill)
 
 
+def restate_drill(run_dir: Path, drill: Drill) -> None:
+    """Write the one drill of a run again, and what the run's plan says of it: how large its fleet was, only its end showed."""
+    _create_folder(drill_folder(run_dir, drill.name), drill)
+    plan = msgspec.structs.replace(read_plan(run_dir), drills=[PlannedDrill(drill.name, drill.digest(), "")])
+    _write(run_dir / PLAN_NAME, msgspec.json.format(msgspec.json.encode(plan), indent=2))
+
+
 def create_variant_folder(run_dir: Path, drill: Drill, variant: Variant) -> Path:
     """Make the folder of one variant of a drill, and write the variant's drill there."""
     return _create_folder(variant_folder(run_dir, drill.name, variant), variant.variant(drill))

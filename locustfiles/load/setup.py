@@ -2,6 +2,7 @@
 
 import logging
 import signal
+from dataclasses import dataclass, field
 from typing import Any
 
 import gevent
@@ -17,32 +18,60 @@ from sim.base.errors import UsageError
 _LOOPBACK = {"master_bind_host": "127.0.0.1", "web_host": "127.0.0.1"}
 
 
+@dataclass
+class _Chosen:
+    """What a locustfile chose; the command line and the form take precedence."""
+
+    drill: str = "observation"
+    ramps: bool = False
+    defaults: dict[str, object] = field(default_factory=dict)
+    is_installed: bool = False
+
+
+_chosen = _Chosen()
+
+
 def use_drill(drill: str, ramps: bool = False, **defaults: object) -> None:
     """Run `drill` in this locustfile unless the command line or the form selects another.
 
     `defaults` set the form's fields, such as `clients=100`. With `ramps`, a green run is followed by a run with more clients.
     """
+    _chosen.drill, _chosen.ramps, _chosen.defaults = drill, ramps, defaults
+    install()
 
-    def add_fields(parser: Any) -> None:
-        parser.set_defaults(**_LOOPBACK)
-        options.add_to(parser, drill, ramps=ramps, **defaults)
 
-    def begin(environment: Any, runner: Any, **_: Any) -> None:
-        ours = conductor.of(environment)
-        if isinstance(ours, Conductor):
-            ours.ramps = ramps
-            web.install(environment)
-        gevent.signal_handler(signal.SIGTERM, _quit, environment, runner)
-        gevent.signal_handler(signal.SIGINT, _interrupt, environment, runner)
-
-    def end(environment: Any, **_: Any) -> None:
-        conductor.of(environment).stop("it was interrupted")
-
-    events.init_command_line_parser.add_listener(add_fields)
-    events.init.add_listener(begin)
-    events.test_stopping.add_listener(end)
-    events.quitting.add_listener(end)
+def install() -> None:
+    """Connect this process's Locust to the drills, once."""
+    if _chosen.is_installed:
+        return
+    _chosen.is_installed = True
+    events.init_command_line_parser.add_listener(_add_fields)
+    events.init.add_listener(_begin)
+    events.test_start.add_listener(lambda environment, **_: conductor.of(environment).begin_test())
+    events.test_stopping.add_listener(lambda environment, **_: conductor.of(environment).finish())
+    events.quitting.add_listener(_end)
     logging.getLogger("locust.runners").addFilter(_is_news)
+
+
+def _add_fields(parser: Any) -> None:
+    parser.set_defaults(**_LOOPBACK)
+    options.add_to(parser, _chosen.drill, ramps=_chosen.ramps, **_chosen.defaults)
+
+
+def _begin(environment: Any, runner: Any, **_: Any) -> None:
+    ours = conductor.of(environment)
+    if isinstance(ours, Conductor):
+        ours.ramps = _chosen.ramps
+        web.install(environment)
+    gevent.signal_handler(signal.SIGTERM, _quit, environment, runner)
+    gevent.signal_handler(signal.SIGINT, _interrupt, environment, runner)
+
+
+def _end(environment: Any, **_: Any) -> None:
+    ours = conductor.of(environment)
+    ours.stop("it was interrupted")
+    if isinstance(ours, Conductor):
+        ours.require_traffic()
 
 
 def _quit(environment: Any, runner: Any) -> None:
@@ -53,7 +82,7 @@ def _quit(environment: Any, runner: Any) -> None:
 
 def _interrupt(environment: Any, runner: Any) -> None:
     """Save the observations on Ctrl-C before Locust ends; otherwise it would interrupt whichever greenlet is running."""
-    conductor.of(environment).stop("it was interrupted")
+    conductor.of(environment).interrupt()
     waits_for_workers = isinstance(runner, MasterRunner) and environment.web_ui is None and runner.shape_greenlet is None
     main = gevent.get_hub().parent
     assert main is not None

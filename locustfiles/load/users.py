@@ -5,16 +5,21 @@ from typing import Any
 import gevent
 from locust import LoadTestShape, User, task
 
+from locustfiles.load import setup
 from locustfiles.load.run import conductor
+
+setup.install()  # so that these classes never run without being judged
 
 
 class SyncUser(User):
-    """One client of the sync service for the whole run: one session, over one socket at a time.
+    """One client of the sync service for the whole run: one session, over one socket at a time, in any protocol.
 
-    Users beyond the number of clients of the drill stay idle.
+    With a `DrillShape`, there are as many as the drill has clients. Otherwise there are as many as Locust says with -u, or as
+    another shape says; then nothing is broken, and the run is judged when Locust ends the test.
     """
 
     abstract = True
+    role = "client"
 
     @task
     def be_a_client(self) -> None:
@@ -27,9 +32,10 @@ class SyncUser(User):
 
 
 class PublisherUser(User):
-    """Publishes the drill's events over HTTP; a test has exactly one."""
+    """Publishes the drill's events; a test has exactly one. Without one, the run publishes them itself."""
 
     abstract = True
+    role = "publisher"
     fixed_count = 1
 
     @task
@@ -38,7 +44,7 @@ class PublisherUser(User):
         conductor.of(self.environment).publish()
 
 
-class DrillShape(LoadTestShape):
+class DrillShape(LoadTestShape, conductor.Ticks):
     """As many users as the current run has clients, plus its publisher; ends the test after the last run."""
 
     abstract = True

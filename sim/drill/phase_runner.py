@@ -78,12 +78,16 @@ def latest_end_s(drill: Drill, model: SystemModel) -> float:
 
 
 class PhaseRunner:
-    """Runs one drill on an engine. If `is_open_ended`, the steady state lasts until an operator starts a fault by hand."""
+    """Runs one drill on an engine.
+
+    If `is_open_ended`, the steady state lasts until `end_steady_state`, or until an operator starts a fault by hand.
+    """
 
     def __init__(self, drill: Drill, faults: Sequence[PlannedFault], world: World, *, is_open_ended: bool = False) -> None:
         self._phases = drill.phases
         self._arrival_s = drill.fleet.arrival_s
         self._is_open_ended = is_open_ended
+        self._must_end_steady = False
         self._world = world
         self.faults = FaultLifecycle(faults, world.actions, world.record)
         self.phase = "start"
@@ -121,6 +125,10 @@ class PhaseRunner:
         self.faults.bring_forward(planned, self._world.now())
         return planned
 
+    def end_steady_state(self) -> None:
+        """End the steady state now. The caller must wake the driver."""
+        self._must_end_steady = True
+
     def revert_by_hand(self) -> None:
         """End the fault phase now. The caller must wake the driver."""
         self.faults.end_by_hand(self._world.now())
@@ -132,7 +140,9 @@ class PhaseRunner:
         self._enter("steady")
         self._world.start()
         length_s = math.inf if self._is_open_ended else self._arrival_s + self._phases.steady_s
-        yield from self._wait_until(self._world.now() + length_s, may_end=lambda: len(self.faults.brought_forward) > 0)
+        yield from self._wait_until(
+            self._world.now() + length_s, may_end=lambda: self._must_end_steady or len(self.faults.brought_forward) > 0
+        )
         limit = self._world.now() + self._phases.steady_limit_s
         while (unready := self._world.unready_reason()) and self._world.now() < limit and not self.is_stopped:
             yield from self._wait(self._world.now() + POLL_S)

@@ -20,7 +20,7 @@ TOO_LONG = 240.0
 
 
 class Load:
-    """One `locust` process and the folder of its run; `beside` is a second locustfile."""
+    """One `locust` process and the folder of its run; `beside` is a second locustfile, `folder` that of the first."""
 
     def __init__(
         self,
@@ -30,17 +30,19 @@ class Load:
         beside: str = "",
         settings: tuple[str, ...] = SETTINGS,
         environment: Mapping[str, str] | None = None,
+        folder: str = "locustfiles",
     ) -> None:
         self.out = out
         self._log = (out.parent / f"{out.name}.log").open("w+")
+        self._out = (out.parent / f"{out.name}.out").open("w+")
         sets = [f"--set={setting}" for setting in settings]
-        files = ",".join(filter(None, [f"locustfiles/{locustfile}.py", beside]))
+        files = ",".join(filter(None, [f"{folder}/{locustfile}.py", beside]))
         command = [sys.executable, "-m", "locust", "-f", files, "--headless", "--only-summary"]
         self.process = subprocess.Popen(
             [*command, "--out", str(out), *sets, *arguments],
             cwd=ROOT,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
+            stdout=self._out,
+            stderr=self._log,
             start_new_session=True,
             env={**os.environ, **(environment or {})},
         )
@@ -53,7 +55,13 @@ class Load:
     def output(self) -> str:
         """The output so far."""
         self._log.seek(0)
-        return self._log.read()
+        return self._log.read() + self.printed
+
+    @property
+    def printed(self) -> str:
+        """What it printed for other programs so far."""
+        self._out.seek(0)
+        return self._out.read()
 
     def wait_for(self, text: str) -> None:
         """Wait for a text in the output."""

@@ -88,6 +88,10 @@ class ClientPool:
         fleet = self._drill.fleet
         self.clients[number].run(self.began + number * fleet.arrival_s / fleet.clients)
 
+    def remove(self, number: int) -> None:
+        """Disconnect one client for good; nothing is expected of it any more."""
+        self.clients.pop(number).stop()
+
     def stop(self) -> None:
         """Disconnect all clients for good."""
         for client in self.clients.values():

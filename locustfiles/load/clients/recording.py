@@ -13,11 +13,14 @@ import gevent
 from ddsketch import DDSketch
 from gevent import monkey
 
+from locustfiles.load.clients.locust_tables import REQUEST, SOCKET
 from sim.client.notices import Notice
 from sim.client.session import Session
 from sim.engines.shared.publishing import DueEvent
+from sim.protocols.events import DisconnectReason
 from sim.record.parquet import Recorder
 
+_LOST = frozenset(DisconnectReason) - {DisconnectReason.TOKEN_REFRESH_DUE}  # the client itself reconnects to renew its token
 _WITHIN = 0.01  # relative accuracy of sketches
 _CURVE_SAMPLES = 7200  # of the recovery curve: an hour at two a second
 _WAITING_EVENTS = 50_000  # applied events whose acknowledgement is still missing
@@ -140,9 +143,9 @@ class LiveMetrics:
             if kind == "applied":
                 self.deliveries.applied(stream, marker, now)
             else:
-                self._report_notice(kind, now, session.client, value, detail)
+                self._report_notice(kind, now, session.client, value, detail, is_cut=session.is_cut_by_fault)
 
-    def _report_notice(self, kind: str, now: float, client: int, value: float, detail: str) -> None:
+    def _report_notice(self, kind: str, now: float, client: int, value: float, detail: str, *, is_cut: bool) -> None:
         match kind:
             case "token_minted" | "token_refused":
                 self._took("mint", value, detail if kind == "token_refused" else "")
@@ -154,11 +157,13 @@ class LiveMetrics:
             case "joined":
                 self._took("join", (now - self._connected_at.pop(client, now)) * 1000)
             case "disconnected":
+                if detail in _LOST and not is_cut:
+                    self._report(SOCKET, "connection lost", 0.0, detail)
                 self._live.discard(client)
                 self._fewest = min(self._fewest, len(self._live))
-            case "subscribed":
+            case "subscribed":  # its replay, which includes this, is in Locust's tables
                 self._live.add(client)
-                self._took("subscribe", value)
+                self._took("subscribe", value, is_shown=False)
             case "subscribe_refused":
                 asked = "join" if client in self._connected_at else "subscribe"
                 self._took(asked, (now - self._connected_at.pop(client, now)) * 1000, detail)
@@ -206,10 +211,11 @@ class LiveMetrics:
         sketch = self.sketches.get(name)
         return 0 if sketch is None else int(sketch.count)
 
-    def _took(self, name: str, ms: float, error: str = "") -> None:
+    def _took(self, name: str, ms: float, error: str = "", *, is_shown: bool = True) -> None:
         if not error:
             if name not in self._sketches:
                 self._sketches[name] = Sketch()
             self._sketches[name].add(max(ms, 0.0))
             self._worst[name] = max(ms, self._worst.get(name, 0.0))
-        self._report("WS" if name not in ("mint", "publish") else "HTTP", name, max(ms, 0.0), error)
+        if is_shown:
+            self._report(SOCKET if name not in ("mint", "publish") else REQUEST, name, max(ms, 0.0), error)

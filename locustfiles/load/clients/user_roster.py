@@ -5,6 +5,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import gevent
 from gevent.event import Event
 
+from locustfiles.load.clients import locust_tables
+
 
 class Run(Protocol):
     """A run, as seen by its users."""
@@ -64,8 +66,5 @@ class Users(Generic[R]):
         return self.run
 
     def _report(self, kind: str, name: str, ms: float, error: str) -> None:
-        """Write to Locust's tables directly: firing a Locust event per delivery would cost more than the delivery."""
-        stats = self._environment.stats
-        stats.log_request(kind, name, ms, 0)
-        if error:
-            stats.log_error(kind, name, error)
+        """Write to Locust's tables."""
+        locust_tables.report(self._environment, kind, name, ms, error)

@@ -1,8 +1,10 @@
 """A run of one drill by greenlets, with Locust's users as its clients."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import msgspec
 from gevent.event import Event
 
 from locustfiles.load.clients.client_pool import ClientPool
+from locustfiles.load.clients.crowd import Crowd
 from locustfiles.load.clients.recording import LiveMetrics, Report
 from locustfiles.load.run import target_monitor
 from locustfiles.load.run.faults import LoadTestFaultActions, MockService
@@ -79,8 +82,9 @@ class DrillRun:
             lambda: self._endpoints.target_clock.take(),
             plan.endpoints.urls if plan.endpoints else (),
         )
-        fleet = plan.drill.fleet.clients
-        self._others = Workers(workers, fleet, send, self.clock, self._recorder, self.live, self.stop)
+        self._crowd = Crowd(plan.drill.fleet.clients) if plan.follows_locust else None
+        whose = self._come if self._crowd else plan.drill.fleet.clients
+        self._others = Workers(workers, whose, send, self.clock, self._recorder, self.live, self.stop)
         self.replaced = Event()  # set when another run has started
         self.header = self._new_header(run_id)
 
@@ -129,7 +133,7 @@ class DrillRun:
         self.actions = LoadTestFaultActions(
             self._client_pool, self._others, publishing, service, self._driver.carry_out, self._note_death
         )
-        self._phases = PhaseRunner(self.plan.drill, self._faults, self)
+        self._phases = PhaseRunner(self.plan.drill, self._faults, self, is_open_ended=self.plan.follows_locust)
         self._prepare_workers(topics)
 
     def _protocol_publisher(self) -> GreenletPublisher | None:
@@ -165,7 +169,7 @@ class DrillRun:
 
     def _make_fleet(self) -> None:
         """Create the clients for the users of this process, and the negative clients."""
-        drill, fleet = self.plan.drill, self.plan.drill.fleet.clients
+        drill, fleet = self.plan.drill, self.clients
         negative = client_setup.negative_clients(drill, self.header, self._endpoints.endpoints)
         for number in range(fleet + len(negative)):
             if number >= fleet:
@@ -190,17 +194,39 @@ class DrillRun:
 
     # --- what users do ------------------------------------------------------------------------------
 
+    @property
+    def clients(self) -> int:
+        """Number of clients that should be live now."""
+        return self._crowd.here if self._crowd else self.plan.drill.fleet.clients
+
     def take_client(self) -> int | None:
         """Return the next client without a user; None if every client has one."""
-        return self._free.popleft() if self._free else None
+        if self._crowd is None:
+            return self._free.popleft() if self._free else None
+        if (number := self._come()) is not None:
+            self._client_pool.add(number)
+        return number
+
+    def _come(self) -> int | None:
+        """Return the number of a client that Locust wants; if there may be no more of them, stop the run and return None."""
+        assert self._crowd is not None
+        if (number := self._crowd.come()) is None:
+            self.stop(f"Locust wanted more than {self._crowd.most} clients; raise that limit with --clients")
+        return number
 
     def be_a_client(self, number: int) -> None:
-        """Run one client in a user's greenlet until the run ends."""
+        """Run one client in a user's greenlet until the run ends. Which user is which client matters to the drill only."""
+        if self._crowd:
+            self._background.spawn(partial(self._client_pool.live_on, number))
+            return
         with self._background.must_not_fail():
             self._client_pool.live_on(number)
 
     def leave(self, number: int) -> None:
-        """Stop the client of a user that Locust removed, and the run: the drill needs all its clients."""
+        """Stop a client, because Locust removed a user, and a drill's run as well: the drill needs all its clients."""
+        if self._crowd:
+            self._client_pool.remove(self._crowd.leave())
+            return
         self._client_pool.clients[number].stop()
         self.stop(f"Locust took the user of client {number} away")
 
@@ -208,6 +234,19 @@ class DrillRun:
         """Publish in a user's greenlet until the run ends publishing."""
         with self._background.must_not_fail():
             self.publisher.run()
+
+    @property
+    def steady_for_s(self) -> float:
+        """How long the steady state has lasted; infinite after it."""
+        return self.clock.now() - self.clock.began - self.live.phases["steady"] if self.phase == "steady" else math.inf
+
+    def finish(self) -> None:
+        """End a run whose length Locust decides: all clients must catch up, then it is judged."""
+        assert self._crowd is not None
+        if why := self._crowd.why_not_judged():
+            self.stop(why)
+        self._phases.end_steady_state()
+        self._driver.look()
 
     def stop(self, because: str) -> None:
         """Stop the run early: revert the faults, keep the observations, and mark the record as incomplete."""
@@ -273,7 +312,7 @@ class DrillRun:
 
     def _live_share(self) -> float | None:
         """Return the share of the clients that are live; None before the steady state was reached."""
-        return self.live_clients / self.plan.drill.fleet.clients if self._phases.is_steady else None
+        return self.live_clients / max(self.clients, 1) if self._phases.is_steady else None
 
     @property
     def live_clients(self) -> int:
@@ -291,7 +330,7 @@ class DrillRun:
         self.phase = phase
         self._guard.is_quiet = phase == "settle"  # until convergence is judged, no request of ours may help
         self.live.phases[phase] = self.clock.now() - self.clock.began
-        self._say(f"{phase}: {self.live_clients} of {self.plan.drill.fleet.clients} clients live")
+        self._say(f"{phase}: {self.live_clients} of {self.clients} clients live")
 
     def start(self) -> None:
         """See `World`. Clients arrive from the same moment on, here and on workers."""
@@ -299,14 +338,14 @@ class DrillRun:
         self._others.start(self._client_pool.began)
         for number in map(int, self.header.negative_clients):
             self._background.spawn(partial(self._client_pool.live_on, number))
-        if self._workers:  # without them a user publishes
+        if self.plan.publishes_itself or self._workers:  # otherwise a user publishes
             self._background.spawn(self.publisher.run)
 
     def unready_reason(self) -> str:
         """See `World`."""
         there = self._client_pool.there + self._others.there
         is_publishing = self._publishing.acknowledged > 0
-        return client_setup.unready_reason(there, self.plan.drill.fleet.clients, is_publishing=is_publishing)
+        return client_setup.unready_reason(there, self.clients, is_publishing=is_publishing)
 
     def end_load(self) -> None:
         """See `World`."""
@@ -330,10 +369,21 @@ class DrillRun:
         """See `World`."""
         self._guard.is_quiet = False
         number = self.plan.drill.fleet.clients + len(self.header.negative_clients)
+        self._count_crowd()
         self._client_pool.add_auditor(number)
         self.header.auditor = number
         self.header.subscriptions[str(number)] = [stream.stream for stream in self._streams]
         self._background.spawn(partial(self._client_pool.clients[number].run, 0.0))
+
+    def _count_crowd(self) -> None:
+        """Note who is judged of the clients that came."""
+        if self._crowd:
+            self.header.clients = self._crowd.stayed
+            fleet = msgspec.structs.replace(self.plan.drill.fleet, clients=self._crowd.stayed)
+            self.plan = replace(self.plan, drill=msgspec.structs.replace(self.plan.drill, fleet=fleet))
+            self.header.drill_sha256 = self.plan.drill.digest()
+            self.header.subscriptions |= {str(each): self._client_pool.streams_of(each) for each in range(self._crowd.stayed)}
+            self.header.remarks = [*self.header.remarks, *filter(None, [self._crowd.in_words()])]
 
     def is_settled(self) -> bool:
         """See `World`."""
@@ -367,7 +417,7 @@ class DrillRun:
                 if lag == lag
             ]
             t, late_ms = self.clock.now() - self.clock.began, max(self._lag.ms, self._others.lag_ms)
-            self.live.sample(t, self.live_clients, self.plan.drill.fleet.clients, late_ms, max(lags, default=NAN))
+            self.live.sample(t, self.live_clients, self.clients, late_ms, max(lags, default=NAN))
 
     # --- ending -------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from drills.judging import gates
 from drills.judging.checks.thresholds import DEFAULT_PATH
 from drills.runs import catalog, targets
 from locustfiles.load.clients.client_pool import CLIENT_FAULTS
-from locustfiles.load.run import faults, storm_patterns
+from locustfiles.load.run import faults, steady_load, storm_patterns
 from sim.base.config import to_struct
 from sim.base.errors import UsageError
 from sim.client import policies
@@ -95,6 +95,8 @@ class Plan:
     switches: Switches
     thresholds: Path
     out: Path
+    follows_locust: bool = False  # Locust's own settings, or a shape of its own, decide on clients and time; nothing is broken
+    publishes_itself: bool = False  # no user does
 
     @property
     def target(self) -> tuple[str, str]:
@@ -133,11 +135,13 @@ def add_to(parser: Any, drill: str, *, ramps: bool = False, **defaults: object) 
     hidden("--out", "results", "Folder for the runs' evidence.")
 
 
-def plan_of(options: argparse.Namespace) -> Plan:
+def plan_of(options: argparse.Namespace, *, follows_locust: bool = False, publishes_itself: bool = False) -> Plan:
     """Build the plan from the options. Raises `UsageError` for a plan that cannot run."""
-    drill = _drill(options)
-    faults.require_possible(drill)
     endpoints = targets.resolve(options.target, Path(options.targets) if options.targets else None)
+    drill = _drill(options)
+    if follows_locust:
+        drill = steady_load.of(drill, options, endpoints)
+    faults.require_possible(drill)
     if endpoints is not None:
         permission.require_allowed(drill, endpoints)
         _require_no_hooks(drill, endpoints)
@@ -145,7 +149,8 @@ def plan_of(options: argparse.Namespace) -> Plan:
         raise UsageError("--defect works on the embedded mock only; start another one with `stormgate mock serve --defect`.")
     thresholds = Path(options.thresholds) if options.thresholds else DEFAULT_PATH
     gates.require_checks(drill, gates.load_thresholds(thresholds))
-    return Plan(drill, options.seed, endpoints, _switches(options), thresholds, Path(options.out))
+    switches, out = _switches(options), Path(options.out)
+    return Plan(drill, options.seed, endpoints, switches, thresholds, out, follows_locust, publishes_itself)
 
 
 def _require_no_hooks(drill: Drill, endpoints: Endpoints) -> None:

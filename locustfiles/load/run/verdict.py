@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drills.judging.checks.thresholds import Threshold
-from drills.judging.checks.verdicts import RunVerdict
+from drills.judging.checks.verdicts import RunVerdict, State
 from drills.runs import results
 from locustfiles.load.clients.recording import LiveMetrics
 from locustfiles.load.run.options import Plan
+from sim.base.exit_codes import ExitCode
 from sim.base.ownership import Mark
 
 
@@ -53,6 +54,23 @@ def in_words(verdict: RunVerdict) -> str:
     broken = [violation.invariant for drill in verdict.drills for violation in drill.violations]
     reasons = "; ".join([*(f"invariant {name} violated" for name in broken), *wrong][:5])
     return f"{verdict.decision}{f' ({reasons})' if reasons else ''}"
+
+
+def rows(verdict: RunVerdict) -> list[tuple[str, str, int]]:
+    """Return the verdict for Locust's tables and files: name, error (empty: none) and how often, the verdict itself last."""
+    found = [
+        (f"invariant {violation.invariant}", violation.first, violation.count)
+        for drill in verdict.drills
+        for violation in drill.violations
+    ]
+    found += [
+        (f"check {check.name}", f"{check.state}: {check.reason}", 1)
+        for drill in verdict.drills
+        for check in drill.checks
+        if check.state is not State.PASS and check.is_required
+    ]
+    is_go = verdict.exit_code == ExitCode.GO
+    return [*found, (f"verdict: {verdict.decision}", "" if is_go else in_words(verdict), 1)]
 
 
 # --- while it runs ----------------------------------------------------------------------------------

@@ -271,6 +271,15 @@ class Worker(Users[WorkerRun]):
         self._targets_file = Path(environment.parsed_options.targets) if environment.parsed_options.targets else None
         environment.process_exit_code = 0  # the verdict is the master's
 
+    def begin_test(self) -> None:
+        """Do nothing: the master starts runs."""
+
+    def finish(self) -> None:
+        """End this worker, as `interrupt` does."""
+        self.stop("it was interrupted")
+
+    interrupt = finish
+
     def stop(self, because: str) -> None:
         """End this worker: tell the master and send the remaining observations."""
         if self.run is not None:

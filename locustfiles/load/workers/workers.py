@@ -46,16 +46,19 @@ class Workers:
     def __init__(
         self,
         ids: Iterable[str],
-        clients: int,
+        clients: int | Callable[[], int | None],
         send: Send,
         clock: WallClock,
         recorder: Recorder,
         live: LiveMetrics,
         stop: Callable[[str], None],
     ) -> None:
+        """`clients`: how many, or what gives the number of one more."""
         self._all = {each: _Worker(f"worker {number}", clock.now()) for number, each in enumerate(ids, 1)}
         # Every worker gets clients that connect early and clients that connect late.
-        self._free = [deque(range(number, clients, len(self._all))) for number in range(len(self._all))]
+        self._next = clients if callable(clients) else None
+        fleet = 0 if callable(clients) else clients
+        self._free = [deque(range(number, fleet, len(self._all))) for number in range(len(self._all))]
         self._send = send
         self._clock = clock
         self._recorder = recorder
@@ -149,6 +152,8 @@ class Workers:
         for free in (*self._free[own:], *self._free[:own]):
             while free and worker.granted + len(numbers) < users:
                 numbers.append(free.popleft())
+        while self._next and worker.granted + len(numbers) < users and (number := self._next()) is not None:
+            numbers.append(number)
         worker.granted += len(numbers)
         if numbers:
             self._send(sender, messages.Clients(numbers))
