@@ -221,3 +221,55 @@ def test_client_that_got_everything_is_evicted_after_as_many_checks_as_any_other
     assert not any(driver.runtime.is_closing(number) for number in numbers)
     driver.wait(0.2)
     assert all(driver.runtime.is_closing(number) for number in numbers)
+
+
+def test_queue_may_hold_as_many_events_as_the_limit():
+    for count, strikes in ((4, 0), (5, 1)):  # of two topics together
+        driver = RuntimeDriver(outbound_queue_events=4)
+        number = driver.live(A, B)
+        driver.publish(A, count - 2)
+        driver.publish(B, 2)
+        driver.wait(0.5)
+        assert driver.runtime._connections[number].strikes == strikes
+        warned = [frame for frame in driver.pull(number) if isinstance(frame, SyncError)]
+        assert [(each.body.queue_depth, each.body.topic) for each in warned] == [(5, A)] * strikes
+
+
+def test_client_is_silent_since_its_last_message(driver):
+    number = driver.joined()
+    driver.wait(59.9)
+    assert not driver.runtime.is_closing(number)
+    driver.send(number, TransportBeat("9"))
+    driver.wait(59.9)
+    assert not driver.runtime.is_closing(number)
+    driver.wait(0.1)
+    assert driver.runtime.is_closing(number)
+    assert driver.runtime.counters.silent_clients == 1
+
+
+def test_runtime_forgets_a_closed_connection(driver):
+    number = driver.live(A)
+    driver.publish(A)
+    driver.runtime.close(number)
+    driver.runtime.close(number)
+    assert (driver.runtime.consumers, driver.runtime.ready(), driver.runtime.is_closing(number)) == (0, set(), True)
+    assert driver.runtime.pull(number, driver.now) is None
+    driver.runtime.malformed(number, "x", driver.now)
+    driver.send(number, TransportBeat("9"))
+    assert driver.runtime.ready() == set()
+
+
+def test_pulls_and_served_events_are_counted(driver):
+    number = driver.live(A)
+    driver.runtime.counters.polls = driver.runtime.counters.served = 0
+    driver.publish(A, 3)
+    driver.publish(B)
+    assert seqs(driver.pull(number)) == [1, 2, 3]
+    assert (driver.runtime.counters.served, driver.runtime.counters.polls) == (3, 2)
+
+
+def test_window_that_a_fault_shrinks_counts_as_trimmed(driver):
+    driver.publish(A, 5)
+    assert driver.runtime.shrink_window(A, 2) == 3
+    assert driver.runtime.shrink_window(A, 2) == 0
+    assert (driver.runtime.counters.trimmed, driver.runtime.streams.log(A).oldest) == (3, 4)
