@@ -77,6 +77,25 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch):
     assert list(acknowledged(*((n, -1, 0.0, 1.0) for n in range(1, 6))).overlapping) == [4, 5]
 
 
+def test_so_many_events_may_be_in_flight_together():
+    together = acknowledged(*((n, n, 0.0, 1.0) for n in range(1, 300)))
+    assert list(together.recent) == list(range(44, 300)), "the last 256"
+    unplaced = acknowledged(*((n, -1, 0.0, 1.0) for n in range(1, 4200)))
+    assert list(unplaced.overlapping) == list(range(104, 4200)), "the last 4096"
+    own = Marks(after=-1)
+    own.take((300,))
+    head = acknowledged(*((n, -1, 0.0, 1.0) for n in (*range(1, 301), 555, 556, 557)))
+    assert own.lacked(head) == 1, "only number 557 cannot have overtaken number 300"
+
+
+def test_opaque_cursor_remembers_the_last_4096_events():
+    cursor = OpaqueCursor("a", "a", watermark=0)
+    for number in range(1, 4099):
+        cursor.apply(number, Item(Position(f"p{number}"), msgspec.Raw(b"{}")))
+    assert next(iter(cursor.recent)) == Position("p3")
+    assert len(cursor.recent) == 4096
+
+
 # --- what a client has ----------------------------------------------------------------------------------
 
 
