@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sim.server import settings
+from sim.server import deployment, settings
 from sim.server.settings import RuntimeSettings
 
 # What operators rely on; the other defaults are ours.
@@ -44,6 +44,7 @@ def test_defaults_are_those_of_the_real_service():
         (settings.CountOrZero, 0, -1, None),
         (settings.Positive, 0.01, 0.0, None),
         (settings.Share, 0.01, 0.0, 1.1),
+        (deployment.Percent, 0, -1, 101),
     ],
 )
 def test_values_out_of_bounds_are_refused(kind: Any, lowest: float, below: float, above: float | None):
