@@ -207,6 +207,16 @@ def test_old_and_new_tokens_are_valid_after_rotation():
     assert claims_of(service, old).user_id == claims_of(service, new).user_id == "ada"
 
 
+def test_newest_of_the_older_keys_signs_with_the_defect_alone():
+    service = control()
+    for name in ("k2", "k3"):
+        service.rotate(Key(name, name.encode()))
+    signed = [
+        service.issue(TokenRequest("session-ada"), NOW, outage=False, defects=each) for each in ((), ("sign_with_old_key",))
+    ]
+    assert [answer["data"]["kid"] for answer in signed] == ["k3", "k2"]
+
+
 @pytest.mark.parametrize(
     "body", [b"[]", b"nul", b"\xff", b"[" * 50_000, b'{"topics":"run:1:events"}', b'{"ttl_seconds":"300"}']
 )
