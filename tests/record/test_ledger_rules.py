@@ -178,3 +178,58 @@ def test_moves_are_shown_by_places():
     history = told.history()
     moves = Ledger(history).by_place(history.of(Kind.APPLIED, Kind.RESTARTED))
     assert moves.seq.tolist() == [1, 1, 2, -1, 2]
+
+
+# --- services that start clients from now on, and losses without a number -------------------------------
+
+
+def from_now_on(told: Story) -> Story:
+    told.header = {**told.header, "capabilities": {"fresh_start": "from_now_on"}}
+    return told
+
+
+def flight(asked_t: float, sent_ms: float, acknowledged_t: float) -> int:
+    """How many events a client lacks that asked at `asked_t`, started at second 5, and got no event 2."""
+    told = Story(1).publish(1, t=1.0, value=1000.0).publish(2, t=acknowledged_t, value=sent_ms).publish(3, t=9.0)
+    told.tell(asked_t, Kind.REPLAY_STARTED, 0, STREAM, -1).fresh(0, 1, 5.0).apply(0, 3, t=9.1)
+    told = told.changed(lambda row: row.kind is Kind.SUBSCRIBED, t=0.1)
+    return from_now_on(told.marked()).ledger().dropped.count
+
+
+@pytest.mark.parametrize(
+    ("asked_t", "sent_ms", "acknowledged_t", "lacked"),
+    [
+        (4.0, 1000.0, 4.5, 0),  # sent before it started, acknowledged after it asked
+        (4.6, 1000.0, 4.5, 1),
+        (4.5, 1000.0, 4.5, 1),
+        (4.0, 1000.0, 5.9, 0),
+        (4.0, 1000.0, 6.1, 1),  # sent after it started
+        (4.0, 1000.0, 6.0, 0),
+    ],
+)
+def test_event_that_was_in_flight_at_a_start_is_not_owed(asked_t: float, sent_ms: float, acknowledged_t: float, lacked: int):
+    assert flight(asked_t, sent_ms, acknowledged_t) == lacked
+
+
+@pytest.mark.parametrize(("t", "left"), [(4.5, []), (3.5, [4]), (2.9, [3, 4])])
+def test_loss_without_a_number_lies_between_the_events_around_it_that_were_sent(t: float, left: list[int]):
+    """Client 0 applies 1 and 2, loses 3 and 4, and goes on with 5."""
+    told = Story(1, header={"capabilities": {"positions": "opaque"}})
+    for seq in range(1, 7):
+        told.publish(seq, t=float(seq))
+    told.fresh(0, 0, LIVE_T).apply(0, 1, 2, t=2.5).tell(t, Kind.DECLARED_LOSS, 0, STREAM, -1).apply(0, 5, 6, t=6.1)
+    told.rows.sort(key=lambda row: row.t)
+    told = told.marked().changed(lambda row: row.kind is Kind.APPLIED, seq=-1)
+    ledger = told.ledger()
+    missing = ledger.published.number[ledger.missing("dropped")[1]]
+    assert sorted(missing.tolist()) == left
+
+
+def test_client_goes_on_at_the_first_event_that_it_applied_where_positions_say_nothing():
+    told = Story(1, header={"capabilities": {"positions": "opaque"}}).fresh(0, -1, 2.5)
+    for seq in range(1, 5):
+        told.publish(seq, t=float(seq))
+    told = told.apply(0, 3, 4, t=4.1).audit(1, 2, 3, 4).marked().changed(lambda row: row.kind is Kind.APPLIED, seq=-1)
+    assert (told.ledger().expected, told.ledger().dropped.count) == (2, 0)
+    assert told.ledger().name_of(1).endswith("marker 2")
+    assert [each.tolist() for each in (told.ledger().withheld(9, 0.0), told.ledger().lost_by_authority)] == [[], []]
