@@ -19,7 +19,12 @@ from drills.third_party import installed, recipes
 from sim.base.errors import StormgateError
 
 State = Literal["ok", "missing", "advice"]
-EXTRAS = {"load": "load tests in Locust", "notebooks": "the planners' notebooks", "cluster": "sweeps on several machines"}
+EXTRAS = {
+    "load": "load tests in Locust",
+    "notebooks": "the planners' notebooks",
+    "cluster": "sweeps on several machines",
+    "otel": "traces for an OTLP collector",
+}
 PACKAGE = "stormgate"
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "firefox")
 _DATA = (CATALOG / "reconnect_storm.toml", *(DATA / name for name in ("stages.toml", "thresholds.toml", "judging/blame.toml")))
@@ -188,5 +193,5 @@ def _servers() -> Iterator[Item]:
             installed.require(recipe)
             yield Item(name=name, state="ok", found=f"{recipe.title} {recipe.version} in {installed.FOLDER}")
         except StormgateError:
-            do = f"For drills on real servers: {installed.HOW}."
+            do = f"For drills on real servers: {installed.how(recipe)}."
             yield Item(name=name, state="missing", found=f"{recipe.title} is not installed", do=do)

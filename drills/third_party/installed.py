@@ -1,4 +1,4 @@
-"""Where the third-party servers are installed, and `make servers`, which installs them.
+"""Where the third-party servers are installed, and `make servers`, which installs them: all, or those whose programs are named.
 
 Everything is in `.servers` of the checkout, which git ignores, or without a checkout in the user's cache. Centrifugo's program
 takes minutes to build, so it is in the cache in any case.
@@ -21,7 +21,7 @@ CHECKOUT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stormgate"
 _IS_CHECKOUT = (CHECKOUT / "Makefile").exists()
 FOLDER = CHECKOUT / ".servers" if _IS_CHECKOUT else CACHE / "servers"
-HOW = "make servers" if _IS_CHECKOUT else f"{sys.executable} -m drills.third_party.installed"  # installs the servers
+HOW = "make servers" if _IS_CHECKOUT else f"{sys.executable} -m drills.third_party.installed"  # installs all servers
 PROGRAMS = Path(__file__).parent / "programs"
 NATS_VERSION, CENTRIFUGO_VERSION = "2.15.1", "6.9.1"  # those of npm packages stand in programs/package.json
 _GO_PACKAGE = f"github.com/centrifugal/centrifugo/v6@v{CENTRIFUGO_VERSION}"
@@ -38,9 +38,14 @@ def require(recipe: Recipe) -> None:
     if not recipe.program:
         return
     if not _PROGRAMS[recipe.program].exists():
-        raise UsageError(f"{recipe.title} is not installed. Install the third-party servers with: {HOW}")
+        raise UsageError(f"{recipe.title} is not installed. Install it with: {how(recipe)}")
     if recipe.program == "node":
         _need("node", "Node.js 18 or newer")
+
+
+def how(recipe: Recipe) -> str:
+    """Return the command that installs a server. In a checkout it installs all of them."""
+    return HOW if _IS_CHECKOUT else f"{HOW} {recipe.program}"
 
 
 def npm_version(package: str) -> str:
@@ -66,8 +71,10 @@ def node_program(script: str, folder: Path) -> list[str]:
 # --- installing ---------------------------------------------------------------------------------------------
 
 
-def install() -> None:
-    """Install what is missing, all servers at the same time. Raises the first error, after all have ended."""
+def install(programs: Sequence[str] = ()) -> None:
+    """Install what is missing of these programs, or of all, at the same time. Raises the first error, after all have ended."""
+    if unknown := [name for name in programs if name not in _PROGRAMS]:
+        raise UsageError(f"there is no program {unknown[0]!r} to install; expected one of: {', '.join(_PROGRAMS)}.")
     failed: list[StormgateError] = []
 
     def run(step: Callable[[], None]) -> None:
@@ -76,7 +83,8 @@ def install() -> None:
         except StormgateError as error:
             failed.append(error)
 
-    steps = [threading.Thread(target=run, args=(step,)) for step in (_install_nats, _install_centrifugo, _install_node)]
+    installers = dict(zip(_PROGRAMS, (_install_nats, _install_centrifugo, _install_node), strict=True))
+    steps = [threading.Thread(target=run, args=(installers[name],)) for name in programs or installers]
     for step in steps:
         step.start()
     for step in steps:
@@ -152,7 +160,7 @@ def _mark(folder: Path, content: str) -> None:
 
 if __name__ == "__main__":
     try:
-        install()
+        install(sys.argv[1:])
     except StormgateError as error:
         print(f"stormgate: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -11,6 +11,7 @@ import pytest
 
 from drills.doctor import examination
 from drills.doctor.examination import Item
+from sim.base.errors import UsageError
 from tests.commands import stormgate, stormgate_here
 
 NEEDS = ["numpy", 'locust ; extra == "load"', 'gevent-of-nobody; extra == "load"', 'distributed; extra == "cluster"']
@@ -91,3 +92,17 @@ def test_a_missing_server_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch
     assert (item.state, item.do) == ("missing", "For drills on real servers: make servers.")
     assert named("server socketio").state == "ok"
     assert examination.is_able([item])
+    monkeypatch.setattr(examination.installed, "_IS_CHECKOUT", False)
+    assert named("server nats").do.endswith(f"{examination.installed.HOW} nats-server."), "only that server, not minutes of all"
+
+
+def test_only_the_named_server_is_installed(monkeypatch: pytest.MonkeyPatch):
+    done: list[str] = []
+    for name in ("nats", "centrifugo", "node"):
+        monkeypatch.setattr(examination.installed, f"_install_{name}", lambda name=name: done.append(name))
+    examination.installed.install(["nats-server"])
+    assert done == ["nats"]
+    examination.installed.install()
+    assert sorted(done) == ["centrifugo", "nats", "nats", "node"]
+    with pytest.raises(UsageError, match="no program 'redis' to install; expected one of: nats-server, centrifugo, node"):
+        examination.installed.install(["redis"])
