@@ -106,9 +106,25 @@ def error_ratio(drill: Drill, fault: AnyFault, window_s: float) -> tuple[float, 
     return failed / max(failed + fine, 1.0), failed + fine
 
 
+def rises(drill: Drill) -> dict[str, float]:
+    """Return by how much a drill alone raises those of the service's counters that can be predicted."""
+    per_s, failed = drill.load.events_per_s, 0.0
+    for fault in drill.faults:
+        if isinstance(fault, FailPublishes):
+            failed += fault.share * per_s * fault.for_s
+    lost = sum(outage.publishes * outage.for_s for fault in drill.faults if (outage := _outage(fault, drill)))
+    published = per_s * max(drill.phases.steady_s + drill.phases.fault_s - lost, 0.0)
+    readers = drill.fleet.clients * (drill.fleet.topics_per_client + int(drill.load.worker_events)) / drill.streams
+    counters = ("mirror.published_total", "mirror.failed_total", "delivery.served_messages")
+    return dict(zip(counters, (published, failed, published * readers), strict=True))
+
+
 def stops(drill: Drill, rules: Rules) -> Iterator[str]:
-    """Yield a sentence for each stop condition that the drill's own faults will meet, so that it cannot end as planned."""
+    """Yield a sentence for each stop condition that the drill itself will meet, so that it cannot end as planned."""
     stop = rules.stop
+    for name, rise in rises(drill).items():
+        if (limit := stop.metrics_above.get(name)) is not None and rise > limit:
+            yield f"stop.metrics_above.{name} is {limit:g}, but drill '{drill.name}' itself raises it by about {rise:.0f}"
     for fault in drill.faults:
         outage, away = _outage(fault, drill), _away(fault, drill)
         ratio, n = error_ratio(drill, fault, stop.error_window_s)
