@@ -3,6 +3,7 @@
 The sentence is built from the type that decodes the file, so it always lists the allowed keys and values.
 """
 
+import copy
 import math
 import re
 import tomllib
@@ -43,13 +44,13 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def to_struct(data: dict[str, Any], kind: type[T], where: str) -> T:
-    """Convert a parsed table to `kind`; raises `UsageError` naming `where`, the key, what was found and what is allowed."""
+    """Convert a parsed table to `kind`; raises `UsageError`: a line for each mistake with `where`, key and what is allowed."""
     if infinite := next(_not_finite(data, ""), None):
         raise UsageError(f"{where}: key '{infinite}' is {_value_at(data, infinite)}, but expected a finite number.")
     try:
         return msgspec.convert(data, kind)
-    except msgspec.ValidationError as error:
-        raise UsageError(_sentence(str(error), data, kind, where)) from None
+    except msgspec.ValidationError:
+        raise UsageError("\n".join(_mistakes(data, kind, where))) from None
     except ValueError as error:  # from a struct's own __post_init__ outside of conversion
         raise UsageError(f"{where}: {error}") from None
 
@@ -89,6 +90,41 @@ def _not_finite(data: Any, path: str) -> Iterator[str]:
     parts = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
     for step, value in parts:
         yield from _not_finite(value, f"{path}.{step}" if path else str(step))
+
+
+def _mistakes(data: dict[str, Any], kind: type[msgspec.Struct], where: str) -> Iterator[str]:
+    """A sentence for each mistake: the wrong key is removed, and the rest is read again. Removing too much never adds one."""
+    left, removed = copy.deepcopy(data), set[str]()
+    while True:
+        try:
+            msgspec.convert(left, kind)
+        except msgspec.ValidationError as error:
+            key = _key_of(str(error))
+            if any(key == each or key.startswith(f"{each}.") for each in removed):
+                key = key.rpartition(".")[0]  # its table lacks what was removed
+            else:
+                yield _sentence(str(error), data, kind, where)
+            if not (gone := _remove(left, key)):
+                return
+            removed.add(gone)
+        else:
+            return
+
+
+def _key_of(message: str) -> str:
+    """The key that a message of msgspec is about; empty for the whole table."""
+    match = _UNKNOWN.match(message) or _MISSING.match(message) or _OTHER.match(message)
+    assert match is not None
+    return _join(match["path"], match.groupdict().get("field") or "")
+
+
+def _remove(data: dict[str, Any], key: str) -> str:
+    """Remove a key, or the list of which it is an entry; returns which, or an empty text if there is no such key."""
+    *parents, last = key.split(".")
+    table = _value_at(data, ".".join(parents))
+    if isinstance(table, list) and parents:
+        return _remove(data, ".".join(parents))
+    return key if isinstance(table, dict) and table.pop(last, data) is not data else ""
 
 
 def _sentence(message: str, data: dict[str, Any], kind: type[msgspec.Struct], where: str) -> str:

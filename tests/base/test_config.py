@@ -1,5 +1,6 @@
 """Reading typed TOML: each mistake is one sentence that names file, key, what was found and what is allowed."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -43,6 +44,27 @@ def said(data: dict[str, Any]) -> str:
     assert sentence.endswith(".")
     assert "\n" not in sentence
     return sentence
+
+
+def test_every_mistake_is_named_at_once() -> None:
+    data = {
+        "nmae": "x",
+        "inner": {"size": 0, "mode": "medium", "extra": 1},
+        "faults": [{"kind": "stall", "at_s": 1.0, "for_s": "long"}, {"kind": "cut", "at_s": 1.0, "for_s": 2.0}],
+        "words": ["maybe"],
+    }
+    with pytest.raises(UsageError) as raised:
+        to_struct(data, Outer, "file.toml")
+    lines = str(raised.value).splitlines()
+    keys = ["nmae", "inner.size", "inner.mode", "inner.extra", "faults.0.for_s", "faults.1.for_s", "words.0", "name"]
+    assert sorted(re.findall(r"'([\w.]+)'", line)[0] for line in lines) == sorted(keys), lines
+    assert all(line.startswith("file.toml: ") for line in lines)
+    assert data["inner"] == {"size": 0, "mode": "medium", "extra": 1}, "what was read stays as it is"
+
+
+def test_wrong_value_of_a_needed_key_is_not_also_missing() -> None:
+    assert "'inner.size'" in said({"name": "n", "inner": {"size": "big"}})
+    assert "'inner'" in said({"name": "n", "inner": 3})
 
 
 def test_a_good_table_becomes_the_struct():

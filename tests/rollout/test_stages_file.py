@@ -144,3 +144,20 @@ def test_runbook_stages_keep_their_order(tmp_path: Path):
 def test_shipped_stages_ask_for_the_minimum():
     for stage, rules in load(DEFAULT_PATH).stages.items():
         assert rules.required == stages.minimum(stage).required
+
+
+def test_mistakes_of_several_tables_are_named_at_once(tmp_path: Path) -> None:
+    text = stages.DEFAULT_PATH.read_text()
+    for shipped, wrong in (("hold_s = 3600.0 ", "hold_s = 10.0 "), ("cohort_percent = 5.0", "cohort_percent = 30.0")):
+        assert shipped in text
+        text = text.replace(shipped, wrong, 1)
+    path = tmp_path / "stages.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        stages.load(path)
+    lines = str(caught.value).splitlines()
+    assert [line.startswith(f"{path}: key 'stages.{stage}") for line, stage in zip(lines, ("1.", "3a."), strict=True)]
+    path.write_text(text.replace("hold_s", "hold_seconds").replace('title = "external canary"', "title = 3"))
+    with pytest.raises(UsageError) as caught:
+        stages.load(path)
+    assert {"[stages.1]", "[stages.2]", "[stages.4]"} <= {line.split(": ")[1] for line in str(caught.value).splitlines()}

@@ -253,13 +253,13 @@ class Stages(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def load(path: Path) -> Stages:
-    """Read a stages file. Raises `UsageError`: one sentence with file, key and the allowed values."""
+    """Read a stages file. Raises `UsageError`: a line for each mistake, with file, key and the allowed values."""
     data = read_toml(path)
     tables = data.pop("stages", None)
     found = to_struct({**data, "stages": {}}, Stages, str(path))
     found = msgspec.structs.replace(found, stages=dict(_stages(tables, path)))
-    for sentence in _mistakes(found):
-        raise UsageError(f"{path}: {sentence}")
+    if mistakes := [f"{path}: {sentence}" for sentence in _mistakes(found)]:
+        raise UsageError("\n".join(mistakes))
     return found
 
 
@@ -276,6 +276,7 @@ def _stages(tables: object, path: Path) -> Iterator[tuple[Stage, StageRules]]:
             f"{path}: the stages are in the order {', '.join(tables)}; the runbook's are {', '.join(RUNBOOK)}, in this order. "
             f"Put a stage of your own between two of them."
         )
+    mistakes = []
     for stage, table in tables.items():
         try:
             msgspec.convert(stage, Stage)
@@ -283,7 +284,12 @@ def _stages(tables: object, path: Path) -> Iterator[tuple[Stage, StageRules]]:
             raise UsageError(f"{path}: 'stages.{stage}' is no name for a stage; expected such as 3c.") from None
         if not isinstance(table, dict):
             raise UsageError(f"{path}: key 'stages.{stage}' is {table!r}, but a stage is a table.")
-        yield stage, to_struct(table, StageRules, f"{path}: [stages.{stage}]")
+        try:
+            yield stage, to_struct(table, StageRules, f"{path}: [stages.{stage}]")
+        except UsageError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise UsageError("\n".join(mistakes))
 
 
 def _mistakes(stages: Stages) -> Iterator[str]:
@@ -335,9 +341,9 @@ def _mistakes_of_a_hold(stage: Stage, rules: StageRules, key: str) -> Iterator[s
         return
     if rules.hold_s < minimum(stage).hold_s:
         yield f"{key}.hold_s' is {rules.hold_s:g}, but stage {stage} is held for at least {minimum(stage).hold_s:g} s."
-    if stage == FULL_ROLLOUT and not set(FULL_ROLLOUT_GATES_H) <= set(rules.gates_at_h):
+    elif stage == FULL_ROLLOUT and not set(FULL_ROLLOUT_GATES_H) <= set(rules.gates_at_h):
         yield f"{key}.gates_at_h' is {list(rules.gates_at_h)}, but gates are judged at 0, 1, 6 and 24 hours."
-    if any(hour * 3600 > rules.hold_s for hour in rules.gates_at_h):
+    elif any(hour * 3600 > rules.hold_s for hour in rules.gates_at_h):
         yield f"{key}.gates_at_h' is {list(rules.gates_at_h)}, which goes beyond the hold of {rules.hold_s:g} s."
 
 
@@ -371,7 +377,7 @@ def _mistakes_of_preflight(rules: StageRules, key: str) -> Iterator[str]:
 
 def _mistakes_of_commands(stages: Stages) -> Iterator[str]:
     names = [command.name for command in stages.commands]
-    for name in names:
+    for name in dict.fromkeys(names):
         if names.count(name) > 1:
             yield f"two of the 'commands' are called {name!r}; each needs a name of its own."
     theirs = [command for command in stages.commands if not command.is_ours]
