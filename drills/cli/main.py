@@ -76,7 +76,7 @@ def doctor(out: Out = RESULTS, as_json: AsJson = False) -> None:
     if as_json:
         output.json_object({"schema": 1, "is_able": is_able, "items": items})
     else:
-        output.lines(*(item.line for item in items))
+        output.sentences(*(item.line for item in items))
         output.lines("drills can run here" if is_able else "drills cannot run here")
     raise typer.Exit(ExitCode.GO if is_able else ExitCode.NO_GO)
 

@@ -16,6 +16,14 @@ def lines(*texts: str) -> None:
         out().print(text, markup=False, soft_wrap=True)
 
 
+def sentences(*texts: str) -> None:
+    """Print each text on lines of its own, folded between words if the terminal is narrower."""
+    from drills.reports import terminal
+
+    for text in texts:
+        terminal.say(terminal.out(), text)
+
+
 def cropped(*texts: str) -> None:
     """Print each text on one line, cut at the width of the terminal."""
     from rich.text import Text

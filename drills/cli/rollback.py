@@ -109,8 +109,8 @@ def _print(done: "Rollback", folder: Path) -> None:
     )
     for step in done.steps:
         why = f"observed: {step.verified_by}" if step.state == "pass" else step.reason
-        output.lines(f"{step.n} {step.name}: {why}")
-    output.lines(f"{done.state}: {done.reason}")
+        output.sentences(f"{step.n} {step.name}: {why}")
+    output.sentences(f"{done.state}: {done.reason}")
     if done.target_kind == "mock":
         output.lines("The target was a mock, so this says nothing about a deployed runtime.")
     output.lines(f"evidence: {folder}")

@@ -1,10 +1,14 @@
 """Listings fit a terminal of 80 columns."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
+from drills.cli import main
 from drills.reports import terminal
 from drills.rollout.hold import status
 from drills.runs import catalog, results
@@ -19,9 +23,8 @@ LISTINGS = (
         "gates explain replay.bootstrap_ms",
         "target protocols",
         "target servers",
-        "--help",
-        "drill run --help",
-        "stage hold --help",
+        "doctor",
+        "stage plan",
     ),
 )
 
@@ -36,6 +39,30 @@ def test_listing_fits(command: str) -> None:
     said = stormgate_here(*command.split())
     assert said.code == 0
     assert [line for line in said.out.splitlines() if len(line) > COLUMNS] == []
+
+
+def commands(command: Any, *words: str) -> Iterator[tuple[str, ...]]:
+    """The words of a command, and of each below it."""
+    yield words
+    for name, below in getattr(command, "commands", {}).items():
+        yield from commands(below, *words, name)
+
+
+def test_help_of_every_command_fits() -> None:
+    every = list(commands(get_command(main.app)))
+    assert ("stage", "hold") in every
+    for words in every:
+        said = stormgate_here(*words, "--help")
+        assert said.code == 0
+        assert [line for line in said.out.splitlines() if len(line) > COLUMNS] == [], words
+
+
+def test_rehearsal_fits_but_for_its_commands(tmp_path: Path) -> None:
+    said = stormgate_here("rollback", "rehearse", "--dry-run", "--out", tmp_path)
+    assert said.code == 2
+    assert "1 traffic: would run" in said.out
+    plain = re.sub("`[^`]*`;?", "", said.out).splitlines()
+    assert [line for line in plain if len(line) > COLUMNS and not line.startswith("evidence: ")] == []
 
 
 def test_drill_list_has_a_line_per_drill() -> None:
