@@ -364,8 +364,6 @@ class PlainJudge:
             seen = sightings[stream, number]
             surely_t = min(seen[0].t, event.failed_t)
             has = {row.client for row in seen}
-            if self.starts_from_now_on and 2 * event.seen_seq in self.by_seq.get(stream, []):
-                continue  # readers show it in the place of another event, and no auditor says where it is
             for client in self.readers - has:
                 if self._owes(client, stream, event, surely_t):
                     self.found["partly_delivered"].append((client, stream, number))

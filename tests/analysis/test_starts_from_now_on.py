@@ -1,5 +1,7 @@
 """What is owed to clients that start from now on: nothing that was sent before, even where publishes overlapped."""
 
+from dataclasses import replace
+
 import pytest
 
 from drills.judging.checks.verdicts import State
@@ -131,3 +133,20 @@ def test_client_whose_checkpoint_was_lost_is_owed_what_came_after_its_new_start(
     assert broken(story) == found
     owed = story.changed(lambda row: row.kind == Kind.PUBLISHED and row.marker == 3, t=6.5)
     assert broken(owed)["silent_loss"] == 1
+
+
+def test_new_start_excuses_no_event_that_was_surely_there_before_it() -> None:
+    """A reader had it at 4 s; its publish got no answer until 12 s, and the client that lacked it started anew at 6 s."""
+    story = overlapping({1: 3.5, 2: 5.0, 3: 8.0}, {0: [1, 2, 3], 1: [1, 2, 3]})
+    story.header = {"capabilities": {"fresh_start": "from_now_on"}, "duration_s": 30.0}
+    seqs = {1: 1, 2: 3, 3: 4}
+    story.rows = [replace(row, seq=seqs[row.marker]) if row.marker > 0 else row for row in story.rows]
+    for t, detail in ((5.5, "fault_injected"), (7.0, "fault_reverted")):
+        story.tell(t, Kind(detail), detail="restart_clients")
+    story.tell(4.0, Kind.APPLIED, 0, STREAM, 2, marker=9)
+    for client in (0, 1):
+        story.tell(5.9, Kind.REPLAY_STARTED, client, STREAM)
+        story.tell(6.0, Kind.REBOOTSTRAPPED, client, STREAM, 3, detail="fresh")
+    story.tell(12.0, Kind.PUBLISH_FAILED, stream=STREAM, value=8100.0, detail="unknown_outcome", marker=9)
+    story.tell(30.0, Kind.PHASE, detail="end").rows.sort(key=lambda row: row.t)
+    assert broken(story)["partly_delivered"] == 1

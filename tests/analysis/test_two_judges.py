@@ -269,6 +269,18 @@ def test_both_judges_agree_on_new_logs_and_clients_that_start_from_now_on(positi
     assert len(found) >= 6
 
 
+@pytest.mark.parametrize(
+    "world",
+    [
+        (2000603, 20, 4, "ordered", 0.01),  # a reader has it in the place of an acknowledged event
+        (125, 60, 3, "dense", 0.1),  # a reader has it before it was sent
+        (700, 30, 2, "dense", 0.1),
+    ],
+)
+def test_both_judges_agree_on_events_without_an_answer_where_clients_start_from_now_on(world: tuple[Any, ...]) -> None:
+    assert "partly_delivered" in agree(World(*world, from_now_on=True))
+
+
 @pytest.mark.parametrize("seed", [1000073, *range(24)])
 @pytest.mark.parametrize("positions", ["dense", "ordered"])
 def test_epochs_separate_logs_of_few_events(positions: str, seed: int) -> None:

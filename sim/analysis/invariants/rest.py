@@ -42,13 +42,13 @@ def partly_delivered(evidence: Evidence) -> Iterator[Violation]:
     auditor and what was read over HTTP.
     """
     history = evidence.history
-    seen, seen_t = _seen(history)
+    seen = _seen(history)
     if len(seen) == 0:
         return
     ledger = Ledger(history, seen)
     where = ledger.published.find(seen)
     seen_at = np.full(len(ledger.published), np.inf)
-    seen_at[where] = seen_t
+    seen_at[where] = seen.t
     end_t = np.full(len(seen_at), history.duration_s)
     rest_s = end_t - seen_at
     rest_s[where] -= evidence.busy.within_s(seen_at[where], end_t[where])
@@ -65,8 +65,8 @@ def partly_delivered(evidence: Evidence) -> Iterator[Violation]:
         yield Violation("partly_delivered", len(lacked), first)
 
 
-def _seen(history: History) -> tuple[Rows, Ints]:
-    """The publishes of unknown outcome whose event a reader has, and from when on it was surely there, in seconds."""
+def _seen(history: History) -> Rows:
+    """The publishes of unknown outcome whose event a reader has, each at the time from which on the event was surely there."""
     failed = history.of(Kind.PUBLISH_FAILED)
     failed = failed.take(history.detail_is(failed, [_UNKNOWN]) & (failed.marker >= 0))
     readers = history.session_rows(Kind.APPLIED).and_then(history.of(Kind.READ_BACK))
@@ -83,7 +83,8 @@ def _seen(history: History) -> tuple[Rows, Ints]:
     is_seen = np.isin(wanted, found) & ~np.isin(wanted, acknowledged.stream * SPAN + acknowledged.marker)
     failed, wanted = failed.take(is_seen), wanted[is_seen]
     at = np.searchsorted(found, wanted)
-    return failed.having(seq=seq[at]), np.minimum(t[at], failed.t)
+    early_ms = np.maximum(failed.t - t[at], 0.0) * 1000.0
+    return failed.having(seq=seq[at], t=np.minimum(t[at], failed.t), value=failed.value - early_ms)
 
 
 def _lacked_by_auditor(history: History, ledger: Ledger, events: Ints) -> Ints:
