@@ -3,12 +3,12 @@
 A fault explains a disconnect only inside its window and its scope, and only if the connection ended as the fault ends it: its
 clients, for most kinds one disconnect each, with its code. The window ends `NOTICE_S` after the fault was reverted. What a hook
 does on a live target may hit any client and may begin late: its scope is all of them, and until the recovery phase it may close
-each a few times more. A server that closes other clients, or the same ones again, or later, or with another code, is not
-excused. An unknown owner is no excuse.
+each as often as the target states. A server that closes other clients, or the same ones again, or later, or with another code,
+is not excused. An unknown owner is no excuse.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
 from functools import cached_property
 
@@ -21,6 +21,7 @@ from sim.analysis.reconnects import NOTICE_S
 from sim.drill.fault_bases import ClientFault
 from sim.drill.fault_kinds import CloseConnections
 from sim.drill.fault_schedule import PlannedFault
+from sim.drill.target_rules import ENDS_EACH
 from sim.protocols import endings
 from sim.protocols.events import DisconnectReason, EndedBy
 from sim.record.history import FaultTimes, Floats, History, Ints, Mask, Rows
@@ -51,6 +52,7 @@ class _How(Enum):
     STALE = "stale"  # the position was of another log
     ORDERED = "ordered"  # with the code that the fault orders
     MALFORMED = "malformed"  # with the code of a malformed frame that the fault made
+    REFUSED = "refused"  # it was not yet live, and came with a session that was revoked
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ _CLAIMS: Mapping[str, tuple[_Claim, ...]] = {
     "half_open_links": (_Claim(by=_BY_OTHERS, how=_How.SILENCE),),
     "cut_after_bytes": (_Claim(times=_MANY, by=(*_BY_NETWORK, EndedBy.CLIENT)),),
     "expire_tokens": (_Claim(by=_BY_OTHERS),),
-    "revoke_sessions": (_Claim(times=_MANY, by=_BY_OTHERS),),
+    "revoke_sessions": (_Claim(times=_MANY, by=_BY_OTHERS, how=_How.REFUSED), _Claim(by=_BY_OTHERS)),
     "stop_delivery": (_Claim(times=_OUTAGE_TIMES, by=_BY_OTHERS),),
     "recreate_log": (
         _Claim(by=_BY_OTHERS),
@@ -101,8 +103,6 @@ _CLAIMS: Mapping[str, tuple[_Claim, ...]] = {
     # Faults through which a valid token ends unrenewed.
     **dict.fromkeys(("mint_outage", "slow_mint", "skew_control", "rotate_keys"), (_TOKEN,)),
 }
-_LATE_TIMES = 3  # [ours] servers that restart one after the other may each close a client that has just come from the last one
-_BY_HOOK = (_Claim(times=_MANY, by=_BY_OTHERS), _Claim(times=_LATE_TIMES, by=_BY_OTHERS, until_recovery=True))
 _TOKEN_REASONS = (DisconnectReason.UNAUTHORIZED,)
 _DOUBTS = (DisconnectReason.UNKNOWN, DisconnectReason.STALE_CURSOR, DisconnectReason.STREAM_CLOSED)
 
@@ -181,6 +181,7 @@ class Disconnects:
             _How.STALE: lambda: (self._by == EndedBy.CLIENT) | self.history.detail_is(rows, [DisconnectReason.STALE_CURSOR]),
             _How.ORDERED: lambda: self._is_ordered(fault),
             _How.MALFORMED: lambda: self._is_of_malformed_frame,
+            _How.REFUSED: lambda: self._is_of_revoked_session,
         }
         return found & ways[claim.how]() if claim.how in ways else found
 
@@ -225,6 +226,16 @@ class Disconnects:
         made = {(client, t, details[code]) for client, t, code, number in shown if number not in bad}
         ends = zip(self.rows.client.tolist(), self.rows.t.tolist(), self._codes, strict=True)
         return np.array([end in made for end in ends], np.bool_)
+
+    @cached_property
+    def _is_of_revoked_session(self) -> Mask:
+        """Which connections of clients without a valid session ended before they were live: from the revocation until they
+        signed in again, and for an attempt that was under way then."""
+        rows, fleet = self.rows, self.history.fleet
+        revoked_t, signed_t = (_last_t_of_client(fleet(kind), rows) for kind in (Kind.SESSION_REVOKED, Kind.SIGNED_IN))
+        live_t, tried_t = (_last_t_of_client(fleet(kind), rows) for kind in (Kind.SUBSCRIBED, Kind.CONNECT_ATTEMPTED))
+        is_live = live_t > _last_t_of_client(rows, rows)
+        return ~is_live & np.isfinite(revoked_t) & ((signed_t < revoked_t) | (tried_t <= signed_t))
 
     def _is_ordered(self, fault: FaultTimes) -> Mask:
         """Which connections ended with the code that `close_connections` orders for their client, and when it ends them.
@@ -274,7 +285,13 @@ class Disconnects:
 
     def _claims(self, fault: FaultTimes) -> tuple[_Claim, ...]:
         if self.is_hooked(fault):
-            return _BY_HOOK
+            times = int(str(self.history.parameters(fault.index).get("ends_each", ENDS_EACH)))
+            late = (replace(claim, until_recovery=True) for claim in self._own_claims(fault) if claim.times == _MANY)
+            return (*late, _Claim(times=times, by=_BY_OTHERS, until_recovery=True))
+        return self._own_claims(fault)
+
+    def _own_claims(self, fault: FaultTimes) -> tuple[_Claim, ...]:
+        """What a fault explains that stormgate injects itself."""
         if fault.kind == "reset_links":
             times = int(str(self.history.parameters(fault.index).get("times", 1)))
             return (_Claim(times=times, by=_BY_NETWORK), _OWN_DOUBTS)

@@ -13,7 +13,7 @@ from sim.protocols.payloads import digits_of
 from sim.protocols.shared_decoding import BoundedCache
 
 _DELIVERY = frozenset({Batch, Head, CaughtUp})
-TIMEOUT = "timeout"
+NO_CODE, TIMEOUT = "no_code", "timeout"  # the server refused something and did not say why; it did not answer in time
 _SILENT = frozenset({"network", "refused", TIMEOUT})  # codes of a failed connect for which no server answered
 _MAX_CODE_CHARS = 80
 HASH_DIGITS = 12  # of a payload's hash, in observations

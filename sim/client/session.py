@@ -20,7 +20,7 @@ from itertools import groupby
 from sim.base import randomness
 from sim.client.actions import ClientSettings, Send
 from sim.client.lifecycle import NEVER, Lifecycle
-from sim.client.notices import Run
+from sim.client.notices import NO_CODE, Run
 from sim.client.policies import Policy
 from sim.client.replays import Feeds, Replays
 from sim.client.transitions import CONNECTED, TRANSITIONS, State, Trigger
@@ -212,7 +212,7 @@ class Session(Lifecycle):
             return
         if event.code == EVICTION:
             self._note("evicted", detail="disconnect")
-        self._leave(event.reason, now, event.next, event.code)
+        self._leave(event.reason, now, event.next, event.code or NO_CODE)
 
     def _take_malformed(self, event: Malformed, now: float) -> None:
         self._note("malformed", detail=event.code)
@@ -361,7 +361,7 @@ class Session(Lifecycle):
         elif event.next.step is Step.RESUBSCRIBE and self._capabilities.can_resubscribe:
             self._rejoin(event.code, event.next, now)
         else:
-            self._leave(DisconnectReason.UNKNOWN, now, event.next, event.code)
+            self._leave(DisconnectReason.UNKNOWN, now, event.next, event.code or NO_CODE)
 
     def _end_stream(self, topic: str, code: str, hint: Next, now: float) -> None:
         """A stream ended, or was refused, while the connection stays open: subscribe to it again when the server allows."""

@@ -10,6 +10,7 @@ from sim.service.templates import NOWHERE, Pointer
 TargetKind = Literal["mock", "staging", "production"]
 MetricsProfile = Literal["full", "pinned", "none"]  # none: the metrics endpoint is not polled
 Command = Annotated[list[str], msgspec.Meta(min_length=1)]  # a program and its arguments; runs without a shell
+ENDS_EACH = 3  # [ours] see `Hook.ends_each`
 Word = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,200}$")]  # printable, without blanks
 
 
@@ -63,6 +64,7 @@ class Hook(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     inject: Command  # injects the fault
     revert: list[str] = []  # reverts the fault; empty: the fault ends by itself
     timeout_s: Positive = 60.0  # [ours] timeout of each command
+    ends_each: Count = ENDS_EACH  # [ours] how often it ends one client's connection at most, such as the nodes that it restarts
     reports: HookReport = HookReport()
 
 

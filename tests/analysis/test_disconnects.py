@@ -22,6 +22,7 @@ from sim.drill.fault_kinds import (
     RecreateLog,
     RefuseConnects,
     ResetLinks,
+    RevokeSessions,
     ShrinkWindow,
     SkewClocks,
     SkipDeliveries,
@@ -150,15 +151,67 @@ def test_hook_may_hit_any_client_until_recovery():
     assert judged(lose(story, 3, 26.5), case)[0] is State.FAIL
 
 
-def test_hook_does_not_explain_a_client_that_is_closed_again_and_again_after_it():
+@pytest.mark.parametrize(("ends_each", "times"), [({}, 3), ({"ends_each": 1}, 1), ({"ends_each": 6}, 6)])
+def test_hook_ends_the_connection_of_each_client_as_often_as_the_target_states(ends_each: dict[str, int], times: int):
     story, case = broken_by(KillRuntime(at_s=0.0, down_s=1.0))
-    story.header["plan"][0]["by"] = "hook"
-    for t in (20.1, 20.4, 20.7, 21.0, 22.5, 23.0, 23.5):
-        lose(story, 3, t)
-    for client in range(CLIENTS):
+    story.header["plan"][0].update({"by": "hook", **ends_each})
+    for number in range(times):
+        lose(story, 3, 20.1 + number * 0.5)
+    for client in range(CLIENTS - 10, CLIENTS):
         lose(story, client, 20.2)
     assert judged(story, case)[0] is State.PASS
-    assert judged(lose(story, 3, 24.0), case)[0] is State.FAIL
+    assert judged(lose(story, 3, 24.0), case)[0] is State.FAIL, "once more until recovery"
+
+
+@pytest.mark.parametrize("t", [20.9, 23.5])
+def test_hook_that_slows_links_ends_connections_in_no_other_way_again_and_again(t: float):
+    for end, state in (("server:client_timeout:retry", State.PASS), ("server:1012:retry", State.FAIL)):
+        story, case = broken_by(SlowLinks(at_s=0.0, share=0.5, for_s=1.0, latency_ms=100))
+        story.header["capabilities"] = msgspec.to_builtins(CAPABILITIES)
+        story.header["plan"][0]["by"] = "hook"
+        for number in range(5):
+            lose(story, 3, t + number * 0.01, end)
+        assert judged(story, case)[0] is state, end
+
+
+# --- sessions that are revoked ----------------------------------------------------------------------
+
+REVOKED = RevokeSessions(at_s=0.0, share=0.5, for_s=1.0)
+
+
+def revoked_client(*ends: tuple[float, str]) -> tuple[State, str]:
+    """A client's session is revoked at 20.1 s, and it signs in again at 21 s. Each end is at a time; `live`: it got in."""
+    story, case = broken_by(REVOKED)
+    client = case.planned[0].clients[0]
+    story = story.without(
+        lambda row: row.kind in (Kind.SUBSCRIBED, Kind.CONNECT_ATTEMPTED) and row.client == client and row.t > 9
+    )
+    story.tell(20.1, Kind.SESSION_REVOKED, client, value=0.01)
+    for t, what in ends:
+        story.tell(t - 0.05, Kind.CONNECT_ATTEMPTED, client, attempt=1)
+        if what == "live":
+            story.tell(t, Kind.SUBSCRIBED, client, value=20.0)
+        else:
+            lose(story, client, t, what, "unauthorized" if "reauth" in what else "network")
+    story.tell(21.0, Kind.SIGNED_IN, client)
+    story.rows.sort(key=lambda row: row.t)
+    return judged(story, case)
+
+
+OUT, CLOSED_ANYHOW = "server:reauth_required:mint", "server:1000:retry"
+
+
+@pytest.mark.parametrize("refused", [OUT, CLOSED_ANYHOW])
+def test_revocation_ends_a_connection_once_and_refuses_the_client_until_it_signed_in(refused: str):
+    assert revoked_client((20.2, OUT), (20.4, refused), (20.6, refused), (20.9, refused))[0] is State.PASS
+    assert revoked_client((20.2, OUT), (20.6, refused), (21.02, refused))[0] is State.PASS, "an attempt was under way"
+
+
+@pytest.mark.parametrize("again", [OUT, CLOSED_ANYHOW])
+def test_revocation_explains_no_second_end_of_a_client_that_was_let_in(again: str):
+    assert revoked_client((20.2, OUT), (20.4, "live"), (20.5, again))[0] is State.FAIL, "before it signed in"
+    assert revoked_client((20.2, OUT), (21.2, "live"), (21.4, again))[0] is State.FAIL, "after it signed in"
+    assert revoked_client((20.2, OUT), (21.2, again), (21.4, again))[0] is State.FAIL, "it signed in, and is not let in"
 
 
 def test_renewal_is_the_client_s_own():
@@ -310,6 +363,7 @@ def test_a_client_that_misses_events_may_start_again_but_a_silent_server_is_not_
     fault = SkipDeliveries(at_s=0.0, for_s=1.0, clients_share=1.0, events_share=0.5)
     assert ends(fault, (20.5, "client:unknown:retry", "unknown")) is State.PASS
     assert ends(fault, (20.5, "client:network:retry", "network")) is State.FAIL
+    assert ends(fault, (20.5, "server:no_code:retry", "unknown")) is State.FAIL, "a refused join without a reason"
 
 
 def test_fault_of_delivery_explains_doubts_of_the_clients_that_it_affects():

@@ -30,6 +30,7 @@ def test_refused_join_is_reported_and_retried(driver, code, reason):
     driver.expect_close()
     assert driver.of("subscribe_refused")[0].detail == code
     assert driver.of("disconnected")[0].detail == reason
+    assert driver.of("ended")[0].detail.startswith(f"server:{code or 'no_code'}:"), "the server ended it, even without a word"
     driver.reconnect()
     assert driver.tokens == (2 if reason == "unauthorized" else 1)
 

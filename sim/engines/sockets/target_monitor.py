@@ -42,7 +42,7 @@ def prepare(header: RunHeader, drill: Drill, endpoints: Endpoints) -> None:
     header.metrics_profile = endpoints.rules.metrics_profile if is_asked(endpoints) else "none"
     for fault in header.plan:
         if fault["kind"] in endpoints.rules.hooks:
-            fault["by"] = "hook"
+            fault["by"], fault["ends_each"] = "hook", endpoints.rules.hooks[str(fault["kind"])].ends_each
 
 
 class TargetMonitor:
