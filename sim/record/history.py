@@ -7,6 +7,7 @@ slice. Integers have the smallest type that holds them.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -27,6 +28,7 @@ Mask = NDArray[np.bool_]
 
 _MAX_INT32 = 2**31
 _PART_ROWS = 1 << 17
+_BLOCK_ROWS = 1 << 20
 _KINDS = tuple(Kind)
 _KIND_CODE = {str(kind): code for code, kind in enumerate(_KINDS)}
 
@@ -110,6 +112,17 @@ class Rows:
             return make(self)
         parts = [Rows(self._columns, self._where[begin : begin + _PART_ROWS]) for begin in range(0, len(self), _PART_ROWS)]
         return np.concatenate([make(part) for part in parts])
+
+    def by_clients(self, find: Callable[["Rows"], "Rows"]) -> "Rows":
+        """The rows that `find` returns, asked for some clients at a time: its intermediate results then take little memory."""
+        client, parts = self.column("client"), max(len(self) // _BLOCK_ROWS, 1)
+        if parts == 1:
+            return find(self)
+        low, high = int(client.min()), int(client.max()) + 1
+        found, bounds = self.take(np.zeros(0, np.int64)), np.linspace(low, high, parts + 1).astype(np.int64).tolist()
+        for begin, end in pairwise(bounds):
+            found = found.and_then(find(self.take((client >= begin) & (client < end))))
+        return found
 
     def having(self, **columns: NDArray[Any]) -> "Rows":
         """The same rows with some columns replaced."""

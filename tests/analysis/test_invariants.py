@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from sim.analysis.invariants.registry import violations
+from sim.record import history
 from sim.record.observations import Kind
 from tests.histories import AUDITOR, STREAM, Row, Story, good_storm
 
@@ -93,6 +94,16 @@ def test_rows_written_late_are_put_in_time_order() -> None:
 
 
 # --- checkpoints ------------------------------------------------------------------------------------
+
+
+def test_checkpoints_are_judged_alike_for_some_clients_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    story = whole()
+    for client, seq in ((1, 9), (0, 8), (0, 3), (AUDITOR, 2)):
+        story.tell(95.0, Kind.CHECKPOINT_WRITTEN, client, STREAM, seq)
+    at_once = broken(story), first(story, "checkpoint_ahead"), first(story, "checkpoint_regressed")
+    assert at_once[0].items() >= {"checkpoint_ahead": 2, "checkpoint_regressed": 2}.items()
+    monkeypatch.setattr(history, "_BLOCK_ROWS", 7)
+    assert (broken(story), first(story, "checkpoint_ahead"), first(story, "checkpoint_regressed")) == at_once
 
 
 # --- clients whose processes die ---------------------------------------------------------------------

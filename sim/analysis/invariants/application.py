@@ -57,6 +57,11 @@ def checkpoint_regressed(evidence: Evidence) -> Rows:
         return walk.rows.take(np.zeros(len(walk.rows), np.bool_))
     kinds = (Kind.CHECKPOINT_WRITTEN, Kind.REBOOTSTRAPPED, Kind.CLAMPED, Kind.RESTARTED)
     rows = history.without_unplanned_restarts(history.session_rows(*kinds))
+    found = rows.by_clients(lambda part: _regressed(history, part))
+    return found.and_then(walk.rows.take(walk.clamped_below_applied))
+
+
+def _regressed(history: History, rows: Rows) -> Rows:
     pair = history.pair(rows)
     order = order_of(pair)
     rows, first = rows.take(order), changes(pair[order])
@@ -67,7 +72,7 @@ def checkpoint_regressed(evidence: Evidence) -> Rows:
     kept = written | rows.is_kind(Kind.RESTARTED)
     rows, stretch, written = rows.take(kept), stretch[kept], written[kept]
     lower = np.append(False, (np.diff(stretch) == 0) & (np.diff(rows.seq) < 0)) if len(rows) else written
-    return rows.take(lower & written).and_then(walk.rows.take(walk.clamped_below_applied))
+    return rows.take(lower & written)
 
 
 def checkpoint_ahead(evidence: Evidence) -> Rows:
@@ -80,6 +85,10 @@ def checkpoint_ahead(evidence: Evidence) -> Rows:
     rows = history.without_unplanned_restarts(history.session_rows(*kinds))
     if history.positions == "opaque":
         return rows.take(np.zeros(0, np.int64))
+    return rows.by_clients(lambda part: _ahead(history, part))
+
+
+def _ahead(history: History, rows: Rows) -> Rows:
     pair = history.pair(rows)
     order = order_of(pair)
     rows, first = rows.take(order), changes(pair[order])
