@@ -1,5 +1,7 @@
 """Checks of the run itself: when it proves nothing, and what its kind of drill requires."""
 
+from collections.abc import Sequence
+
 import msgspec
 import pytest
 
@@ -61,15 +63,26 @@ def test_converged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("detail", "seq", "expected"),
-    [("replaying", 9, INCONCLUSIVE), ("replaying", 8, FAIL), ("behind", 9, FAIL), ("replaying", -1, FAIL)],
+    ("detail", "lacked", "expected"),
+    [
+        ("replaying", (), INCONCLUSIVE),
+        ("replaying", (330,), FAIL),
+        ("replaying", (100,), FAIL),
+        ("replaying", range(1, 331), FAIL),
+        ("behind", (), FAIL),
+    ],
 )
 @pytest.mark.parametrize(("client", "check"), [(2, "drill.converged"), (AUDITOR, "drill.audited")])
+@pytest.mark.parametrize("acknowledges_positions", [True, False])
 def test_replay_whose_end_nobody_states_is_no_breach_if_all_events_came(
-    client: int, check: str, detail: str, seq: int, expected: State
+    acknowledges_positions: bool, client: int, check: str, detail: str, lacked: Sequence[int], expected: State
 ) -> None:
-    story = good_storm(3).tell(59.0, Kind.STILL_PENDING, client, STREAM, seq, value=9.0, detail=detail)
-    found = ask(check, story)
+    """The stream is shared: its position is far above the number of our events."""
+    story = good_storm(3).marked()
+    story = story.without(lambda row: row.kind is Kind.APPLIED and row.client == client and row.seq in lacked)
+    if not acknowledges_positions:
+        story = story.changed(lambda row: row.kind is Kind.PUBLISHED, seq=-1)
+    found = ask(check, story.tell(59.0, Kind.STILL_PENDING, client, STREAM, 1330, value=330.0, detail=detail))
     assert found.state is expected
     assert ("caught_up" in found.reason) == (expected is INCONCLUSIVE)
 

@@ -13,6 +13,7 @@ from sim.analysis.effects import Effects
 from sim.protocols.events import EndedBy
 from sim.record.history import PHASES, History, Mask, Rows
 from sim.record.observations import Kind
+from sim.record.published import SPAN
 
 _LATE_SHARE = 0.05  # share of late samples from which the load generator counts as saturated
 _LOAD_SHARE = 0.9  # [ours] share of the events that the drill requests
@@ -139,7 +140,7 @@ def _converged(case: Case, threshold: Threshold | None) -> Answer:
     if case.had_no_time("settle", "end"):
         return Answer(State.INCONCLUSIVE, len(pending), clients, "clients had too little time to converge")
     rows = history.fleet(Kind.STILL_PENDING)
-    if len(np.unique(rows.client)) == len(pending) and _have_all(history, rows):
+    if len(np.unique(rows.client)) == len(pending) and _have_all(case, rows):
         return Answer(State.INCONCLUSIVE, len(pending), clients, f"{len(pending)} of {clients} clients {_NOT_SAID}")
     why = ", ".join(f"{text or 'no reason'} ({count})" for text, count in list(history.detail_counts(rows).items())[:3])
     return Answer(
@@ -150,9 +151,23 @@ def _converged(case: Case, threshold: Threshold | None) -> Answer:
     )
 
 
-def _have_all(history: History, pending: Rows) -> bool:
+def _have_all(case: Case, pending: Rows) -> bool:
     """Whether all that these clients wait for is the service's word that their replay is complete: they had its events."""
-    return bool((history.detail_is(pending, ["replaying"]) & (pending.seq >= pending.value) & (pending.seq > 0)).all())
+    history, ledger = case.history, case.ledger
+    applied = history.session_rows(Kind.APPLIED)
+    own = applied.take(ledger.published.find(applied) >= 0)
+    lacking = np.append(ledger.missing("dropped")[0], history.header.auditor if _auditor_lacks(case, own) else -1)
+    has_some = np.isin(history.pair(pending), history.pair(own))
+    return bool((history.detail_is(pending, ["replaying"]) & has_some & ~np.isin(pending.client, lacking)).all())
+
+
+def _auditor_lacks(case: Case, applied: Rows) -> bool:
+    """Whether the auditor lacks an acknowledged event after the first one of its stream that it applied."""
+    published, had = case.ledger.published, applied.take(applied.client == case.history.header.auditor)
+    found = published.find(had)
+    first = np.full(len(case.history.streams), SPAN, np.int64)
+    np.minimum.at(first, had.stream, published.place[found])
+    return bool(np.isin(np.flatnonzero(published.place >= first[published.stream]), found, invert=True).any())
 
 
 def _wall_clocks(case: Case, threshold: Threshold | None) -> Answer:
@@ -245,7 +260,7 @@ def _audited(case: Case, threshold: Threshold | None) -> Answer:
     n = len(case.ledger.published)
     if len(pending) and case.had_no_time("settle", "end"):
         return Answer(State.INCONCLUSIVE, 0, n, "a fresh client had too little time to read up to the head")
-    if len(pending) and _have_all(history, pending):
+    if len(pending) and _have_all(case, pending):
         return Answer(State.INCONCLUSIVE, 0, n, f"a fresh client {_NOT_SAID}")
     if len(pending):
         why = ", ".join(text or "no reason" for text in history.detail_counts(pending))
