@@ -64,6 +64,13 @@ _SHOWN_SHARES = {
     **dict.fromkeys(("slow_mint", "mint_outage", "slow_publishes", "fail_publishes"), 0.5),
     **dict.fromkeys(("skip_deliveries", "shrink_replay_budget"), 0.0),
 }
+# Faults that concern each request of a kind, and the rows that tell what became of it. Once a hook's fault shows, it goes on.
+_OF_EACH = {
+    "slow_publishes": (Kind.PUBLISHED,),
+    "slow_mint": (Kind.TOKEN_MINTED,),
+    "mint_outage": (Kind.TOKEN_MINTED, Kind.TOKEN_REFUSED),
+}
+_HOLDS_SHARE = 0.5  # [ours] of those requests; a hook may end it a little earlier
 _LATER = ("shrink_window", "recreate_log")  # a client notices them when it returns, even after they were reverted
 
 
@@ -241,10 +248,28 @@ class Effects:
         )
         if before and before * lasted_s >= during * before_s:
             return f"was injected by a hook, but clients saw its signs as often before: {before} times in {before_s:.1f} s"
-        return ""
+        return self._stopped(fault, kind) if kind in _OF_EACH else ""
+
+    def _stopped(self, fault: FaultTimes, kind: str) -> str:
+        """Whether a hook's fault concerned too few of the requests that began between its first sign and its end."""
+        shown, all_t = self._begun(self._sign_rows(kind, fault.index)), self._begun(self.history.of(*_OF_EACH[kind]))
+        shown = shown[(shown >= fault.start_t - NOTICE_S) & (shown <= fault.end_t)]
+        if len(shown) == 0:  # it showed by a request from before, or that began as it ended
+            return ""
+        n = int(((all_t >= shown.min()) & (all_t <= fault.end_t)).sum())
+        return "" if len(shown) >= _HOLDS_SHARE * n else f"showed in {len(shown)} of {n} requests only: it did not last"
+
+    @staticmethod
+    def _begun(rows: Rows) -> Floats:
+        """When each request was due."""
+        began: Floats = rows.t - np.nan_to_num(rows.value) / 1000
+        return began
 
     def _signs(self, kind: str, index: int) -> Floats:
         """The times of the observations that show this kind of fault."""
+        return self._sign_rows(kind, index).t
+
+    def _sign_rows(self, kind: str, index: int) -> Rows:
         rows = self.history.of(SHOWS_AS[kind][0])
         rows = rows.take(~self.history.detail_is(rows, [DisconnectReason.TOKEN_REFRESH_DUE]))
         if kind == "fail_publishes":
@@ -252,7 +277,7 @@ class Effects:
             rows = rows.take(self.history.detail_is(rows, [Outcome.REFUSED, *([] if is_hooked else [Outcome.UNKNOWN])]))
         if kind.startswith("slow_") and "delay_ms" in (parameters := self.history.parameters(index)):
             rows = rows.take(rows.value >= _SLOW_ENOUGH * float(str(parameters["delay_ms"])))
-        return rows.t
+        return rows
 
     @cached_property
     def _first_live_t(self) -> float:

@@ -32,7 +32,7 @@ def hooked(kind: str) -> Story:
     story = good_storm().without(lambda row: row.kind is Kind.DISCONNECTED)
     delay = {"delay_ms": 150.0} if kind.startswith("slow_") else {}
     story.header["plan"] = [{"kind": kind, "by": "hook", "at_s": 0.0, **delay}]
-    return story
+    return story.without(lambda row: row.kind in (Kind.PUBLISHED, Kind.TOKEN_MINTED) and 20.0 <= row.t <= 21.0)
 
 
 def observed(story: Story) -> CheckResult:
@@ -109,3 +109,16 @@ def test_nor_does_a_fleet_that_does_show_a_restart():
     story.header["plan"] = [{"kind": "kill_runtime", "by": "hook", "at_s": 0.0}]
     assert observed(story).state == "error"
     assert observed(story.changed(lambda row: row.kind is Kind.DISCONNECTED, detail="network")).state == "pass"
+
+
+@pytest.mark.parametrize("kind", ["slow_publishes", "slow_mint", "mint_outage"])
+@pytest.mark.parametrize(("others", "expected"), [(1, "pass"), (2, "error")])
+def test_hook_whose_fault_stops_at_once_is_an_error(kind: str, others: int, expected: str):
+    """Requests between the first sign and the end of the fault went as well as ever."""
+    story = signed(hooked(kind), kind, 20.5)
+    for number in range(others):
+        as_ever = Kind.PUBLISHED if kind == "slow_publishes" else Kind.TOKEN_MINTED
+        story.tell(20.8, as_ever, 4, STREAM, 400 + number, value=2.0)
+    told = observed(story)
+    assert told.state == expected
+    assert ("showed in 1 of 3 requests only" in told.reason) == (expected == "error")
