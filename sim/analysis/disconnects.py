@@ -229,13 +229,13 @@ class Disconnects:
 
     @cached_property
     def _is_of_revoked_session(self) -> Mask:
-        """Which connections of clients without a valid session ended before they were live: from the revocation until they
-        signed in again, and for an attempt that was under way then."""
-        rows, fleet = self.rows, self.history.fleet
+        """Which connections ended before their client was live, and were asked for with a session that was revoked."""
+        rows, fleet, minted = self.rows, self.history.fleet, self.history.fleet(Kind.TOKEN_MINTED)
+        asked = minted.having(t=minted.t - np.nan_to_num(minted.value) / 1000)  # a token asked for before is of that session
         revoked_t, signed_t = (_last_t_of_client(fleet(kind), rows) for kind in (Kind.SESSION_REVOKED, Kind.SIGNED_IN))
-        live_t, tried_t = (_last_t_of_client(fleet(kind), rows) for kind in (Kind.SUBSCRIBED, Kind.CONNECT_ATTEMPTED))
-        is_live = live_t > _last_t_of_client(rows, rows)
-        return ~is_live & np.isfinite(revoked_t) & ((signed_t < revoked_t) | (tried_t <= signed_t))
+        is_live = _last_t_of_client(fleet(Kind.SUBSCRIBED), rows) > _last_t_of_client(rows, rows)
+        is_old = (signed_t < revoked_t) | (_last_t_of_client(asked, rows) <= signed_t)
+        return ~is_live & np.isfinite(revoked_t) & is_old
 
     def _is_ordered(self, fault: FaultTimes) -> Mask:
         """Which connections ended with the code that `close_connections` orders for their client, and when it ends them.
