@@ -19,7 +19,7 @@ _ANSWER_S = 60.0  # [ours] an action may restart the server
 
 def command(path: Path) -> tuple[str, ...]:
     """Return the command line, to which an action is to be added."""
-    return (sys.executable, "-m", "drills.third_party.control", str(path))
+    return (sys.executable, "-P", "-m", "drills.third_party.control", str(path))
 
 
 def ask(path: str, action: str, environment: Mapping[str, str]) -> str:

@@ -86,7 +86,7 @@ def _command(place: Place) -> list[str]:
         deployment=revisions,
     )
     own = f"{ADMIN_TOKEN_VARIABLE}={DEFAULT_ADMIN_TOKEN}"  # everybody knows it
-    return ["env", own, sys.executable, "-m", "sim.mock.server", msgspec.json.encode(options).decode()]
+    return ["env", own, sys.executable, "-P", "-m", "sim.mock.server", msgspec.json.encode(options).decode()]
 
 
 def _target(place: Place) -> str:

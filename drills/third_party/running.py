@@ -86,7 +86,7 @@ class Server:
                 return
             with self.log.open("ab") as log:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "drills.third_party.leash", *self._argv],
+                    [sys.executable, "-P", "-m", "drills.third_party.leash", *self._argv],
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,

@@ -42,7 +42,7 @@ class _Process:
     def _command(self) -> list[str]:
         state = str(Path(self._state.name) / "log.sqlite")
         options = msgspec.to_builtins(self._options) | {"port": self._port, "state": state, "exit_with_stdin": True}
-        return [sys.executable, "-m", "sim.mock.server", msgspec.json.encode(options).decode()]
+        return [sys.executable, "-P", "-m", "sim.mock.server", msgspec.json.encode(options).decode()]
 
     def _is_listening(self, line: bytes) -> bool:
         """Return whether this is the line that reports listening, and take the port from it."""

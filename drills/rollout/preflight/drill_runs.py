@@ -37,9 +37,10 @@ class Child:
     """One drill in a child process, which also ends if this process is killed. Its messages go to `log`."""
 
     def __init__(self, order: Order, log: Path) -> None:
+        self._log = log
         self._order = order = msgspec.structs.replace(order, ends_with_stdin=True)
         self._answer: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it is read after the process ends
-        command = [sys.executable, "-m", "drills.rollout.preflight.one_drill", msgspec.json.encode(order).decode()]
+        command = [sys.executable, "-P", "-m", "drills.rollout.preflight.one_drill", msgspec.json.encode(order).decode()]
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as errors:
@@ -80,7 +81,7 @@ class Child:
         try:
             return msgspec.json.decode(self._answer.read(), type=DrillDone)
         except msgspec.DecodeError:
-            why = f"its process ended with exit code {self._process.returncode} and without an answer"
+            why = f"its process ended with exit code {self._process.returncode} and without an answer; see {self._log}"
             done = one_drill.not_run(self.name, self._order.seed, why)
             return msgspec.structs.replace(done, status=State.ERROR)
 

@@ -37,7 +37,7 @@ _MAX_OUTPUT_BYTES = 4 * 1024 * 1024  # maximum output that is kept of one comman
 _FILE_TIME_S = 2.0  # [ours] a file that a command has just written may look this much older: file systems count coarsely
 MIN_SECRET_CHARS = 6  # a shorter value would match ordinary words
 _NOT_FOUND = 127  # a shell's exit code for a missing program
-STORMGATE = (sys.executable, "-m", "drills.cli.main")
+STORMGATE = (sys.executable, "-P", "-m", "drills.cli.main")
 
 
 @dataclass(frozen=True)
