@@ -10,10 +10,11 @@ import pytest
 
 from drills.rollout.servers import sampler, snapshots
 from drills.rollout.setup.records import Snapshot
-from sim.base.clocks import SteppedClock
+from sim.base.clocks import SteppedClock, iso
 from sim.drill.target_rules import Rules
 from sim.engines.shared.endpoints import Endpoints
 from sim.server.counters import Counters, metrics
+from sim.service.forms import MetricsForm, ServiceForms
 from sim.service.metric_names import PROFILES, STATUS_COUNTERS
 from sim.service.paths import HEALTH_PATH, METRICS_PATH, STATUS_PATH
 from tests.commands import free_port, tcp_server
@@ -197,3 +198,10 @@ def test_metrics_endpoint_is_asked_only_if_the_entry_allows_it(more: dict[str, o
 
 def test_unknown_host_name_raises_nothing(tmp_path: Path) -> None:
     assert ask(endpoints("http://" + "a" * 70 + ".invalid"))[0].outcome == "unreachable"
+
+
+def test_target_that_names_its_metrics_promises_no_others() -> None:
+    form = MetricsForm(metrics={"delivery.active_consumers": "/clients", "mirror.failed_total": "/failed"})
+    body = json.dumps({"clients": 3, "generated_at": iso(NOW)}).encode()
+    snapshot, _ = asked(Page(body, date=DATE), forms=ServiceForms(metrics=form))
+    assert (snapshot.outcome, snapshot.missing) == ("ok", ("mirror.failed_total",))

@@ -51,6 +51,7 @@ class ServiceSource:
     revisions: Callable[[Reading], Revisions]
     redact: Redactor
     command: Sequence[str] = ()  # prints the answer, in place of a request
+    described: Sequence[str] = ()  # the metrics that the target's entry names, in place of a profile's
 
     def ask(self, n: int, phase: Phase, fault: bool, clock: Clock) -> tuple[Snapshot, bytes]:
         """See `Source`."""
@@ -89,8 +90,8 @@ class ServiceSource:
     def _missing(self, reading: Reading) -> tuple[str, ...]:
         if reading.outcome not in _READABLE:
             return ()
-        promised = PROFILES[reading.profile or self.profile] if self.name == "metrics" else STATUS_COUNTERS
-        return tuple(name for name in promised if name not in reading.figures)
+        of_page = self.described or (PROFILES[reading.profile or self.profile] if self.name == "metrics" else STATUS_COUNTERS)
+        return tuple(name for name in of_page if name not in reading.figures)
 
     def _mismatch(self, reading: Reading) -> tuple[str, ...]:
         if self.name != "metrics" or reading.profile in ("", self.profile):
@@ -108,6 +109,7 @@ def metrics_source(endpoints: Endpoints, entry: Target | None) -> ServiceSource:
         headers=headers,
         read=lambda body: read_metrics(body, form),
         profile=endpoints.rules.metrics_profile,
+        described=tuple(form.metrics),
         revisions=lambda reading: Revisions(runtime=finder.runtime()),
         redact=Redactor(endpoints.secrets),
     )
