@@ -1,6 +1,6 @@
 """stormgate on a clock that steps: `python stepped_stormgate.py STATE WORDS...`, for the `stage` commands of a rollout of days.
 
-stormgate is the installed one; only the helpers of the tests come from the checkout. Each command is a process of its own, and
+stormgate is that of the interpreter; the helpers of the tests come from the checkout. Each command is a process of its own, and
 STATE is the file in which the clock goes on. Everything is real but what takes days:
 - A canary check runs once, and its evidence is copied for all others, with what it made the servers count.
 - The servers' date and counters follow the clock.
@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import sys
-import tomllib
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,16 +34,14 @@ from drills.rollout.servers import snapshots
 from drills.rollout.setup import records, stages
 from drills.rollout.verdict import requirements
 from drills.rollout.verdict.window_data import clients
+from drills.runs.targets import resolve
 from sim.base import clocks
 from sim.base.clocks import SteppedClock, from_iso, iso
-from sim.engines.shared.metrics_book import Fetched
+from sim.engines.shared.metrics_book import Fetched, page
 from tests.rollout.rollout_world import added, grown, patient, recast
-from tests.rollout.stepped_service import METRICS
 
 assert Path.cwd() not in Path(drills.__file__).parents
-assert Path(__file__).parents[2] not in Path(drills.__file__).parents, "this is the checkout's stormgate"
 TARGET = "staging"
-PAGES = (METRICS, "/api/status")
 JUDGE_EVERY_S = 7200.0
 
 
@@ -75,15 +72,16 @@ class Stepped:
         if found.outcome != "ok":
             return found
         said = added(json.loads(found.body), self.state.counted.get(path, {}), self.state.copies)
-        if path == METRICS:
+        if "generated_at" in said:
             said["generated_at"] = iso(self.clock.now())
         return replace(found, body=json.dumps(said).encode(), date=None)
 
     def figures(self) -> dict[str, Any]:
-        """What both services say of themselves."""
-        url = tomllib.loads(Path("targets.toml").read_text())["targets"][TARGET]["runtime_url"]
-        headers = {"Authorization": f"Bearer {os.environ['RUNTIME_ADMIN_TOKEN']}"}
-        return {path: httpx.get(url + path, headers=headers, trust_env=False).json() for path in PAGES}
+        """What both services of the target say of themselves."""
+        endpoints = resolve(TARGET, Path("targets.toml"))
+        assert endpoints is not None
+        pages = [page(endpoints, form) for form in (endpoints.forms.metrics, endpoints.forms.status)]
+        return {urlsplit(url).path: httpx.get(url, headers=headers, trust_env=False).json() for url, headers in pages}
 
     def canary_check(self, order: Order, _: Path) -> canary_checks.Run:
         kept, about = self.folder / "canary-check", self.folder / "canary-check.json"
