@@ -13,6 +13,7 @@ from drills.comparison.records import Comparison
 from drills.runs import results
 from sim.drill.model import Drill
 from sim.record.observations import Kind
+from tests.browsers import chromium, serious_findings
 from tests.commands import Said, stormgate, stormgate_here
 from tests.histories import Story, good_storm, storm_drill
 from tests.stage_folders import Folder
@@ -250,6 +251,17 @@ def test_the_page_has_the_result_and_curves_of_every_side(before: Path, after: P
     assert "<script" not in page
     said = stormgate_here("compare", before, after, "--html", tmp_path / "no" / "page.html")
     assert "give --html a file in a folder that exists" in said.sentence
+
+
+def test_the_page_in_a_browser(before: Path, after: Path, tmp_path: Path):
+    stormgate_here("compare", before, after, *RECOVERY, "--html", tmp_path / "page.html")
+    with chromium() as browser:
+        for scheme, width in (("light", 1280), ("dark", 400)):
+            shown = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+            shown.goto((tmp_path / "page.html").as_uri())
+            assert shown.inner_text("h1") == "worse: storm live_again_99_s"
+            assert shown.evaluate("document.documentElement.scrollWidth") <= width
+            assert serious_findings(shown) == []
 
 
 def test_json_is_the_only_output_and_of_the_documented_form(before: Path, after: Path):
