@@ -10,6 +10,7 @@ from sim.protocols.events import Batch
 from sim.protocols.spacetime.codec import push_parts
 from sim.protocols.spacetime.frames import Envelope, HeartbeatPush, Subscribe, SyncError, TransportBeat, Unsubscribe, Watermark
 from sim.protocols.spacetime.server import frame_of
+from sim.server.delivery import fanout
 from tests.client.server_double import START
 from tests.server.runtime_driver import A, B, C, D, E, RuntimeDriver, seqs
 
@@ -273,3 +274,16 @@ def test_window_that_a_fault_shrinks_counts_as_trimmed(driver):
     assert driver.runtime.shrink_window(A, 2) == 3
     assert driver.runtime.shrink_window(A, 2) == 0
     assert (driver.runtime.counters.trimmed, driver.runtime.streams.log(A).oldest) == (3, 4)
+
+
+def test_what_is_kept_of_messages_and_events_is_bounded(monkeypatch, driver):
+    monkeypatch.setattr(fanout, "_MAX_KNOWN", 3)
+    for _ in range(20):
+        message = (Batch(A, ()),)
+        assert driver.runtime._fanout.repeated(message)[0].message is message
+        assert len(driver.runtime._fanout._repeated) <= 3
+    number = driver.live(A)
+    for _ in range(20):
+        driver.publish(A)
+        driver.pull(number)
+        assert len(driver.runtime._fanout._built[A]) <= 4
