@@ -61,7 +61,15 @@ def evictions(*moments: float) -> Story:
 
 @pytest.mark.parametrize(
     ("moments", "untold"),
-    [((25.0, 29.0, 31.0), 0), ((25.0, 29.0), 1), ((10.0, 25.0, 29.0), 1), ((25.0, 29.0, 36.0), 1), ((), 3)],
+    [
+        ((25.0, 29.0, 31.0), 0),
+        ((20.0, 29.0, 35.0), 0),
+        ((19.99, 29.0, 35.01), 2),
+        ((25.0, 29.0), 1),
+        ((10.0, 25.0, 29.0), 1),
+        ((25.0, 29.0, 36.0), 1),
+        ((), 3),
+    ],
 )
 def test_who_stopped_reading_and_was_never_told(moments: tuple[float, ...], untold: int):
     answer = ask("delivery.slow_consumers_kept", evictions(*moments), STOPPED)
