@@ -37,7 +37,7 @@ def rewritten(tmp_path: Path, old: str, new: str) -> Path:
         ("threshold = 0.03", "threshold = 0.03\nminimum_n = 5", "minimum_n"),
         ("minimum_n = 1000", "", "minimum_n"),
         ("minimum_n = 1000", "minimum_n = 0", "minimum_n"),
-        ("window_s = 600", "window_s = inf", "key 'window_s' is inf, but a finite number is expected"),
+        ("window_s = 600", "window_s = inf", "key 'window_s' is inf, but expected a finite number"),
         ("window_s = 600", "window_s = 0", "window_s"),
         ('comparator = "<="', 'comparator = ">="', "comparator"),
         ('unit = "ratio"', 'unit = "percent"', "unit"),

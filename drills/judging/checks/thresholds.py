@@ -1,6 +1,5 @@
 """The thresholds file: one TOML table per check, each key checked against the check's declaration."""
 
-import math
 from pathlib import Path
 
 import msgspec
@@ -74,8 +73,6 @@ def _tables(data: dict[str, object], path: Path) -> dict[str, dict[str, object]]
 
 def _checked(table: dict[str, object], expected: Expected, where: str) -> Threshold:
     threshold = to_struct(table, Threshold, where)
-    if not math.isfinite(threshold.threshold):
-        raise UsageError(f"{where}: key 'threshold' is {threshold.threshold}, but a threshold is a finite number.")
     for key in ("unit", "comparator"):
         if getattr(threshold, key) != getattr(expected, key):
             raise UsageError(
@@ -87,6 +84,4 @@ def _checked(table: dict[str, object], expected: Expected, where: str) -> Thresh
             raise UsageError(f"{where}: key '{key}' is missing; add it, because this check needs it.")
         if value is not None and key not in (*expected.keys, *expected.optional_keys):
             raise UsageError(f"{where}: key '{key}' is unknown for this check; remove it.")
-        if value is not None and not math.isfinite(value):
-            raise UsageError(f"{where}: key '{key}' is {value}, but a finite number is expected.")
     return threshold
