@@ -3,10 +3,26 @@
 import pytest
 
 from drills.judging.checks.base import Case
+from drills.judging.checks.reconnect import by_herds
 from drills.judging.checks.service import count_dropped
 from drills.judging.checks.verdicts import State
 from sim.record.observations import Kind
-from tests.drills.asking import ERROR, FAIL, INCONCLUSIVE, INF, NAN, NO_DATA, NOT_RUN, PASS, ask, back_after, many, state
+from sim.record.tally import Herd
+from tests.drills.asking import (
+    ERROR,
+    FAIL,
+    INCONCLUSIVE,
+    INF,
+    NAN,
+    NO_DATA,
+    NOT_RUN,
+    PASS,
+    THRESHOLDS,
+    ask,
+    back_after,
+    many,
+    state,
+)
 from tests.histories import AUDITOR, STREAM, Story, storm_drill
 
 # --- ratios -----------------------------------------------------------------------------------------
@@ -245,3 +261,16 @@ def test_deliveries_that_may_still_come_are_not_dropped_if_nobody_could_settle()
     history = story.busy(10.0, 13.0).history()
     counts = [count_dropped(Case(storm_drill(1), history, is_excused=is_excused)) for is_excused in (False, True)]
     assert counts == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("n", "together", "expected"),
+    [
+        *((20, 11, INCONCLUSIVE), (20, 12, FAIL), (19, 19, INCONCLUSIVE), (79, 31, INCONCLUSIVE), (79, 32, FAIL)),
+        *((27, 14, FAIL), (44, 20, INCONCLUSIVE)),  # just under and just over 0.05 in twenty windows
+    ],
+)
+def test_small_herd_fails_only_if_chance_cannot_explain_it(n: int, together: int, expected: State) -> None:
+    """A quarter may lie in one window. That 11 of 20 do has a chance of 0.4 % in each of twenty windows, 12 of 0.1 %."""
+    found = by_herds([Herd(1, n, together)], THRESHOLDS["reconnect.backoff_unjittered"])
+    assert found.state is expected
