@@ -6,12 +6,14 @@ import msgspec
 import pytest
 
 from sim.analysis.endings import ConnectHistory
+from sim.analysis.invariants.registry import violations
+from sim.analysis.machine import NO_SPANS, Spans
 from sim.protocols import registry
 from sim.protocols.adapter import Positions
 from sim.record.observations import Kind
 from tests.analysis.test_invariants import broken, first, whole
 from tests.analysis.test_reactions import connects, lost, pairs
-from tests.histories import STREAM, Story
+from tests.histories import AUDITOR, STREAM, Story
 
 OTHER = "runtime.run.2.events"
 HINT = "server:status_503:wait"
@@ -195,3 +197,21 @@ def test_position_that_differs_from_most_others_is_wrong_and_another_way_of_coun
     assert stored(story(1, 8, 9)) == {}
     assert stored(story(101, 102, 103)) == {}
     assert stored(story(-1, -1, -1)) == {}
+
+
+def test_only_what_is_gone_for_certain_is_missing_where_nobody_could_settle() -> None:
+    """The client lacks events 2 to 5. The auditor found 2; the others are no longer in the log."""
+    story = Story(1).publish(1, 2, 3, 4, 5).fresh(0).apply(0, 1).audit(1, 2)
+    for t, phase in ((0.0, "steady"), (80.0, "settle"), (100.0, "end")):
+        story.tell(t, Kind.PHASE, detail=phase)
+    story.rows.sort(key=lambda row: row.t)
+
+    def missing(busy: Spans) -> list[tuple[int, str]]:
+        ledger = story.ledger()
+        found = violations(ledger.history, ledger, busy=busy)
+        return [(each.count, each.first) for each in found if each.invariant == "missing_at_rest"]
+
+    assert missing(NO_SPANS) == missing(Spans([(80.0, 83.9)])) == [(4, f"client 0, {STREAM}, seq 2, never applied")]
+    assert missing(Spans([(80.0, 84.0)])) == [(3, f"client 0, {STREAM}, seq 3, never applied")]
+    story = story.changed(lambda row: row.client == AUDITOR, kind=Kind.PACED)
+    assert missing(Spans([(80.0, 84.0)])) == [], "without an auditor nothing is gone for certain"
