@@ -123,5 +123,6 @@ def test_event_that_was_skipped_while_a_client_was_live_is_a_silent_loss(seed: i
 
 def test_a_restart_in_words_names_positions_where_there_are_some() -> None:
     assert "seq 1 came after seq 9" in str(new_logs.Restart("s", 1.0, 1, 9, 0))
+    assert "seq 0 came after seq 9" in str(new_logs.Restart("s", 1.0, 0, 9, 0))
     assert "seq" not in str(new_logs.Restart("s", 1.0, -1, -1, 0))
     assert "2 clients went on" in str(new_logs.Restart("s", 1.0, 1, 9, 2))

@@ -244,3 +244,14 @@ def test_checks_of_stale_answers_belong_to_the_drills_that_expect_them() -> None
     assert "drill.retired_routes" in always_on(storm_drill(1, retired_routes=True)) - always_on(plain)
     assert "drill.negative_clients" in always_on(storm_drill(1, negative_clients=("expired_token",))) - always_on(plain)
     assert "drill.stale_justified" in always_on(with_fault(10, RecreateLog(at_s=0.0), stale_reasons=(BUDGET,)))
+
+
+def test_readers_of_the_only_stream_share_its_events() -> None:
+    able = msgspec.structs.replace(SPOKEN, positions=Positions.OPAQUE, has_one_order=True)
+    story = Story(2, header={"capabilities": msgspec.to_builtins(able)})
+    for marker in (1, 2):
+        story.tell(1.0, Kind.PUBLISHED, -1, STREAM, value=0.0, marker=marker)
+        for client in (0, 1):
+            story.tell(2.0, Kind.APPLIED, client, STREAM, marker=marker)
+    found = ask("delivery.one_order", story)
+    assert (story.history().streams, found.state, found.n) == ([STREAM], PASS, 2)
