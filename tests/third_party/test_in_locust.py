@@ -1,4 +1,4 @@
-"""Load tests of a third-party server whose joins resume: they find what drills on sockets find."""
+"""Load tests of third-party servers: they find what drills on sockets find, with the locustfiles that we give as examples."""
 
 from pathlib import Path
 
@@ -9,17 +9,31 @@ from drills.third_party.running import running
 from tests.locust_runs.loads import DRILL, Load, drill_of
 from tests.third_party.test_findings import complaints
 
-SERVER = "socketio"
-ROWS = [row for row in findings.of(SERVER) if row.drill == DRILL]
+EXAMPLES = "locustfiles/examples"
+
+
+def found(server: str, variant: str) -> findings.Finding:
+    return next(row for row in findings.of(server) if row.drill == DRILL and row.variant == variant)
 
 
 @pytest.mark.parametrize(("variant", "codes"), [("sane", (0, 2)), ("slow_middleware", (1,))])
 def test_load_test_of_a_server_whose_joins_resume_finds_what_the_table_says(
     tmp_path: Path, variant: str, codes: tuple[int, ...]
 ):
-    found = next(row for row in ROWS if row.variant == variant)
-    with running(SERVER, variant, log=tmp_path / "server.log") as up:
+    row = found("socketio", variant)
+    with running("socketio", variant, log=tmp_path / "server.log") as up:
         target = (f"--target={up.name}", f"--targets={up.targets_file}")
-        load = Load(tmp_path / "out", DRILL, *target, settings=found.overrides())
+        load = Load(tmp_path / "out", DRILL, *target, settings=row.overrides())
         assert load.end() in codes, load.output
-    assert complaints(found, drill_of(load.verdict)) == []
+    assert complaints(row, drill_of(load.verdict)) == []
+
+
+@pytest.mark.parametrize("server", ["centrifugo", "nats"])
+def test_example_finds_a_sane_server_sane(tmp_path: Path, server: str):
+    row = found(server, "sane")
+    with running(server, log=tmp_path / "server.log") as up:
+        there = f"--targets={up.targets_file}"
+        load = Load(*(tmp_path / "out", server, there), settings=row.overrides(), environment=up.environment, folder=EXAMPLES)
+        assert load.end() in (0, 2), load.output
+    assert complaints(row, drill_of(load.verdict)) == []
+    assert drill_of(load.verdict).clients == 40
