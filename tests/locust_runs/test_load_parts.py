@@ -163,7 +163,7 @@ def test_delivery_is_measured_from_the_due_time_even_if_applied_before_acknowled
     reports: list[tuple[str, str, float, str]] = []
     live = LiveMetrics(lambda *row: reports.append(row))
     due = SimpleNamespace(due=100.0, number=1, stream=SimpleNamespace(stream="s"))
-    client = SimpleNamespace(client=0)
+    client = SimpleNamespace(client=0, is_cut_by_fault=False)
     live.noticed(100.25, client, [Notice("applied", "s", 1, marker=1)])
     assert reports == []
     live.published(due, 300.0)
@@ -175,7 +175,7 @@ def test_delivery_is_measured_from_the_due_time_even_if_applied_before_acknowled
 def test_failures_are_reported_with_their_codes():
     reports: list[tuple[str, str, float, str]] = []
     live = LiveMetrics(lambda *row: reports.append(row))
-    client = SimpleNamespace(client=0)
+    client = SimpleNamespace(client=0, is_cut_by_fault=False)
     live.noticed(1.0, client, [Notice("connect_failed", "", -1, 0, 9.0, "unauthorized")])
     live.noticed(2.0, client, [Notice("connect_done", "", -1, 0, 5.0, "")])
     live.noticed(3.0, client, [Notice("subscribe_refused", "", -1, 0, NAN, "unsupported_client_build")])
@@ -190,7 +190,7 @@ def test_check_stays_open_until_it_has_data():
     live = LiveMetrics(lambda *_: None)
     limits = {"replay.bootstrap_ms": Threshold(600, "<=", "ms", "", "")}
     (before,) = verdict.provisional(("replay.bootstrap_ms",), limits, live)
-    live.noticed(1.0, SimpleNamespace(client=0), [Notice("replay_completed", "", -1, 0, 900.0, "")])
+    live.noticed(1.0, SimpleNamespace(client=0, is_cut_by_fault=False), [Notice("replay_completed", "", -1, 0, 900.0, "")])
     (after,) = verdict.provisional(("replay.bootstrap_ms",), limits, live)
     assert (before.state, after.state) == ("open", "fail")
 
@@ -262,3 +262,22 @@ def test_ramp_ends_at_the_first_load_that_is_not_green(
 def test_ramp_must_grow():
     with pytest.raises(UsageError, match="a factor above 1"):
         CapacityRamp(argparse.Namespace(growth=1.0, max_clients=10))
+
+
+def test_lost_connections_are_failures_in_locusts_tables_unless_the_drill_cut_them():
+    told: list[tuple[str, str, float, str]] = []
+    live = LiveMetrics(lambda *row: told.append(row))
+    for reason in ("network", "token_refresh_due"):
+        for is_cut in (False, True):
+            client: Any = SimpleNamespace(client=0, is_cut_by_fault=is_cut)
+            live.noticed(1.0, client, [Notice("disconnected", "", -1, 0, NAN, reason)])
+    assert told == [("WS", "connection lost", 0.0, "network")]
+
+
+def test_a_bootstrap_is_counted_once():
+    told: list[str] = []
+    live = LiveMetrics(lambda kind, name, ms, error: told.append(name))
+    client: Any = SimpleNamespace(client=0, is_cut_by_fault=False)
+    live.noticed(1.0, client, [Notice(kind, "", -1, 0, 5.0, "") for kind in ("subscribed", "replay_completed")])
+    assert told == ["replay bootstrap"]
+    assert live.n("subscribe") == 1, "our page shows it"

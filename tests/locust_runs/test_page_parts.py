@@ -150,7 +150,7 @@ def test_page_distinguishes_no_run_a_refused_run_and_a_starting_run(tmp_path: An
 
 def test_no_check_passes_during_a_run(tmp_path: Any):
     made = conductor(tmp_path)
-    session: Any = SimpleNamespace(client=3)
+    session: Any = SimpleNamespace(client=3, is_cut_by_fault=False)
     made.run.live.noticed(1.0, session, [Notice("replay_completed", value=12.0), Notice("gap")])
     made.run.live.sample(0.5, 300, 300, 1.0)
     made.run.live.sample(1.0, 299, 300, 1.0, behind_events=4.0)

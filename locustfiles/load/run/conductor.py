@@ -15,7 +15,7 @@ from drills.reports import report
 from drills.runs import results
 from locustfiles.load.clients.locust_tables import KINDS, add_outcome
 from locustfiles.load.clients.user_roster import Users
-from locustfiles.load.run import shares
+from locustfiles.load.run import room, shares
 from locustfiles.load.run import verdict as verdicts
 from locustfiles.load.run.capacity_ramp import CapacityRamp
 from locustfiles.load.run.drill_run import DrillRun
@@ -99,6 +99,11 @@ class Conductor(Users[DrillRun]):
         """End a test that cannot be a run."""
         runner = self._environment.runner
         (runner.quit if self._environment.web_ui is None else runner.stop)()
+
+    @property
+    def workers(self) -> int:
+        """Number of workers that are connected now; 0 for a single process."""
+        return len(self._environment.runner.clients.ready) if self._channel is not None else 0
 
     @property
     def has_clients(self) -> bool:
@@ -201,6 +206,8 @@ class Conductor(Users[DrillRun]):
         self._environment.process_exit_code = ExitCode.TOOL
         self._clients.clear()
         try:
+            if not plan.follows_locust:
+                room.require(plan.drill.fleet.clients, self.workers)
             self._prepare(plan)
         except Exception as error:  # otherwise Locust would wait for this test forever
             self._fail(error)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from drills.runs import catalog
-from locustfiles.load.run import options
+from locustfiles.load.run import options, room
 from locustfiles.load.run.capacity_ramp import CapacityRamp
 from locustfiles.load.run.options import FIELDS, GROUPS, RAMP_FIELDS
 from sim.base.errors import StormgateError, UsageError
@@ -59,7 +59,9 @@ def _drill(name: str) -> dict[str, Any]:
 # --- validation -------------------------------------------------------------------------------------
 
 
-def refusal(typed: Mapping[str, str], arguments: Arguments, before: argparse.Namespace, *, ramps: bool) -> str:
+def refusal(
+    typed: Mapping[str, str], arguments: Arguments, before: argparse.Namespace, *, ramps: bool, workers: int = 0
+) -> str:
     """Return why the input cannot start a run, as a sentence; empty if it can. `before`: the options without the input."""
     try:
         chosen = {name: _value(name, text, arguments, before) for name, text in typed.items() if name in arguments}
@@ -67,7 +69,7 @@ def refusal(typed: Mapping[str, str], arguments: Arguments, before: argparse.Nam
             if name not in arguments and name not in _LOCUSTS_OWN and hasattr(before, name):
                 raise UsageError(f"{name}: this page cannot set it; start Locust with --{name.replace('_', '-')}.")
         asked = argparse.Namespace(**(vars(before) | chosen))
-        options.plan_of(asked)
+        room.require(options.plan_of(asked).drill.fleet.clients, workers)
         if ramps:
             CapacityRamp(asked)
     except StormgateError as error:

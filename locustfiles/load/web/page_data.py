@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from drills.judging.checks.registry import OF_RUNS
 from drills.judging.checks.specs import CheckSpec
-from drills.judging.checks.verdicts import GRAVEST_FIRST, CheckResult, RunVerdict
+from drills.judging.checks.verdicts import GRAVEST_FIRST, CheckResult, RunVerdict, State
 from drills.reports import report
 from drills.runs import results
 from locustfiles.load.run.verdict import Provisional
@@ -99,6 +99,9 @@ def _judged(verdict: RunVerdict) -> dict[str, Any]:
     violations = [each for drill in verdict.drills for each in drill.violations]
     return {
         **_ended(verdict),
+        "is_cut_short": any(
+            check.name == "drill.evidence" and check.state is State.ERROR for drill in verdict.drills for check in drill.checks
+        ),
         "reasons": [reason for drill in verdict.drills for reason in report.reasons(drill)],
         "remarks": [*verdict.notes, *(remark for drill in verdict.drills for remark in drill.remarks)],
         "broken": [

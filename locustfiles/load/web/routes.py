@@ -106,7 +106,7 @@ class _Page:
 
     def _refusal(self) -> str:
         typed, options = flask.request.form.to_dict(), self._environment.parsed_options
-        return form.refusal(typed, self._arguments, options, ramps=self._conductor.ramps)
+        return form.refusal(typed, self._arguments, options, ramps=self._conductor.ramps, workers=self._conductor.workers)
 
     # --- reading ------------------------------------------------------------------------------------
 

@@ -119,6 +119,7 @@ export function sync(shown, curve) {
 function violations(shown) {
   if (!shown.verdict) return shown.state === "running" || shown.state === "judging" ? "known at the end" : "-";
   const count = shown.verdict.broken.reduce((sum, each) => sum + each.count, 0);
+  if (!count && shown.verdict.is_cut_short) return "unknown: the run was cut short";
   return count ? `${number(count)}, of ${shown.verdict.broken.map((each) => each.invariant).join(", ")}` : "none";
 }
 
