@@ -82,11 +82,11 @@ def _percentile(of: "Samples", share: float) -> Bounds:
     values, n, worth = of.ordered, len(of.values), of.independent(share)
     if worth == n:
         return statistics.percentile(values, share, _EACH_SIDE)
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
     under, value = share * worth, reconnects.time_until(share, values)
-    low = float(beta.ppf(1 - _EACH_SIDE, under, worth - under + 1))
-    high = float(beta.ppf(_EACH_SIDE, under + 1, worth - under))
+    low = float(betaincinv(under, worth - under + 1, 1 - _EACH_SIDE))
+    high = float(betaincinv(under + 1, worth - under, _EACH_SIDE))
     is_enough = worth >= samples_for(share)
     upper = float(values[min(math.ceil(high * n), n) - 1]) if is_enough else _NAN
     return Bounds(value, float(values[max(math.floor(low * n), 1) - 1]), upper, worth)
@@ -115,9 +115,9 @@ def _lower_rank(n: int, m: int) -> int:
     """The rank of the pair that bounds the shift from below with 97.5 %; 0 if so few runs cannot bound it."""
     share = (1 - CONFIDENCE) / 2
     if max(n, m) > _EXACT_RUNS:
-        from scipy.stats import norm
+        from scipy.special import ndtri
 
-        return max(int(n * m / 2 - float(norm.ppf(1 - share)) * math.sqrt(n * m * (n + m + 1) / 12)), 0)
+        return max(int(n * m / 2 - float(ndtri(1 - share)) * math.sqrt(n * m * (n + m + 1) / 12)), 0)
     allowed, rank = math.comb(n + m, n) * share, 0
     for u, ways in enumerate(_ways(n, m)):
         allowed -= ways

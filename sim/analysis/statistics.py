@@ -2,6 +2,8 @@
 
 Within a run: one-sided 95 % bounds that assume no distribution. Over independent replications: the two-sided 95 % interval of
 their mean, by Student's t.
+
+Quantiles come from `scipy.special`, imported late: that takes long enough; `scipy.stats` takes longer than judging a small run.
 """
 
 import math
@@ -38,10 +40,18 @@ def ratio(hits: int, n: int) -> Bounds:
         raise ValueError(f"{hits} of {n} cannot be a share")
     if n == 0:
         return Bounds(float("nan"), float("nan"), float("nan"), 0)
-    from scipy.stats import binomtest  # imported late: this takes longer than the rest of the command line
+    lower, upper = wilson(hits, n, CONFIDENCE)
+    return Bounds(hits / n, lower, upper, n)
 
-    interval = binomtest(hits, n).proportion_ci(1 - 2 * (1 - CONFIDENCE), "wilson")
-    return Bounds(hits / n, float(interval.low), float(interval.high), n)
+
+def wilson(hits: int, n: int, confidence: float) -> tuple[float, float]:
+    """Wilson's bounds of a share of at least one sample, each with this confidence. Source: as of `ratio`."""
+    from scipy.special import ndtri
+
+    z, share = float(ndtri(confidence)), hits / n
+    middle = (2 * hits + z * z) / (2 * (n + z * z))
+    half = z * math.sqrt(4 * hits * (1 - share) + z * z) / (2 * (n + z * z))
+    return middle - half if hits else 0.0, middle + half if hits < n else 1.0
 
 
 def difference(hits: int, n: int, other_hits: int, other_n: int) -> Bounds:
@@ -90,27 +100,31 @@ def percentile(samples: Floats, share: float, confidence: float = CONFIDENCE) ->
 @lru_cache(maxsize=256)
 def upper_rank(n: int, share: float, confidence: float = CONFIDENCE) -> int | None:
     """The lowest rank (from 1) whose sample bounds the percentile from above; None if n is too small."""
-    from scipy.stats import binom
-
-    rank = int(binom.ppf(confidence, n, share)) + 1
+    rank = _binomial_quantile(confidence, n, share) + 1
     return rank if rank <= n else None
 
 
 @lru_cache(maxsize=256)
 def lower_rank(n: int, share: float, confidence: float = CONFIDENCE) -> int | None:
     """The highest rank (from 1) whose sample bounds the percentile from below; None if n is too small."""
-    from scipy.stats import binom
-
-    # P(at least r of n below the percentile) >= 95 %; ppf gives the first count with more than 5 % at or below it.
-    rank = int(binom.ppf(1 - confidence, n, share))
+    # P(at least r of n below the percentile) >= 95 %; the quantile is the first count with more than 5 % at or below it.
+    rank = _binomial_quantile(1 - confidence, n, share)
     return rank if rank >= 1 else None
+
+
+def _binomial_quantile(probability: float, n: int, share: float) -> int:
+    """The lowest count of successes in `n` trials that has at least this probability at or below it."""
+    from scipy.special import bdtr, bdtrik
+
+    count = math.ceil(bdtrik(probability, n, share))
+    return count - 1 if count and float(bdtr(count - 1, n, share)) >= probability else count
 
 
 def binomial_tail(hits: int, n: int, share: float) -> float:
     """The probability of `hits` or more in `n` trials with probability `share`."""
-    from scipy.stats import binom
+    from scipy.special import bdtrc
 
-    return float(binom.sf(hits - 1, n, share))
+    return float(bdtrc(hits - 1, n, share))
 
 
 @lru_cache(maxsize=4096)
@@ -123,10 +137,10 @@ def rate(events: int, exposure: float) -> Bounds:
         raise ValueError(f"{events} events in {exposure:g} cannot be a rate")
     if exposure == 0:
         return Bounds(float("nan"), float("nan"), float("nan"), 0)
-    from scipy.stats import chi2
+    from scipy.special import gammaincinv
 
-    lower = float(chi2.ppf(1 - CONFIDENCE, 2 * events)) / 2 if events else 0.0
-    upper = float(chi2.ppf(CONFIDENCE, 2 * (events + 1))) / 2
+    lower = float(gammaincinv(events, 1 - CONFIDENCE)) if events else 0.0
+    upper = float(gammaincinv(events + 1, CONFIDENCE))
     return Bounds(events / exposure, lower / exposure, upper / exposure, events)
 
 
@@ -181,9 +195,9 @@ def mean(values: Floats, confidence: float = CONFIDENCE) -> Mean:
 
 def half_width(deviation: float, n: int, confidence: float = CONFIDENCE) -> float:
     """Half the width of the mean's interval for `n` replications with this standard deviation."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
-    return float(t.ppf((1 + confidence) / 2, n - 1)) * deviation / float(np.sqrt(n))
+    return float(stdtrit(n - 1, (1 + confidence) / 2)) * deviation / float(np.sqrt(n))
 
 
 def smallest(n: int, passes: Callable[[int], bool]) -> int | None:

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from sim.analysis import statistics
 
@@ -180,3 +181,16 @@ def test_chance_of_an_unlike_share() -> None:
     assert statistics.by_chance(3, 3, 0, 3) == pytest.approx(0.05)
     assert statistics.by_chance(2, 3, 1, 3) == pytest.approx(0.5)
     assert statistics.by_chance(0, 3, 3, 3) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 59, 1000, 10**7])
+def test_bounds_are_those_of_scipys_slower_module(n: int) -> None:
+    for hits in {0, 1, n // 3, n - 1, n}:
+        theirs = stats.binomtest(hits, n).proportion_ci(0.9, "wilson")
+        assert statistics.wilson(hits, n, 0.95) == pytest.approx((theirs.low, theirs.high), abs=1e-15)
+        assert statistics.binomial_tail(hits, n, 0.3) == pytest.approx(stats.binom.sf(hits - 1, n, 0.3), rel=1e-9)
+        assert statistics.rate(hits, 1.0).upper == pytest.approx(stats.chi2.ppf(0.95, 2 * (hits + 1)) / 2)
+    for share, confidence in itertools.product((0.05, 0.5, 0.95, 0.99), (0.95, 0.975)):
+        upper, lower = int(stats.binom.ppf(confidence, n, share)) + 1, int(stats.binom.ppf(1 - confidence, n, share))
+        assert statistics.upper_rank(n, share, confidence) == (upper if upper <= n else None)
+        assert statistics.lower_rank(n, share, confidence) == (lower or None)

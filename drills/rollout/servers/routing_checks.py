@@ -6,12 +6,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import httpx
-from scipy import stats
 
 from drills.judging.checks.verdicts import State
 from drills.rollout.setup.evidence import append
 from drills.rollout.setup.records import ROUTING_CHECKS, Requirement, RoutingCheck
 from drills.rollout.setup.stages import RoutingChecks
+from sim.analysis import statistics
 from sim.base.clocks import Clock, iso
 from sim.engines.shared import fetch, service_api
 from sim.engines.shared.endpoints import Endpoints
@@ -120,5 +120,4 @@ def _moved(answered: Sequence[RoutingCheck]) -> str:
 
 def interval(hits: int, n: int) -> tuple[float, float]:
     """Wilson's two-sided interval of a share; `n` is at least 1."""
-    found = stats.binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
-    return float(found.low), float(found.high)
+    return statistics.wilson(hits, n, (1 + CONFIDENCE) / 2)
