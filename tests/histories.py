@@ -1,10 +1,11 @@
 """Hand-written histories: a few rows for one invariant, or a healthy drill that a test can then damage."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -29,8 +30,7 @@ _SPECIAL = frozenset(network.DECISIONS)
 GATED = tuple(name for name in DECISIONS if not name.startswith("drill.") and name not in _SPECIAL)
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     t: float
     kind: Kind
     client: int = -1
@@ -80,7 +80,7 @@ class Story:
         """Rows with other fields; `marker="seq"`: the row's own seq."""
 
         def change(row: Row) -> Row:
-            return replace(row, **{**fields, **({"marker": row.seq} if fields.get("marker") == "seq" else {})})
+            return row._replace(**{**fields, **({"marker": row.seq} if fields.get("marker") == "seq" else {})})
 
         return Story(self.clients, [change(row) if which(row) else row for row in self.rows], self.header)
 
@@ -91,7 +91,7 @@ class Story:
     def history(self) -> History:
         columns = Columns()
         for row in self.rows:
-            columns.add(**row.__dict__)
+            columns.add(*row)
         return History(run_header(self.clients, **self.header), columns.table())
 
     def ledger(self) -> Ledger:
@@ -115,7 +115,7 @@ class Story:
         """Write the files that an engine writes."""
         recorder = Recorder(folder)
         for row in self.rows:
-            recorder.add(**row.__dict__)
+            recorder.add(*row)
         about = {"drill": drill.name, "drill_sha256": drill.digest(), "started_at": datetime.now(UTC).isoformat()}
         about["run_id"] = folder.parents[1].name
         made = run_header(self.clients, **{**self.header, **about, **header})
@@ -177,7 +177,13 @@ def storm_drill(clients: int = 150, checks: tuple[str, ...] = GATED, name: str =
 
 def good_storm(clients: int = 150) -> Story:
     """A healthy drill: 330 events, all clients cut at 20 s, back with full jitter, nothing missed."""
-    story = Story(clients, header={"subscriptions": {str(client): [STREAM] for client in range(clients)}})
+    subscriptions = {str(client): [STREAM] for client in range(clients)}
+    return Story(clients, list(_good_rows(clients)), {"subscriptions": subscriptions})
+
+
+@cache
+def _good_rows(clients: int) -> tuple[Row, ...]:
+    story = Story(clients)
     for t, phase in ((0.0, "steady"), (20.0, "fault"), (25.0, "recovery"), (26.0, "settle"), (60.0, "end")):
         story.tell(t, Kind.PHASE, detail=phase)
     story.tell(19.9, Kind.STEADY, value=1.0)
@@ -193,8 +199,7 @@ def good_storm(clients: int = 150) -> Story:
     for client in range(clients):
         _one_client(story, client)
     story.audit(*range(1, 331), t=59.0).clocks(60.0)
-    story.rows.sort(key=lambda row: row.t)
-    return story
+    return tuple(sorted(story.rows, key=lambda row: row.t))
 
 
 def _one_client(story: Story, client: int) -> None:

@@ -70,7 +70,7 @@ def growing(change: Callable[[Story, int], Story]) -> Callable[[], StageWindow]:
 
 def values(kind: Kind, change: Callable[[float], float]) -> Callable[[Story], Story]:
     def changed_story(story: Story) -> Story:
-        rows = [replace(row, value=change(row.value)) if row.kind is kind else row for row in story.rows]
+        rows = [row._replace(value=change(row.value)) if row.kind is kind else row for row in story.rows]
         return Story(story.clients, rows, story.header)
 
     return changed_story
@@ -87,7 +87,7 @@ def drops(clients: int) -> Callable[[Story], Story]:
 
 def late(story: Story) -> Story:
     """Every event is applied a second late."""
-    rows = [replace(row, t=row.t + 1.0) if row.kind is Kind.APPLIED and row.client < CLIENTS else row for row in story.rows]
+    rows = [row._replace(t=row.t + 1.0) if row.kind is Kind.APPLIED and row.client < CLIENTS else row for row in story.rows]
     return Story(story.clients, rows, story.header)
 
 

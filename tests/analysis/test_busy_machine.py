@@ -34,10 +34,7 @@ def late_events(late_s: float) -> Story:
     """What is due from 40 s on is applied late."""
     story = good_storm()
     applied = (Kind.APPLIED, Kind.CHECKPOINT_WRITTEN)
-    rows = [
-        row if row.kind not in applied or not 2.0 < row.t < 58.0 else type(row)(**{**row.__dict__, "t": row.t + late_s})
-        for row in story.rows
-    ]
+    rows = [row if row.kind not in applied or not 2.0 < row.t < 58.0 else row._replace(t=row.t + late_s) for row in story.rows]
     return Story(story.clients, rows, story.header)
 
 

@@ -8,7 +8,7 @@ import pytest
 from sim.analysis.invariants.registry import violations
 from sim.record import history
 from sim.record.observations import Kind
-from tests.histories import AUDITOR, STREAM, Row, Story, good_storm
+from tests.histories import AUDITOR, STREAM, Story, good_storm
 
 WORKER = "runtime.codex.worker.events"
 
@@ -89,7 +89,7 @@ def test_rows_written_late_are_put_in_time_order() -> None:
     story.rows.reverse()
     rising = [row for row in story.rows if row.kind in (Kind.APPLIED, Kind.CHECKPOINT_WRITTEN)]
     for number, row in enumerate(reversed(rising)):
-        story.rows[story.rows.index(row)] = Row(**{**row.__dict__, "t": 2.0 + number * 0.01})
+        story.rows[story.rows.index(row)] = row._replace(t=2.0 + number * 0.01)
     assert broken(story) == {}
 
 

@@ -3,7 +3,6 @@
 import math
 import random
 from collections import Counter
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +214,7 @@ class World:
 
 
 def seen(row: Row) -> Seen:
-    t, kind, client, stream, seq, _, value, detail, marker = astuple(row)
+    t, kind, client, stream, seq, _, value, detail, marker = row
     return Seen(t, str(kind), client, stream, seq, value, detail, marker)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ RECOVERY = ("--fail-if-worse", "p99_recovery=10%")
 def slower(story: Story, seconds: float) -> Story:
     """The same, but clients are live again later by this time."""
     late = (Kind.SUBSCRIBED, Kind.REPLAY_COMPLETED)
-    rows = [replace(row, t=row.t + seconds) if row.kind in late and 20.0 < row.t < 50.0 else row for row in story.rows]
+    rows = [row._replace(t=row.t + seconds) if row.kind in late and 20.0 < row.t < 50.0 else row for row in story.rows]
     return Story(story.clients, sorted(rows, key=lambda row: row.t), story.header)
 
 

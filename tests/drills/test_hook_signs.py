@@ -8,6 +8,7 @@ from sim.record.observations import Kind
 from tests.drills.asking import ask
 from tests.histories import STREAM, Story, good_storm
 
+CLIENTS = 20
 # What one client observes of it, as (kind, seq, value).
 SIGNS = {
     "slow_mint": (Kind.TOKEN_MINTED, -1, 200.0),
@@ -29,7 +30,7 @@ SIGNS = {
 
 def hooked(kind: str) -> Story:
     """A storm in which a hook says that it did this, and no client saw a thing."""
-    story = good_storm().without(lambda row: row.kind is Kind.DISCONNECTED)
+    story = good_storm(CLIENTS).without(lambda row: row.kind is Kind.DISCONNECTED)
     delay = {"delay_ms": 150.0} if kind.startswith("slow_") else {}
     story.header["plan"] = [{"kind": kind, "by": "hook", "at_s": 0.0, **delay}]
     return story.without(lambda row: row.kind in (Kind.PUBLISHED, Kind.TOKEN_MINTED) and 20.0 <= row.t <= 21.0)
@@ -105,7 +106,7 @@ def test_a_client_that_renews_its_token_shows_no_revocation():
 
 
 def test_nor_does_a_fleet_that_does_show_a_restart():
-    story = good_storm().changed(lambda row: row.kind is Kind.DISCONNECTED, detail="token_refresh_due")
+    story = good_storm(CLIENTS).changed(lambda row: row.kind is Kind.DISCONNECTED, detail="token_refresh_due")
     story.header["plan"] = [{"kind": "kill_runtime", "by": "hook", "at_s": 0.0}]
     assert observed(story).state == "error"
     assert observed(story.changed(lambda row: row.kind is Kind.DISCONNECTED, detail="network")).state == "pass"

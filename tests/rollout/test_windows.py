@@ -302,7 +302,7 @@ def test_time_without_canary_checks_is_inconclusive() -> None:
 def test_late_load_generator_is_left_out_of_times() -> None:
     story = quiet()
     late = Story(
-        story.clients, [replace(r, value=900.0) if r.kind is Kind.GENERATOR_LAG else r for r in story.rows], story.header
+        story.clients, [r._replace(value=900.0) if r.kind is Kind.GENERATOR_LAG else r for r in story.rows], story.header
     )
     every = judged(good(seen=canary_series(of=lambda n: late)))
     assert {every[name].state for name in ("replay.bootstrap_ms", "ux.publish_to_apply_ms")} == {INCONCLUSIVE}
