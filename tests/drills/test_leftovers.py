@@ -15,7 +15,7 @@ import pytest
 
 from sim.base.ownership import MARK_NAME
 from tests import commands
-from tests.commands import LIMIT_S, STORMGATE, Said, free_port, is_running, soon, stormgate
+from tests.commands import LIMIT_S, STORMGATE, Said, free_port, is_running, soon, stormgate, stormgate_here
 from tests.storms import SHORT, SMALL
 
 MARK = "STORMGATE_TEST_RUN"  # in the environment of a run and of all that it starts
@@ -174,7 +174,7 @@ def test_what_a_killed_run_leaves_is_found_by_the_next(tmp_path: Path, name: str
     ]
     assert run.temporary == []
     assert "note: " not in again(tmp_path, *SIMULATED).err  # told once
-    judged = stormgate("judge", killed)
+    judged = stormgate_here("judge", killed)
     assert judged.code in (1, 4)
     assert "did not complete" in judged.out
 
