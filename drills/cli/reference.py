@@ -299,9 +299,9 @@ def _misbehaviours() -> Iterator[str]:
 
 
 _FINDINGS = (
-    "Servers that nobody here wrote, drilled with no patch. `make servers` installs them, and the tests check each row. `sane` "
-    "is a configuration that is set up well; each other variant differs from it in one setting. Each command starts the "
-    "server, runs the drill and stops the server."
+    "Servers that nobody here wrote, drilled with no patch. `make servers` installs them. `make prove` checks each row, "
+    "`make test` some rows of each server. `sane` is a configuration that is set up well; each other variant differs from it "
+    "in one setting. Each command starts the server, runs the drill and stops the server."
 )
 
 

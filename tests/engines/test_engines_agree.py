@@ -20,6 +20,12 @@ _FEW = ("load.events_per_s=45", "faults.1.events=5", "faults.2.keep_events=4")
 GENTLE = {"stale_cursor": _FEW, "stale_cursor_storm": _FEW, "runtime_restart": ("phases.settle_s=20",)}
 # Where some are told that they are stale depends on when they come back, and then they apply less and have the rest covered.
 STALE = ("stale_cursor", "stale_cursor_storm", "replay_budget_exceeded")
+# Only `make prove` takes the time for these. Others, or tests of one fault, inject the same over real sockets.
+LONG = (
+    *("publish_failures", "compatibility_window", "token_misuse", "token_lifetime", "stale_cursor_storm"),
+    *("replay_budget_exceeded", "malformed_clients", "mutation_over_socket", "multi_client_order"),
+    *("partition_heal", "half_open_sockets", "close_codes"),
+)
 Streams = dict[tuple[int, str], list[int]]
 
 
@@ -92,7 +98,11 @@ def verdict_of(verdict: DrillVerdict) -> tuple[set[str], set[str]]:
     return {violation.invariant for violation in verdict.violations}, failed
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+def shown(name: str) -> object:
+    return pytest.param(name, marks=(pytest.mark.long,) if name in LONG else ())
+
+
+@pytest.mark.parametrize("name", [shown(name) for name in CATALOGUE])
 def test_both_engines_bring_every_client_the_same_events_in_the_same_order(tmp_path: Path, name: str):
     drill = small(name, *GENTLE.get(name, ()))
     runs = both(tmp_path, drill)

@@ -107,6 +107,9 @@ def test_each_server_has_a_row_for_each_drill_and_four_wrong_variants(server: st
     assert {row.drill for row in rows if row.variant == SANE} >= {*ON_EACH}
     assert len({(row.variant, row.drill) for row in rows if row.expects == "no_go"}) >= 4
     assert {row.variant for row in rows} == {SANE, *recipes.get(server).variants}
+    often = {(row.variant, row.expects) for row in rows if row.ci}
+    assert (SANE, "go") in often, "the ordinary tests see a go"
+    assert len({variant for variant, expects in often if expects == "no_go"}) >= 3, "and several losses"
     assert [row for row in rows if (row.expects == "no_go") != bool(row.names)] == []
     assert [row for row in rows if row.expects != "go" and not row.says] == []
 
