@@ -36,9 +36,9 @@ reference: $(READY)  ## write the reference pages again from the code
 test: check tests  ## style, types, and all tests
 
 tests: $(DEV) $(PEERS) $(PROMETHEUS) $(SERVERS) browser compiled  # many wait more than they work: what `check` takes fits in between
-	$(BIN)/pytest -n 4 --dist worksteal --durations 25
+	$(BIN)/pytest -n 4 --dist worksteal --durations 25 -p tests.processor_time
 
-compiled: $(DEV)  # once: the hundreds of processes that tests start need not do it each
+compiled: $(DEV)  # once: the hundreds of processes that tests start, and each worker of pytest, need not do it
 	$(BIN)/python -m compileall -q sim drills locustfiles tests
 	$(BIN)/stormgate drill run reconnect_storm --engine fleet --clients 10 --out .venv/compiled > /dev/null || test $$? -eq 2
 
