@@ -40,6 +40,7 @@ tests: $(DEV) $(PEERS) $(PROMETHEUS) $(SERVERS) browser compiled  # many wait mo
 
 compiled: $(DEV)  # once: the hundreds of processes that tests start, and each worker of pytest, need not do it
 	$(BIN)/python -m compileall -q sim drills locustfiles tests
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --collect-only -qq > /dev/null
 	$(BIN)/stormgate drill run reconnect_storm --engine fleet --clients 10 --out .venv/compiled > /dev/null || test $$? -eq 2
 
 check: $(DEV)
