@@ -85,7 +85,7 @@ def test_fault_explains_an_end_by_who_ended_the_connection(fault: str, expected:
         ("stop_reading", CLIENT, "yyyy"),
         ("stop_delivery", SERVER, "yynn"),
         ("kill_runtime", NET, "yynn"),
-        ("revoke_sessions", SERVER, "yyyy"),
+        ("revoke_sessions", SERVER, "ynnn"),
         ("slow_links", NET, "yyyy"),
         ("cut_after_bytes", NET, "yyyy"),
         ("reset_links", NET, "ynnn"),
@@ -159,7 +159,7 @@ def test_quiet_stream_shows_late_that_its_log_is_new() -> None:
 
 def test_hook_may_close_anybody_and_each_a_few_times_more_until_the_recovery() -> None:
     hook = {"says": {"by": "hook", "clients_share": 0.0}}
-    assert explained("drop_sockets", *((20.1 + n / 10, SERVER) for n in range(5)), **hook) == "yyyyy"
+    assert explained("drop_sockets", *((20.1 + n / 10, SERVER) for n in range(5)), **hook) == "yyynn"
     assert explained("drop_sockets", *((25.0 + n / 10, SERVER) for n in range(5)), **hook) == "yyynn"
     late = ((31.0, NET, "network", 0), (31.01, NET, "network", 1), (25.0, FAULT, "network", 2))
     assert explained("drop_sockets", *late, **hook) == "nyn"

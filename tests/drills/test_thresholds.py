@@ -33,7 +33,6 @@ def rewritten(tmp_path: Path, old: str, new: str) -> Path:
         ("threshold = 0.03", "threshold = inf", "threshold"),
         ("threshold = 0.03", "threshold = -1", "threshold"),
         ("threshold = 0.03", 'threshold = "3 %"', "threshold"),
-        ("threshold = 0.03", "treshold = 0.03", "treshold"),
         ("threshold = 0.03", "threshold = 0.03\nminimum_n = 5", "minimum_n"),
         ("minimum_n = 1000", "", "minimum_n"),
         ("minimum_n = 1000", "minimum_n = 0", "minimum_n"),
@@ -49,6 +48,11 @@ def test_bad_thresholds_are_refused_in_one_sentence(tmp_path: Path, old: str, ne
         gates.load_thresholds(rewritten(tmp_path, old, new))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_misspelt_threshold_is_unknown_and_missing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"(?s)unknown key 'treshold'.*\n.*key 'threshold' is missing"):
+        gates.load_thresholds(rewritten(tmp_path, "threshold = 0.03", "treshold = 0.03"))
 
 
 @pytest.mark.parametrize(
