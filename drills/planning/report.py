@@ -29,8 +29,8 @@ SUMMARY_NAME = "SUMMARY.md"
 _TONES: Mapping[str, page.Tone] = {"": "plain", "green": "good", "red": "bad", "inconclusive": "doubt"}
 _FILES = (".json", ".jsonl", ".md", ".parquet", ".png", ".toml")
 _STATIONS = (
-    "Means over the runs of each point. A station is full while at least 95 % of its workers are busy; stations.parquet has "
-    "each one over time."
+    "After the first fault, means over the runs of each point. A station is full while at least 95 % of its workers are busy; "
+    "stations.parquet has each one over time."
 )
 _INTERVALS = "Each mean has its 95 % interval over replications (Student's t)."
 

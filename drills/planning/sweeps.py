@@ -11,6 +11,7 @@ results/plans/<name>/
     SUMMARY.md       the report, with figures in the same folder (`drills.planning.report`)
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ import pandas as pd
 from drills.judging.checks.thresholds import DEFAULT_PATH
 from drills.judging.checks.verdicts import DrillVerdict
 from drills.planning.gates import Gates, judging_code
-from drills.reports.terminal import Progress, Several
+from drills.reports.terminal import Progress, Several, time_left
 from drills.runs import catalog
 from sim.base import bounded_reads
 from sim.base.atomic_files import write_whole
@@ -74,7 +75,7 @@ def on_all_cores(name: str, workers: int | None = None) -> Execute:
     """Simulate on this machine, with progress."""
 
     def execute(jobs: Sequence[Job], store: Store) -> str:
-        missing = store.missing(jobs)
+        missing = runs.in_order(store.missing(jobs))
         with Several(name, [job.name for job in missing]) as progress:
             return runs.run(missing, store, progress, workers)
 
@@ -86,10 +87,13 @@ def on_cluster(name: str, address: str) -> Execute:
     from sim.planning import cluster
 
     def execute(jobs: Sequence[Job], store: Store) -> str:
+        began_at = time.monotonic()
+
+        def told(done: int, count: int) -> str:
+            return f"{done} of {count} runs done{time_left(done, count, time.monotonic() - began_at)}"
+
         with Progress(name) as progress:
-            return cluster.run(
-                jobs, store, address, lambda done, count: progress("sweep", f"{done} of {count} runs done", done)
-            )
+            return cluster.run(jobs, store, address, lambda done, count: progress("sweep", told(done, count), done))
 
     return execute
 

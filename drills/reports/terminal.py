@@ -120,12 +120,13 @@ class Several(_Bar):
 
     def __init__(self, what: str, names: Sequence[str]) -> None:
         super().__init__(what, len(names))
-        self._names, self._done = names, -1
+        self._names, self._done, self._began_at = names, -1, time.monotonic()
 
     def __call__(self, standings: Sequence[Standing]) -> None:
         """Show the state of all runs."""
         done = sum(standing.is_done for standing in standings)
-        said = f"{self._what}: {done} of {len(self._names)} done"
+        left = time_left(done, len(self._names), time.monotonic() - self._began_at)
+        said = f"{self._what}: {done} of {len(self._names)} done{left}"
         running = [_at(name, standing) for name, standing in zip(self._names, standings, strict=True) if standing.is_running]
         if self._live is not None or self._is_time(done, len(standings)):
             self._show("\n".join((said, *running)), done)
@@ -135,6 +136,19 @@ class Several(_Bar):
         silent_s = time.monotonic() - self._said_at
         news = done != self._done and (silent_s >= _LINE_EVERY_S or done == total)
         return news or silent_s >= _SEVERAL_EVERY_S
+
+
+def time_left(done: int, total: int, took_s: float) -> str:
+    """How long the rest takes if it goes on as so far, for the end of a line; empty while unknown, and at the end."""
+    return f", about {length(took_s / done * (total - done))} left" if 0 < done < total else ""
+
+
+def length(seconds: float) -> str:
+    """A length of time for people: 45 s, 12 min, 3 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _at(name: str, standing: Standing) -> str:

@@ -1,14 +1,16 @@
 """Which queue of the simulated service limits a point: how busy each one was, how long it was full, and how many waited."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from sim.analysis.metrics import Metric
 from sim.planning.designs import Point
 from sim.planning.store import Row
-from sim.record.history import Floats
+from sim.record.history import Floats, History
 from sim.record.stations import HANDSHAKES, StationLoad
 
 BUSY = 0.7  # [ours] below it, a queue is short, and other things decide (at 70 % of one worker, 1.2 wait on average)
@@ -16,11 +18,11 @@ BUSY = 0.7  # [ours] below it, a queue is short, and other things decide (at 70 
 
 @dataclass(frozen=True)
 class Use:
-    """How one station was used at one point: means over its runs."""
+    """How one station was used at one point after the first fault: means over its runs."""
 
     name: str
     workers: int
-    busy: float  # share of its workers that serve, over the whole run
+    busy: float  # share of its workers that serve
     busiest: float  # the same in its busiest tenth of a second
     full_s: float  # seconds in which all workers are busy
     max_waiting: float
@@ -59,7 +61,6 @@ def uses(rows: Sequence[Row]) -> list[Use]:
 
 def _use(loads: Sequence[StationLoad]) -> Use:
     first = loads[0]
-    shares = [np.array(load.busy) / load.workers for load in loads]
 
     def mean(values: Sequence[float]) -> float:
         return float(np.mean(values))
@@ -67,13 +68,24 @@ def _use(loads: Sequence[StationLoad]) -> Use:
     return Use(
         first.name,
         first.workers,
-        mean([float(share.mean()) for share in shares]),
+        mean([load.mean_busy / load.workers for load in loads]),
         mean([load.max_busy / load.workers for load in loads]),
         mean([load.full_s for load in loads]),
         mean([load.max_waiting for load in loads]),
         first.places,
         mean([load.refused for load in loads]),
     )
+
+
+def peak_reached(history: History) -> Metric:
+    """The most connects that reached the service in one second after the first fault.
+
+    Unlike `peak_connects_per_s`, without tries while a client's own network is away, or while the accept queue is full.
+    """
+    door = next((load for load in history.header.stations if load.name == HANDSHAKES), None)
+    if door is None or not math.isfinite(history.first_fault_t):
+        return Metric("peak_reached_per_s", math.nan, "connects/s", 0)
+    return Metric("peak_reached_per_s", door.peak_arrivals_per_s(history.first_fault_t), "connects/s", sum(door.arrived))
 
 
 def limit_of(rows: Sequence[Row]) -> str:
@@ -159,6 +171,8 @@ def _mean_load(loads: Sequence[StationLoad]) -> StationLoad:
         bin_s=bin_s,
         busy=mean("busy"),
         waiting=mean("waiting"),
+        since_s=first.since_s,
+        mean_busy=float(np.mean([load.mean_busy for load in loads])),
         max_busy=max(load.max_busy for load in loads),
         max_waiting=max(load.max_waiting for load in loads),
         full_s=float(np.mean([load.full_s for load in loads])),

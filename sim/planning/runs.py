@@ -137,18 +137,29 @@ def _simulate(job: Job, say: Say) -> History | None:
 
 def run(wanted: Sequence[Job], store: Store, watch: Watch = lambda standings: None, workers: int | None = None) -> str:
     """Simulate the runs that the store lacks, on all cores if that is faster; returns why it ended early, or nothing."""
-    missing = store.missing(wanted)
+    missing = in_order(store.missing(wanted))
     if len(missing) == 1 or workers == 1 or (workers is None and sum(map(_deliveries, missing)) < _MAX_DELIVERIES_HERE):
-        return _run_here(missing, store)
-    # The largest first, so that none of them starts last and delays the end.
-    missing.sort(key=lambda each: -each.drill.fleet.clients)
+        return _run_here(missing, store, watch)
     return process_pool.run(perform, missing, watch, lambda row: _keep(row, store), workers).stopped_because if missing else ""
 
 
-def _run_here(missing: Iterable[Job], store: Store) -> str:
-    for each in missing:
-        if why := _keep(perform(each, lambda phase, reached: None), store):
+def in_order(missing: Iterable[Job]) -> list[Job]:
+    """The largest first, so that none of them starts last and delays the end."""
+    return sorted(missing, key=lambda each: -each.drill.fleet.clients)
+
+
+def _run_here(missing: Sequence[Job], store: Store, watch: Watch) -> str:
+    waits, done = Standing(False, False, "", 0.0), Standing(False, True, "", 0.0)
+    for number, each in enumerate(missing):
+
+        def say(phase: str, reached: float, number: int = number) -> None:
+            rest = len(missing) - number - 1
+            watch([*[done] * number, Standing(True, False, phase, reached), *[waits] * rest])
+
+        if why := _keep(perform(each, say), store):
             return why
+    if missing:
+        watch([done] * len(missing))
     return ""
 
 

@@ -13,15 +13,14 @@ import numpy as np
 
 from sim.analysis import metrics
 from sim.analysis.metrics import Metric
-from sim.base.errors import EvidenceError
+from sim.base.config import read_toml
+from sim.base.errors import EvidenceError, UsageError
 from sim.drill.model import Drill
-from sim.planning import designs, runs, sweep_file, tables
+from sim.planning import bottlenecks, designs, runs, sweep_file, tables
 from sim.planning.designs import Point
 from sim.planning.store import Row, Store
 from sim.planning.sweep_file import DesignName, EngineName, Parameter, Sweep, Value
-from sim.plots import planning
 from sim.plots.series import clients_live
-from sim.plots.style import ShownFigure
 from sim.record.history import Floats, History
 from sim.record.ledger import Ledger
 
@@ -43,7 +42,7 @@ class Curves:
 
     def evaluate(self, drill: Drill, history: History) -> tuple[tuple[Metric, ...], bytes]:
         """The metrics, and the curve at `times`; without a curve if no fault was injected."""
-        found = tuple(metrics.run_metrics(history, Ledger(history)))
+        found = (*metrics.run_metrics(history, Ledger(history)), bottlenecks.peak_reached(history))
         t, live = clients_live(history)
         if not math.isfinite(history.first_fault_t) or not len(t):
             return found, b""
@@ -81,6 +80,7 @@ def study(
     *,
     fixed: Mapping[str, Any] | None = None,
     model: Mapping[str, Any] | None = None,
+    model_file: Path | None = None,
     replications: int = 5,
     engine: EngineName = "virtual",
     design: DesignName = "grid",
@@ -89,7 +89,8 @@ def study(
 ) -> Study:
     """Simulate a drill at all combinations of the values in `over`, or with another design.
 
-    `fixed` has keys of the drill that are the same at all points; `model` is the content of a model file.
+    `fixed` has keys of the drill that are the same at all points; `model` is the content of a model file. A `model_file`, which
+    `stormgate plan calibrate` writes, takes its place.
     """
     sweep = Sweep(
         name="study",
@@ -99,7 +100,7 @@ def study(
         design=design,
         replications=replications,
         set=dict(fixed or {}),
-        model=dict(model or {}),
+        model=_model(model, model_file),
         parameters=tuple(Parameter(key=key, values=tuple(values)) for key, values in over.items()),
     )
     points = designs.points(sweep_file.plan(sweep, str(drill), {}))
@@ -111,20 +112,14 @@ def study(
     return Study(points, rows, curves)
 
 
-def recovery_of(
-    clients: int,
-    drill: Path,
-    key: str,
-    values: Sequence[Value],
-    *,
-    replications: int = 3,
-    engine: EngineName = "fleet",
-    **more: Any,
-) -> ShownFigure:
-    """A figure of the recovery of a fleet of one size, with a curve per value of a key; other arguments as for `study`."""
-    found = study(drill, {"fleet.clients": (clients,), key: values}, replications=replications, engine=engine, **more)
-    curves = {f"{key} = {point.values[key]}": found.curves.read(found.rows[point.number]) for point in found.points}
-    return planning.recovery(curves, f"Recovery of {clients:,} clients")
+def _model(model: Mapping[str, Any] | None, file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return dict(model or {})
+    if not Path(file).is_file():
+        raise UsageError(
+            f"{file}: there is no such model file. `stormgate plan calibrate --target NAME` writes one to results/calibrations."
+        )
+    return {key: value for key, value in read_toml(Path(file)).items() if key != "calibration"}
 
 
 def _value(point: Point, name: str) -> Value | None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
@@ -20,6 +21,7 @@ from sim.record.history import Floats
 _TICK_WIDTH = 0.11  # of the axis, that a tick's number needs
 _LOG_RATIO = 50.0  # of the largest to the smallest value, above which the axis is logarithmic
 _BORDER = 0.96  # position on the axis of a marker without a finite value
+_NO_DATA = "#e6e6e6"  # colour of a cell without a value
 _MAX_WIDE = 8  # columns, above which each is narrow
 _MAX_TICKS = 12  # of a logarithmic axis
 
@@ -158,7 +160,7 @@ def heat_map(
     x_label: str = "",
     y_label: str = "",
 ) -> ShownFigure:
-    """The mean of a metric over two parameters, with its value in each cell; cells over the limit are hatched.
+    """The mean of a metric over two parameters, with its value in each cell: hatched over the limit, grey without a value.
 
     With a column `gates`, the state of each point is in the corner of its cell.
     """
@@ -169,11 +171,13 @@ def heat_map(
     axes = made.subplots()
     image = axes.imshow(np.ma.masked_invalid(values), cmap="cividis", aspect="auto")
     for (row, column), value in np.ndenumerate(values):
-        if limit is not None and not value <= limit:
+        if np.isnan(value):
+            axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=_NO_DATA, linewidth=0))
+        elif limit is not None and value > limit:
             axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, hatch="//", edgecolor=RED, linewidth=0))
-        shade = image.cmap(image.norm(value))[:3] if np.isfinite(value) else (1.0, 1.0, 1.0)
+        shade = image.cmap(image.norm(value))[:3] if np.isfinite(value) else to_rgb(_NO_DATA if np.isnan(value) else "white")
         bright = float(np.dot(shade, (0.299, 0.587, 0.114))) > 0.5
-        text = _short(value) if np.isfinite(value) else "never" if np.isinf(value) else "-"
+        text = _short(value) if np.isfinite(value) else "never" if np.isinf(value) else "no data"
         label = axes.text(column, row, text, ha="center", va="center", fontsize=9, color="#010101" if bright else "#fefefe")
         label.set_path_effects([withStroke(linewidth=3, foreground=shade)])  # keep it readable over a hatch
     if "gates" in rows:
@@ -182,7 +186,7 @@ def heat_map(
     axes.set_yticks(range(values.shape[0]), [_word(value) for value in grid.index])
     axes.set(xlabel=x_label or x, ylabel=y_label or y)
     bar = made.colorbar(image, ax=axes, label=words or metric)
-    if limit is not None and not (values <= limit).all():
+    if limit is not None and (values > limit).any():
         bar.ax.set_title(f"hatched: over {limit:g}", fontsize=8)
     return made
 

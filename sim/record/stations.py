@@ -4,6 +4,7 @@ Both are means per bin of time, exact however short a stay is. Only simulated ru
 inside.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,12 +29,25 @@ class StationLoad(msgspec.Struct, frozen=True, kw_only=True):
     bin_s: float  # seconds
     busy: list[float]  # workers that serve, mean of each bin
     waiting: list[float]  # how many wait for a worker, mean of each bin
+    since_s: float  # the first fault, from when on the next numbers count; 0 without one
     # In bins of a tenth of a second, longer in the fleet engine's longest runs:
+    mean_busy: float  # busy workers
     max_busy: float  # the highest mean of busy workers
     max_waiting: float  # the highest mean of those that wait
     full_s: float  # seconds in which at least 95 % of the workers were busy
     places: int = 0  # of a queue with an end, such as the accept queue; 0: it has none
     refused: int = 0  # how often one more found no place
+    fine_s: float = FINE_S  # width of the bins of `arrived`, seconds
+    arrived: list[int] = []  # arrivals in each such bin; of handshakes alone: the connects that reach the service
+
+    def peak_arrivals_per_s(self, since_s: float) -> float:
+        """The most arrivals in one second from a moment on (seconds since the start); NaN if they were not counted."""
+        counts = np.array(self.arrived[max(int(since_s / self.fine_s), 0) :])
+        if not len(counts):
+            return math.nan
+        width = max(round(1.0 / self.fine_s), 1)
+        sums = np.concatenate(([0], np.cumsum(np.pad(counts, (0, width)))))
+        return float((sums[width:] - sums[:-width]).max())
 
 
 def fine_s(horizon_s: float) -> float:
@@ -91,21 +105,36 @@ def means(changes: NDArray[Any], parts: NDArray[Any], bin_s: float, until_s: flo
 
 
 def load(
-    name: str, workers: int, fine: float, busy: NDArray[Any], waiting: NDArray[Any], places: int = 0, refused: int = 0
+    name: str,
+    workers: int,
+    fine: float,
+    busy: NDArray[Any],
+    waiting: NDArray[Any],
+    since_s: float,
+    *,
+    places: int = 0,
+    refused: int = 0,
+    arrived: Sequence[int] = (),
 ) -> StationLoad:
     """A station's load from its means in bins of `fine` seconds, in fewer and wider bins."""
     joined = -(-len(busy) // _MAX_BINS)
+    first = min(int(since_s / fine), len(busy) - 1)
+    late, queue = busy[first:], waiting[first:]
     return StationLoad(
         name=name,
         workers=workers,
         bin_s=fine * joined,
         busy=_joined(busy, joined),
         waiting=_joined(waiting, joined),
-        max_busy=round(float(busy.max(initial=0.0)), 4),
-        max_waiting=round(float(waiting.max(initial=0.0)), 3),
-        full_s=round(fine * int((busy >= FULL * workers).sum()), 4),
+        since_s=since_s,
+        mean_busy=round(float(late.mean()), 4),
+        max_busy=round(float(late.max()), 4),
+        max_waiting=round(float(queue.max()), 3),
+        full_s=round(fine * int((late >= FULL * workers).sum()), 4),
         places=places,
         refused=refused,
+        fine_s=fine,
+        arrived=list(arrived),
     )
 
 

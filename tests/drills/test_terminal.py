@@ -42,9 +42,20 @@ def test_log_gets_a_line_per_finished_drill_and_one_at_intervals(clock: list[flo
     assert capsys.readouterr().err.splitlines() == [
         "2 drills: 0 of 2 done",
         "2 drills: 0 of 2 done; one: fault, 3.2 s simulated",
-        "2 drills: 1 of 2 done; two: fault, 3.2 s simulated",
+        "2 drills: 1 of 2 done, about 18 s left; two: fault, 3.2 s simulated",
         "2 drills: 2 of 2 done",
     ]
+
+
+@pytest.mark.parametrize(
+    ("done", "took_s", "words"),
+    [
+        *((0, 5.0, ""), (1, 2.0, ", about 18 s left"), (5, 600.0, ", about 10 min left")),
+        *((1, 3600.0, ", about 9 h 00 min left"), (10, 9.0, "")),
+    ],
+)
+def test_time_left_goes_on_as_so_far(done: int, took_s: float, words: str):
+    assert terminal.time_left(done, 10, took_s) == words
 
 
 @pytest.mark.usefixtures("_terminal")

@@ -65,9 +65,27 @@ def test_killed_station_has_nobody_from_then_on():
     np.testing.assert_allclose(load.waiting, [4, 4, 3, 0, 0, 0, 0, 0, 0, 0], atol=1e-9)
 
 
+def test_peak_of_arrivals_is_the_fullest_second_from_a_moment_on():
+    load = stations.load(
+        "handshakes", 1, 0.1, np.zeros(30), np.zeros(30), 0.0, arrived=[90, *[0] * 9, *[1] * 5, 6, *[2] * 9, 1]
+    )
+    assert load.peak_arrivals_per_s(0.0) == 90
+    assert load.peak_arrivals_per_s(0.5) == 24  # 6 + 9 * 2
+    assert load.peak_arrivals_per_s(2.5) == 1
+    assert np.isnan(load.peak_arrivals_per_s(9.0))
+
+
+def test_numbers_count_from_the_first_fault_on():
+    busy = np.array([2.0] * 10 + [1.0] * 5 + [0.0] * 5)
+    load = stations.load("minting", 2, FINE_S, busy, 10 * busy, 1.0)
+    assert (load.full_s, load.max_busy, load.max_waiting, load.mean_busy) == (0.0, 1.0, 10.0, 0.5)
+    assert max(load.busy) == 2.0
+    assert stations.load("minting", 2, FINE_S, busy, busy, 0.0).full_s == 1.0
+
+
 def test_wider_bins_keep_the_integral():
     busy = np.arange(1001) % 7 / 7
-    kept = stations.load("minting", 1, FINE_S, busy, busy)
+    kept = stations.load("minting", 1, FINE_S, busy, busy, 0.0)
     assert len(kept.busy) <= 120
     whole = len(busy) // round(kept.bin_s / FINE_S)
     assert sum(kept.busy[:whole]) * kept.bin_s == pytest.approx(
@@ -99,6 +117,10 @@ def test_both_engines_load_the_same_stations(tmp_path: Path, name: str):
         _are_alike(mine, theirs)
     (door,) = (load for load in one if load.name == stations.HANDSHAKES)
     assert (door.refused > 0, door.places) == (name == "a full accept queue", model.server.accept_backlog)
+    (other_door,) = (load for load in other if load.name == stations.HANDSHAKES)
+    peaks = [load.peak_arrivals_per_s(1.5) for load in (door, other_door)]
+    assert peaks[0] == pytest.approx(peaks[1], rel=0.05)
+    assert 20 < peaks[0] <= 120
     assert (stations.TOKEN_LIMIT in {load.name for load in one}) == (name == "few tokens")
     assert (stations.EVENT_LOOP in {load.name for load in one}) == (name == "one loop")
 
@@ -106,6 +128,9 @@ def test_both_engines_load_the_same_stations(tmp_path: Path, name: str):
 def _are_alike(one: StationLoad, other: StationLoad) -> None:
     """The auditor and frames of the live tail are only in the virtual engine."""
     n = min(len(one.busy), len(other.busy)) - round(1.0 / FINE_S)  # without the end, when the auditor connects
+    assert one.since_s == pytest.approx(other.since_s, abs=1e-6)
+    assert one.since_s > 1.0
+    assert one.full_s == pytest.approx(other.full_s, abs=0.15)
     assert (one.workers, one.places) == (other.workers, other.places)
     assert one.refused == pytest.approx(other.refused, rel=0.05, abs=2)
     np.testing.assert_allclose(one.busy[:n], other.busy[:n], atol=0.06)

@@ -23,7 +23,8 @@ FLEETS = '[[parameters]]\nkey = "fleet.clients"\nvalues = [8, 40]\n'
 
 def station(name: str, full_s: float = 0.0, busy: float = 0.2, waiting: float = 0.0, refused: int = 0) -> StationLoad:
     return StationLoad(
-        name=name, workers=2, bin_s=0.1, busy=[2 * busy], waiting=[waiting], max_busy=2 * busy, max_waiting=waiting,
+        name=name, workers=2, bin_s=0.1, busy=[2 * busy], waiting=[waiting], max_busy=2 * busy, since_s=0.0,
+        mean_busy=2 * busy, max_waiting=waiting,
         full_s=full_s, places=12, refused=refused,
     )  # fmt: skip
 

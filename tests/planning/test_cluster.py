@@ -48,15 +48,17 @@ def address_in(path: Path) -> str:
     raise TimeoutError("the scheduler did not start")
 
 
-def test_sweep_survives_a_killed_worker_with_equal_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_sweep_survives_a_killed_worker_with_equal_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     file = tmp_path / "scheduler.json"
     scheduler = started("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file))
     with ended(scheduler):
         address = address_in(file)
         options = ("--nthreads", "1", "--no-dashboard", "--no-nanny", "--host", "127.0.0.1", "--local-directory", str(tmp_path))
-        workers = [started("worker", address, *options) for _ in range(2)]
+        workers = [started("worker", address, *options) for _ in range(3)]
         with ended(*workers):
-            client = _with_two(address)
+            client = _with_three(address)
             client.close()
             kept: list[str] = []
 
@@ -70,9 +72,11 @@ def test_sweep_survives_a_killed_worker_with_equal_rows(tmp_path: Path, monkeypa
             monkeypatch.setattr(Store, "put", put)
             far = sweeps.sweep(load(tmp_path, SWEEP), tmp_path / "far", sweeps.on_cluster("far", address))
             monkeypatch.undo()
-            _loses_its_last_worker(tmp_path, monkeypatch, address, workers[1])
+            workers[1].kill()
+            _loses_its_last_worker(tmp_path, monkeypatch, address, workers[2])
     near = sweeps.sweep(load(tmp_path, SWEEP), tmp_path / "near", here)
     assert len(kept) == 8
+    assert ", about " in capsys.readouterr().err  # the time left
     assert workers[0].returncode == -signal.SIGKILL
     pd.testing.assert_frame_equal(far.table, near.table, check_exact=True)
     one, other = ({path.name: path.read_bytes() for path in (each.folder / "rows").iterdir()} for each in (far, near))
@@ -95,12 +99,12 @@ def _loses_its_last_worker(folder: Path, patch: pytest.MonkeyPatch, address: str
         sweeps.sweep(load(folder, SWEEP), folder / "gone", sweeps.on_cluster("gone", address))
 
 
-def _with_two(address: str):
+def _with_three(address: str):
     limit = time.monotonic() + LIMIT_S
     while time.monotonic() < limit:
         with contextlib.suppress(Exception):
             client = cluster.connect(address)
-            client.wait_for_workers(2, timeout=LIMIT_S)
+            client.wait_for_workers(3, timeout=LIMIT_S)
             return client
         time.sleep(0.1)
     raise TimeoutError("the workers did not start")

@@ -58,6 +58,15 @@ def test_heat_map_marks_infinite_values_and_hatches_cells_over_the_limit():
     assert "hatched: over 5" in words(made)
 
 
+def test_cell_without_a_value_is_no_data_and_not_over_the_limit():
+    empty = TIDY.copy()
+    empty.loc[(empty["metric"] == "live") & (empty["fleet.clients"] == 10000), "mean"] = math.nan
+    made = sweeps.heat_map(empty, "fleet.clients", "model.workers", "live", "T", words="s", limit=1e6)
+    assert words(made).count("no data") == 2
+    assert not any(patch.get_hatch() for patch in made.axes[0].patches)
+    assert "hatched" not in words(made)
+
+
 def test_ranking_is_sorted():
     frame = pd.DataFrame(
         [("a", "live", 3.0, 2.5, 3.5), ("b", "live", 1.0, 0.5, 1.5)], columns=["policy", "metric", "mean", "lower", "upper"]

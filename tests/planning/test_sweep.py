@@ -19,7 +19,7 @@ from drills.planning.sweeps import CutShortError, Swept
 from sim.analysis.metrics import Metric
 from sim.base.errors import StorageError
 from sim.base.ownership import Mark
-from sim.planning import runs, tables
+from sim.planning import designs, runs, tables
 from sim.planning.store import Row, Store
 from sim.planning.sweep_file import Parameter
 from tests.commands import STORMGATE, stormgate_here
@@ -99,6 +99,17 @@ def test_killed_sweep_resumes_with_equal_rows(swept: Swept, tmp_path: Path):
         row.name: row.read_bytes() for row in (swept.folder / "rows").iterdir()
     }
     pd.testing.assert_frame_equal(again.table, swept.table, check_exact=True)
+
+
+def test_runs_in_this_process_report_their_progress_the_largest_first(tmp_path: Path):
+    plan = load(tmp_path, TWO_POINTS)
+    jobs = runs.jobs("virtual", designs.points(plan), [1], Gates())
+    seen = []
+    runs.run(jobs, Store(tmp_path / "kept"), lambda standings: seen.append(tuple(standings)), workers=1)
+    assert [job.drill.fleet.clients for job in runs.in_order(jobs)] == [16, 8]
+    running = dict.fromkeys(n for standings in seen for n, each in enumerate(standings) if each.is_running)
+    assert list(running) == [0, 1]
+    assert all(standing.is_done for standing in seen[-1])
 
 
 def test_interrupted_sweep_says_how_to_resume(tmp_path: Path):

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from drills.reports import terminal
 from drills.rollout.rollback import rehearsal_steps
 from drills.rollout.setup import commands
 from drills.rollout.setup.stages import PREFLIGHT, Stages
@@ -57,9 +58,4 @@ def preflight(stages: Stages, kind: TargetKind, drills: Iterable[Drill], is_embe
     )
 
 
-def words(seconds: float) -> str:
-    """A length of time for people: 45 s, 12 min, 3 h 20 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+words = terminal.length

@@ -61,8 +61,8 @@ class FleetPublisher:
         """The moment of the last announcement, in seconds."""
         return float(self._done.max(initial=0.0))
 
-    def load(self, level_s: float, until_s: float) -> StationLoad:
-        """Return the load of the publish workers."""
+    def load(self, level_s: float, until_s: float, since_s: float) -> StationLoad:
+        """Return the load of the publish workers; what is told in one number counts from `since_s` on."""
         started = self._done - self._takes_s
 
         def of(start: Array, end: Array) -> Array:
@@ -74,7 +74,7 @@ class FleetPublisher:
             return stations.means(changes, parts, level_s, until_s)
 
         busy, waiting = of(started, self._done), of(self._tried, started)
-        return stations.load(stations.PUBLISHING, self._workers, level_s, busy, waiting)
+        return stations.load(stations.PUBLISHING, self._workers, level_s, busy, waiting, since_s)
 
     @property
     def events(self) -> int:

@@ -66,7 +66,8 @@ class Storm:
 
     def loads(self) -> list[StationLoad]:
         """Return the load of each station so far."""
-        return [*loads_of(self.world, self._model), self._publisher.load(float(self.world.service["level_s"][0]), self.now())]
+        found = loads_of(self.world, self._model)
+        return [*found, self._publisher.load(float(self.world.service["level_s"][0]), self.now(), found[0].since_s)]
 
     def run(self) -> None:
         """Run all phases."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 
 from sim.drill.system_model import SystemModel
@@ -57,18 +58,31 @@ def loads_of(world: World, model: SystemModel) -> list[StationLoad]:
         (fleet_world.DELIVERY, delivery, 1),
     )
     level_s, until_s = float(service["level_s"]), float(service["now"])
+    since_s = _finite(float(service["first_fault_t"])) or 0.0
 
     def means(station: int, what: int) -> Array:
         row = 4 * station + 2 * what
         return stations.means(world["levels"][row], world["levels"][row + 1], level_s, until_s)
 
     def load(station: int, name: str, workers: int) -> StationLoad:
-        is_door = name == stations.HANDSHAKES
-        places, refused = (server.accept_backlog, int(service["unanswered"])) if is_door else (0, 0)
         busy, waiting = (means(station, what) for what in (fleet_world.BUSY, fleet_world.WAIT))
-        return stations.load(name, workers, level_s, busy, waiting, places, refused)
+        found = stations.load(name, workers, level_s, busy, waiting, since_s)
+        if name != stations.HANDSHAKES:
+            return found
+        refused, arrived = (
+            int(service["unanswered"]),
+            _in_bins(world["series"][fleet_world.REACHED], float(service["bin_s"]), found),
+        )
+        return msgspec.structs.replace(found, places=server.accept_backlog, refused=refused, arrived=arrived)
 
     return [load(*each) for each in kept if each[1] != stations.TOKEN_LIMIT or control.mints_per_s]
+
+
+def _in_bins(counts: Array, bin_s: float, load: StationLoad) -> list[int]:
+    """Counts in the wider bins of a load, as far as there are any."""
+    used = np.flatnonzero(counts)
+    found = np.bincount((used * bin_s / load.fine_s).astype(np.int64), weights=counts[used])
+    return [int(count) for count in found]
 
 
 def times_until(percents: Sequence[int], seconds: Array) -> list[float]:

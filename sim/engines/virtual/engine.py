@@ -172,7 +172,8 @@ class _VirtualRun:
             for number, handler in before.items():
                 signal.signal(number, handler)
             self._header.duration_s = self._since_start_s
-            self._header.stations = self._service.loads()
+            if hasattr(self, "actions"):
+                self._header.stations = self._service.loads(max(self.actions.first_fault_t - EPOCH, 0.0))
             self._header.observations_sha256, self._header.observations_rows = self._recorder.seal()
             write_header(self._options.folder, self._header)
         return self._header

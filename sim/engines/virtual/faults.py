@@ -1,6 +1,6 @@
 """The effect of faults on the simulated service."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sim.drill.fault_bases import SwitchFault
 from sim.drill.fault_kinds import (
@@ -86,6 +86,12 @@ class VirtualFaultActions(SessionFaultActions):
     """All faults of one run. A killed runtime is up after its cold start, which the schedule does not include."""
 
     cold_start_s = 0.0
+    first_fault_t = 0.0  # moment of the first fault; 0: none so far
+
+    def announce(self, planned: Sequence[PlannedFault], now: float) -> float:
+        """See `FaultActions`."""
+        self.first_fault_t = self.first_fault_t or now
+        return super().announce(planned, now)
 
     def timing(self, planned: PlannedFault) -> Timing:
         """See `FaultActions`."""

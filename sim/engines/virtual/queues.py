@@ -58,10 +58,10 @@ class Station:
             self._busy.between(max(now, start), end, -1.0)
         self._inside.clear()
 
-    def load(self, name: str, until_s: float, places: int = 0, refused: int = 0) -> StationLoad:
-        """Return its load until then, in seconds since it began."""
+    def load(self, name: str, until_s: float, since_s: float = 0.0) -> StationLoad:
+        """Return its load until then, in seconds since it began; what is told in one number counts from `since_s` on."""
         busy, waiting = self._busy.means(until_s), self._waiting.means(until_s)
-        return stations.load(name, len(self._free_at), stations.FINE_S, busy, waiting, places, refused)
+        return stations.load(name, len(self._free_at), stations.FINE_S, busy, waiting, since_s)
 
 
 class Turnstile:

@@ -69,6 +69,7 @@ class SimulatedService:
         self._began = env.now
         self._handshakes = Station(model.server.handshake_workers, env.now)
         self._accept_queue: deque[tuple[Connect, Peer]] = deque()  # if the service has one loop: waiting for a handshake
+        self._arrived: list[int] = []  # handshakes, by bin of time
         self._unanswered = 0  # SYNs that found the accept backlog full
         self._minting = Station(model.control.mint_workers, env.now)
         self._mint_limit = Station(1, env.now)
@@ -97,22 +98,24 @@ class SimulatedService:
         """The faults and defects in force."""
         return self.runtime.switches
 
-    def loads(self) -> list[StationLoad]:
-        """Return the load of each station so far."""
-        until_s = self._env.now - self._began
-        backlog, is_one = self._model.server.accept_backlog, self._is_one_loop
+    def loads(self, since_s: float) -> list[StationLoad]:
+        """Return the load of each station so far; what is told in one number counts from `since_s` on."""
+        until_s, is_one = self._env.now - self._began, self._is_one_loop
 
-        def of(name: str, busy: Level, waiting: Level, places: int = 0, refused: int = 0) -> StationLoad:
-            return stations.load(name, 1, stations.FINE_S, busy.means(until_s), waiting.means(until_s), places, refused)
+        def of(name: str, busy: Level, waiting: Level) -> StationLoad:
+            return stations.load(name, 1, stations.FINE_S, busy.means(until_s), waiting.means(until_s), since_s)
 
+        door = self._handshakes.load(stations.HANDSHAKES, until_s, since_s)
+        if is_one:
+            door = of(stations.HANDSHAKES, self._shaking, self._unshaken)
+        backlog = self._model.server.accept_backlog
+        door = msgspec.structs.replace(door, places=backlog, refused=self._unanswered, arrived=self._arrived)
         return [
-            *([self._mint_limit.load(stations.TOKEN_LIMIT, until_s)] if self._mint_gap_s else []),
-            self._minting.load(stations.MINTING, until_s),
-            of(stations.HANDSHAKES, self._shaking, self._unshaken, backlog, self._unanswered)
-            if is_one
-            else self._handshakes.load(stations.HANDSHAKES, until_s, backlog, self._unanswered),
+            *([self._mint_limit.load(stations.TOKEN_LIMIT, until_s, since_s)] if self._mint_gap_s else []),
+            self._minting.load(stations.MINTING, until_s, since_s),
+            door,
             of(stations.EVENT_LOOP if is_one else stations.DELIVERY, self._delivering, self._undelivered),
-            self._publishing.load(stations.PUBLISHING, until_s),
+            self._publishing.load(stations.PUBLISHING, until_s, since_s),
         ]
 
     # --- control service ----------------------------------------------------------------------------
@@ -164,6 +167,9 @@ class SimulatedService:
     def upgrade(self, asked: Connect, peer: Peer, answer: Callable[[int | str | Refused], None]) -> None:
         """Do a handshake in its turn; answer with a connection's number, or a refusal or its code (`network`: it died)."""
         self._in_handshake[peer] = answer
+        place = int((self._env.now - self._began) / stations.FINE_S)
+        self._arrived += [0] * (place + 1 - len(self._arrived))
+        self._arrived[place] += 1
         if self._is_one_loop:
             self._accept_queue.append((asked, peer))
             self._unshaken.set(self._env.now, len(self._accept_queue))

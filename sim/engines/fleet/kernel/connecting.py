@@ -40,7 +40,7 @@ _TOKEN_LIMIT, _MINTING, _HANDSHAKES = world.TOKEN_LIMIT, world.MINTING, world.HA
 _HAS_BEAT, _IS_SUBSCRIBED = world.HAS_BEAT, world.IS_SUBSCRIBED
 _REBOOTSTRAPPED, _CURSOR_ZERO = world.REBOOTSTRAPPED, world.CURSOR_ZERO
 _WENT_LIVE, _MINTED, _TOKEN_REFUSED = world.WENT_LIVE, world.MINTED, world.TOKEN_REFUSED
-_STALE_ANSWERS, _SUBSCRIBED = world.STALE_ANSWERS, world.SUBSCRIBED
+_STALE_ANSWERS, _SUBSCRIBED, _REACHED = world.STALE_ANSWERS, world.SUBSCRIBED, world.REACHED
 _BEFORE, _AFTER, _TOKEN_WAIT = world.BOOTSTRAP_BEFORE, world.BOOTSTRAP_AFTER, world.TOKEN_WAIT
 
 
@@ -116,6 +116,7 @@ def upgrade(w: Service, i: int, at: float) -> None:
     if not w.is_up:
         schedule(w, i, _REFUSED, at + client.delay)
         return
+    count(w, _REACHED, at)
     if w.one_loop:
         queue_handshake(w, i, at)
         return

@@ -31,10 +31,12 @@ REASONS = ("network", "token_refresh_due", "stale_cursor", "unauthorized", "forb
 # The effects of faults on their clients.
 CUT, KILL, HANG_UP, EXPEL, FORGET, MINT_FREELY = _codes(6)
 # Counters by bins of time.
-ATTEMPTED, FAILED, WENT_LIVE, LEFT_LIVE, DISCONNECTED, RENEWED, MINTED, TOKEN_REFUSED, STALE_ANSWERS, SUBSCRIBED = _codes(10)
+ATTEMPTED, FAILED, WENT_LIVE, LEFT_LIVE, DISCONNECTED, RENEWED, MINTED, TOKEN_REFUSED, STALE_ANSWERS, SUBSCRIBED, REACHED = (
+    _codes(11)
+)
 SERIES = (
     *("connects_attempted", "connects_failed", "went_live", "left_live", "disconnected", "renewed", "tokens_minted"),
-    *("tokens_refused", "stale_answers", "subscribe_answers"),
+    *("tokens_refused", "stale_answers", "subscribe_answers", "connects_reached"),
 )
 # Durations in bins of a thousandth, in seconds: bootstraps before and after the first fault, and waits for tokens.
 BOOTSTRAP_BEFORE, BOOTSTRAP_AFTER, TOKEN_WAIT = _codes(3)
