@@ -60,8 +60,8 @@ peers: $(PEERS) $(PROMETHEUS) browser  ## fetch the foreign programs that tests 
 
 servers: $(SERVERS)  ## install the third-party servers that drills run against: Go, Node.js and some minutes are needed
 
-browser:  ## find or install the browser that looks at the reports
-	@bash tests/peers/chromium.sh > /dev/null
+browser:  ## find or install the browser that looks at the reports, and jq
+	@bash tests/peers/programs.sh > /dev/null
 
 bench: $(BENCH) $(SERVERS)  ## measure mock, engine and load tests side by side with plain clients
 	$(BIN)/python -m tests.bench

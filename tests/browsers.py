@@ -8,7 +8,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, sync_playwright
 
 PEERS = Path(__file__).parent / "peers"
-CHROMIUM, AXE = PEERS / "chromium.sh", PEERS / "node_modules" / "axe-core" / "axe.min.js"
+CHROMIUM, AXE = PEERS / "programs.sh", PEERS / "node_modules" / "axe-core" / "axe.min.js"
 
 
 @contextmanager

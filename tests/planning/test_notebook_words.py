@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sim.analysis.metrics import Metric
-from sim.planning import bottlenecks, words
+from sim.planning import bottlenecks, sliders, words
 from sim.planning.designs import Point
 from sim.planning.store import Row
 from sim.planning.studies import Curves, Study, study
@@ -112,9 +112,6 @@ def test_peak_counts_connects_that_reach_the_service(tmp_path: Path, engine: str
 
 
 def test_sliders_simulate_what_they_are_set_to(tmp_path: Path):
-    pytest.importorskip("ipywidgets")
-    from sim.planning import sliders
-
     (tmp_path / "storm.toml").write_text(DRILL)
     fixed = {"load.events_per_s": 5.0}
     box = sliders.explore(

@@ -1,7 +1,6 @@
 """`--export-operators`: verdicts in the operators' forms. What is not a pass is neither `passed` nor `allow`."""
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -85,7 +84,6 @@ def test_a_drill_that_cannot_run_is_skipped(tmp_path: Path):
     assert "- Skipped: 1\n" in summary
 
 
-@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
 @pytest.mark.parametrize(
     ("latency", "budget", "goes_on"),
     [
