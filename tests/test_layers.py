@@ -302,3 +302,9 @@ def test_the_project_stands_alone():
 )
 def test_a_place_elsewhere_is_found(line: str):
     assert ELSEWHERE.search(line)
+
+
+def test_test_modules_have_names_of_their_own() -> None:
+    """pytest imports them by their name alone, and refuses the second of two."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
