@@ -60,19 +60,16 @@ class Level:
 
     def __init__(self, begin: float = 0.0) -> None:
         self._begin = begin
-        self._changes: list[float] = []
-        self._parts: list[float] = []
+        self._changes: dict[int, float] = {}  # by bin; one may lie long after the end of a run
+        self._parts: dict[int, float] = {}
         self._now = 0.0
 
     def change(self, at: float, by: float) -> None:
         """Change it by `by` from `at` on."""
         place = (at - self._begin) / FINE_S
         whole = int(place)
-        while len(self._changes) <= whole:
-            self._changes.append(0.0)
-            self._parts.append(0.0)
-        self._changes[whole] += by
-        self._parts[whole] += by * (1 - (place - whole))
+        self._changes[whole] = self._changes.get(whole, 0.0) + by
+        self._parts[whole] = self._parts.get(whole, 0.0) + by * (1 - (place - whole))
 
     def between(self, start: float, end: float, by: float = 1.0) -> None:
         """Add `by` from `start` until `end`."""
@@ -88,12 +85,16 @@ class Level:
 
     def means(self, until_s: float) -> NDArray[np.float64]:
         """Its mean in each whole bin until then."""
-        return means(np.array(self._changes), np.array(self._parts), FINE_S, until_s)
+        changes, parts = (np.zeros(_bins(until_s, FINE_S)) for _ in range(2))
+        for found, levels in ((changes, self._changes), (parts, self._parts)):
+            within = [place for place in levels if place < len(found)]
+            found[within] = [levels[place] for place in within]
+        return means(changes, parts, FINE_S, until_s)
 
 
 def means(changes: NDArray[Any], parts: NDArray[Any], bin_s: float, until_s: float) -> NDArray[np.float64]:
     """The mean level of each whole bin until then: what earlier bins left, and the changes in it for the rest of the bin."""
-    count = max(int(until_s / bin_s + 1e-9), 1)
+    count = _bins(until_s, bin_s)
     sums = np.zeros(count)
     known = min(count, len(changes))
     sums[:known] = np.cumsum(changes[:known])
@@ -102,6 +103,10 @@ def means(changes: NDArray[Any], parts: NDArray[Any], bin_s: float, until_s: flo
     found = np.concatenate(([0.0], sums[:-1]))
     found[:known] += parts[:known]
     return np.maximum(found, 0.0)  # a sum of fractions can be a rounding error below
+
+
+def _bins(until_s: float, bin_s: float) -> int:
+    return max(int(until_s / bin_s + 1e-9), 1)
 
 
 def load(

@@ -37,10 +37,16 @@ def test_long_run_has_wider_bins(horizon_s: float, width: float):
 def test_load_keeps_at_most_120_bins_and_the_extremes():
     busy = np.zeros(121)
     busy[:3] = (1.9, 2.0, 1.89)
-    found = load("x", 2, 0.5, busy, busy * 3, 7, 1)
+    found = load("x", 2, 0.5, busy, busy * 3, 0.0, places=7, refused=1)
     assert (found.bin_s, len(found.busy), len(found.waiting)) == (1.0, 61, 61)
     assert (found.busy[:2], found.waiting[0], found.busy[-1]) == ([1.95, 0.945], 5.85, 0.0)
     assert (found.max_busy, found.max_waiting, found.full_s, found.places, found.refused) == (2.0, 6.0, 1.0, 7, 1)
-    assert load("x", 2, 0.5, busy[:120], busy[:120]).bin_s == 0.5
-    plain = load("x", 2, 0.5, busy[:1], busy[:1])
+    assert load("x", 2, 0.5, busy[:120], busy[:120], 0.0).bin_s == 0.5
+    plain = load("x", 2, 0.5, busy[:1], busy[:1], 0.0)
     assert (plain.name, plain.workers, plain.places, plain.refused) == ("x", 2, 0, 0)
+
+
+def test_a_level_that_changes_long_after_the_end_of_a_run_costs_no_memory():
+    level = Level()
+    level.between(0.0, 1e12)
+    assert level.means(1.0).tolist() == [1.0] * 10
