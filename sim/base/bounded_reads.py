@@ -14,6 +14,7 @@ from pathlib import Path
 
 MAX_FILE_BYTES = 64 * 1024 * 1024  # [ours] of a file; a rollout's journal, the largest, has a few MiB
 MAX_ANSWER_BYTES = 16 * 1024 * 1024  # [ours] of an answer of a service, after inflation; the largest, a snapshot, has a few MiB
+_PIECE_BYTES = 64 * 1024  # [ours] what is read at once; the kernel refuses to fill a large buffer from some files of /proc
 
 
 class TooLargeError(OSError):
@@ -35,9 +36,7 @@ def open_file(path: Path | str) -> BufferedReader:
 def file_bytes(path: Path | str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
     """Return a file's content. Raises `OSError`, also for a file of more than `max_bytes`."""
     with open_file(path) as file:
-        content = file.read(max_bytes + 1)
-    _require(len(content), max_bytes)
-    return content
+        return joined(iter(lambda: file.read(_PIECE_BYTES), b""), max_bytes)
 
 
 def file_text(path: Path, max_bytes: int = MAX_FILE_BYTES) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.base import clocks
+from sim.base import bounded_reads, clocks
 from sim.base.clocks import SystemClock
 
 
@@ -35,5 +35,5 @@ def test_boot_is_the_same_for_all_clocks_and_empty_where_unknown(monkeypatch: py
     def unknown(path: Path) -> str:
         raise FileNotFoundError(path)
 
-    monkeypatch.setattr(Path, "read_text", unknown)
+    monkeypatch.setattr(bounded_reads, "file_text", unknown)
     assert SystemClock().boot == ""

@@ -3,6 +3,7 @@
 import resource
 from pathlib import Path
 
+from sim.base import bounded_reads
 from sim.base.errors import UsageError
 
 _CLIENT_BYTES = 60_000  # [ours] each of a thousand clients added so much to the memory of Locust's process
@@ -31,12 +32,12 @@ def _descriptors() -> int:
 
 
 def _free_bytes() -> int:
-    lines = _MEMORY.read_text().splitlines() if _MEMORY.exists() else []
+    lines = bounded_reads.file_text(_MEMORY).splitlines() if _MEMORY.exists() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 1 << 62)
 
 
 def _ports() -> int:
     if not _PORTS.exists():
         return 1 << 62
-    first, last = map(int, _PORTS.read_text().split())
+    first, last = map(int, bounded_reads.file_text(_PORTS).split())
     return last - first + 1
