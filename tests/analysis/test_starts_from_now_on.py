@@ -1,7 +1,5 @@
 """What is owed to clients that start from now on: nothing that was sent before, even where publishes overlapped."""
 
-from dataclasses import replace
-
 import pytest
 
 from drills.judging.checks.verdicts import State
@@ -140,7 +138,7 @@ def test_new_start_excuses_no_event_that_was_surely_there_before_it() -> None:
     story = overlapping({1: 3.5, 2: 5.0, 3: 8.0}, {0: [1, 2, 3], 1: [1, 2, 3]})
     story.header = {"capabilities": {"fresh_start": "from_now_on"}, "duration_s": 30.0}
     seqs = {1: 1, 2: 3, 3: 4}
-    story.rows = [replace(row, seq=seqs[row.marker]) if row.marker > 0 else row for row in story.rows]
+    story.rows = [row._replace(seq=seqs[row.marker]) if row.marker > 0 else row for row in story.rows]
     for t, detail in ((5.5, "fault_injected"), (7.0, "fault_reverted")):
         story.tell(t, Kind(detail), detail="restart_clients")
     story.tell(4.0, Kind.APPLIED, 0, STREAM, 2, marker=9)

@@ -70,7 +70,9 @@ def test_failed_rehearsal_reports_everything_observed(mock: Served, tmp_path: Pa
         "rollback", "rehearse", "--target", "theirs", "--targets", file, "--out", tmp_path, "--rollout", "first"
     )
     assert said.code == FAIL, said
-    assert "fail: step 1, traffic: the rollback was not observed: control is mock-r2, expected mock-r1" in said.out
+    assert "fail: step 1, traffic: the rollback was not observed: control is mock-r2, expected mock-r1" in " ".join(
+        said.out.split()
+    )
     assert "The target was a mock" in said.out
     assert "rollback: step 1 of 4, traffic" in said.err
     done = rehearsed(tmp_path / "rollouts/first/runs")
